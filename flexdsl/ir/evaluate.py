@@ -1,0 +1,115 @@
+"""What every op computes on numpy arrays, and the evaluator of whole expressions.
+
+The arrays broadcast. Index arithmetic is int64, float arithmetic is of the dtype asked for. A load
+outside a captured tensor reads the nearest element, as the kernels do on pairs that the mask
+excludes; whether that can happen on an allowed pair is checked elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from flexdsl.ir.expr import Capture, Expr, walk
+from flexdsl.ir.ops import Op
+from flexdsl.ir.types import Type
+
+Array = Any  # a numpy array or scalar of bool, int64 or a float dtype
+
+
+def _sigmoid(x: Array) -> Array:
+    e = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1.0, e) / (1.0 + e)
+
+
+NUMPY: dict[Op, Callable[..., Array]] = {
+    Op.AND: np.logical_and,
+    Op.OR: np.logical_or,
+    Op.NOT: np.logical_not,
+    Op.LT: np.less,
+    Op.LE: np.less_equal,
+    Op.GT: np.greater,
+    Op.GE: np.greater_equal,
+    Op.EQ: np.equal,
+    Op.NE: np.not_equal,
+    Op.ADD: np.add,
+    Op.SUB: np.subtract,
+    Op.MUL: np.multiply,
+    Op.DIV: np.divide,
+    Op.FLOORDIV: np.floor_divide,
+    Op.MOD: np.mod,
+    Op.NEG: np.negative,
+    Op.MIN: np.minimum,
+    Op.MAX: np.maximum,
+    Op.ABS: np.abs,
+    Op.BITAND: np.bitwise_and,
+    Op.BITOR: np.bitwise_or,
+    Op.BITXOR: np.bitwise_xor,
+    Op.SHL: np.left_shift,
+    Op.SHR: np.right_shift,
+    Op.WHERE: np.where,
+    Op.EXP: np.exp,
+    Op.EXP2: np.exp2,
+    Op.LOG: np.log,
+    Op.LOG2: np.log2,
+    Op.SQRT: np.sqrt,
+    Op.RSQRT: lambda x: 1.0 / np.sqrt(x),
+    Op.SIN: np.sin,
+    Op.COS: np.cos,
+    Op.TANH: np.tanh,
+    Op.SIGMOID: _sigmoid,
+    Op.FLOOR: np.floor,
+}
+
+
+def evaluate(
+    expr: Expr,
+    variables: Mapping[str, Array],
+    values: Mapping[str, Array],
+    float_dtype: Any = np.float64,
+) -> Array:
+    """The value of `expr` at every point of `variables`.
+
+    Args:
+        variables: an integer array for each of b, h, q, kv, and floats for `score`, that broadcast.
+        values: the number of each parameter and the array of each capture, by name.
+        float_dtype: numpy dtype of float arithmetic.
+
+    Returns:
+        An array of the variables' broadcast shape, or one that broadcasts to it.
+    """
+    done: dict[Expr, Array] = {}
+    with np.errstate(all="ignore"):
+        for node in walk(expr):
+            done[node] = _evaluate_node(node, done, variables, values, float_dtype)
+    return done[expr]
+
+
+def _evaluate_node(
+    node: Expr,
+    done: Mapping[Expr, Array],
+    variables: Mapping[str, Array],
+    values: Mapping[str, Array],
+    float_dtype: Any,
+) -> Array:
+    dtypes = {Type.BOOL: np.bool_, Type.INDEX: np.int64, Type.FLOAT: float_dtype}
+    dtype = dtypes[node.type]
+    args = [done[a] for a in node.args]
+    match node.op:
+        case Op.CONST:
+            return dtype(node.attribute)
+        case Op.VAR:
+            return np.asarray(variables[str(node.attribute)]).astype(dtype, copy=False)
+        case Op.PARAM:
+            return dtype(values[str(node.attribute)])
+        case Op.LOAD:
+            assert isinstance(node.attribute, Capture)
+            array = values[node.attribute.name]
+            clipped = tuple(np.clip(i, 0, n - 1) for i, n in zip(args, array.shape, strict=True))
+            return np.asarray(array[clipped]).astype(dtype, copy=False)
+        case Op.TO_FLOAT | Op.TO_INDEX:
+            return args[0].astype(dtype)
+        case _:
+            return NUMPY[node.op](*args)
