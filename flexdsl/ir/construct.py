@@ -69,7 +69,7 @@ def apply(op: Op, *args: Expr) -> Expr:
 
 
 def _coerce(op: Op, args: tuple[Expr, ...]) -> tuple[Expr, ...]:
-    """The operands in the types that `op` takes; an index becomes a float where the other is one."""
+    """The operands in the types that `op` takes; an index becomes a float beside a float."""
     wanted = OPS[op].operands
     types = {a.type for a in (args[1:] if wanted is Operands.SELECT else args)}
     match wanted:

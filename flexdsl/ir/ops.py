@@ -96,9 +96,21 @@ class OpInfo:
 
 
 # Python's own order of binding, loosest first; CONDITIONAL is `a if c else b`.
-CONDITIONAL, OR, AND, NOT, COMPARE, BITOR, BITXOR, BITAND, SHIFT, SUM, TERM, UNARY, ATOM = range(
-    1, 14
-)
+(
+    CONDITIONAL,
+    OR,
+    AND,
+    NOT,
+    COMPARE,
+    BITOR,
+    BITXOR,
+    BITAND,
+    SHIFT,
+    SUM,
+    TERM,
+    UNARY,
+    ATOM,
+) = range(1, 14)
 
 _B, _I, _F = Type.BOOL, Type.INDEX, Type.FLOAT
 

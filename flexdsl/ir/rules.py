@@ -184,5 +184,5 @@ _RULES: dict[Op, Rule] = {
     Op.MIN: _min_max,
     Op.MAX: _min_max,
     Op.WHERE: _where,
-    **{op: _compare for op in NEGATED},
+    **dict.fromkeys(NEGATED, _compare),
 }

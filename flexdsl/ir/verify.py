@@ -1,6 +1,6 @@
 """The verifier: every node of an expression obeys the table of ops.
 
-Smart constructors guarantee it; passes that build nodes are checked with it in the tests. Simplicity
+Smart constructors guarantee it; tests check with it the passes that build nodes. Simplicity
 is not checked, only types and shapes.
 """
 
