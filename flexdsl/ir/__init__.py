@@ -7,6 +7,7 @@ An expression says what one pair (q, kv) of head h of batch b computes; it has n
 and no values of its parameters. This room imports `flexdsl.errors` and numpy only.
 """
 
+from flexdsl.ir.combine import combine, rebuild, rename_apart, used_names
 from flexdsl.ir.construct import apply, const, load, param, var
 from flexdsl.ir.digest import digest
 from flexdsl.ir.evaluate import evaluate
@@ -33,6 +34,7 @@ __all__ = [
     "Type",
     "apply",
     "captures_of",
+    "combine",
     "const",
     "digest",
     "evaluate",
@@ -40,6 +42,9 @@ __all__ = [
     "param",
     "params_of",
     "print_expr",
+    "rebuild",
+    "rename_apart",
+    "used_names",
     "var",
     "verify",
     "walk",

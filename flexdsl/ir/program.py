@@ -36,6 +36,8 @@ class Program:
             a program parsed from text has none until it is bound.
         spans: where nodes came from, where that is known.
         source: `file:line` of the user's function, or the text, for comments in kernels.
+        tensor_style: the function calls methods that only tensors have (`x.clamp`, `~x`), so it
+            takes scalar tensors in place of plain numbers.
     """
 
     kind: Kind
@@ -44,6 +46,7 @@ class Program:
     values: Mapping[str, Any] = field(default_factory=dict[str, Any])
     spans: Mapping[Expr, Span] = field(default_factory=dict[Expr, Span])
     source: str = ""
+    tensor_style: bool = False
 
     @property
     def digest(self) -> str:

@@ -1,0 +1,16 @@
+"""The front end: a Python function or a text becomes a `Program`.
+
+    function --captures--> rebuilt function --paths--> one call a path --symbolic--> Expr
+    text     --grammar.lark--> tree --text--> Expr
+
+Symbolic execution: the user's function is called with symbolic arguments and Python runs it. No
+source is parsed, so lambdas, helpers, partials, closures and callable objects all work. This room
+proves nothing and knows no tiles. It imports `ir` and never torch: it recognises torch's tensors
+where the user has imported torch.
+"""
+
+from flexdsl.frontend.inline import inline
+from flexdsl.frontend.text import parse_program
+from flexdsl.frontend.trace import trace
+
+__all__ = ["inline", "parse_program", "trace"]

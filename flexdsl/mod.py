@@ -1,0 +1,251 @@
+"""What users hold: a `Mod`, made from a function or from text, callable, and composable.
+
+A Mod joins the rooms: the front end makes its program, code generation prints its kernels. It does
+no analysis and runs nothing itself.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import reduce
+from typing import Any
+
+from flexdsl.errors import KindError
+from flexdsl.frontend import inline, parse_program, trace
+from flexdsl.frontend.symbolic import Symbolic
+from flexdsl.frontend.trace import ARGUMENTS, check_signature, function_name
+from flexdsl.ir import Expr, Kind, Op, Program, combine
+
+
+class Mod:
+    """A mask or a score modification.
+
+    Calling it with numbers calls the user's function; `&`, `|`, `~` combine masks.
+
+    Attributes:
+        kind: `Kind.MASK` or `Kind.SCORE`.
+        name: an identifier.
+    """
+
+    def __init__(
+        self, kind: Kind, name: str, make: Callable[[], Program], call: Callable[..., Any]
+    ) -> None:
+        self.kind, self.name, self._make, self._call = kind, name, make, call
+
+    @property
+    def program(self) -> Program:
+        """The program with the values captured *now*.
+
+        The function is traced anew, so that a changed global or attribute is never missed; the
+        kernel and the plan are found again by the expression, which is the same node.
+        """
+        return self._make()
+
+    @property
+    def expr(self) -> Expr:
+        """What the mod computes."""
+        return self.program.expr
+
+    @property
+    def text(self) -> str:
+        """The text form; `parse` reads it back."""
+        return self.program.text
+
+    @property
+    def digest(self) -> str:
+        """Equal for mods that one kernel serves."""
+        return self.program.digest
+
+    def __call__(self, *args: Any) -> Any:
+        """The mask's bool or the modified score for one pair, as the user's function gives it.
+
+        Args:
+            args: `(b, h, q, kv)` of a mask, `(score, b, h, q, kv)` of a score modification.
+        """
+        if any(isinstance(a, Symbolic) for a in args):
+            arguments = dict(zip(ARGUMENTS[self.kind], args, strict=True))
+            return inline(self.program, arguments, self)
+        return self._call(*args)
+
+    def __and__(self, other: Any) -> Mod:
+        return _combined(Op.AND, self, as_mod(other, Kind.MASK))
+
+    def __or__(self, other: Any) -> Mod:
+        return _combined(Op.OR, self, as_mod(other, Kind.MASK))
+
+    def __rand__(self, other: Any) -> Mod:
+        return as_mod(other, Kind.MASK) & self
+
+    def __ror__(self, other: Any) -> Mod:
+        return as_mod(other, Kind.MASK) | self
+
+    def __invert__(self) -> Mod:
+        return _combined(Op.NOT, self)
+
+    def __bool__(self) -> bool:
+        raise KindError(
+            "a mod has no truth value",
+            why="Python's `and`, `or` and `not` cannot combine mods",
+            fix="mod & other, mod | other, ~mod",
+        )
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        return f"<{self.kind.value} mod {self.name}>"
+
+
+def from_function(function: Callable[..., Any], kind: Kind, name: str | None = None) -> Mod:
+    """The mod of a function.
+
+    Raises:
+        KindError: the function does not take the arguments of its kind.
+    """
+    check_signature(function, kind)
+    name = name or function_name(function)
+    uses_tensors: list[bool] = []
+
+    def call(*args: Any) -> Any:
+        if not uses_tensors:
+            uses_tensors.append(trace(function, kind, name).tensor_style)
+        if not uses_tensors[0]:
+            return function(*args)
+        torch = sys.modules["torch"]
+        floats = {float: torch.float64, int: torch.int64}
+        return function(*(torch.tensor(a, dtype=floats.get(type(a))) for a in args)).item()
+
+    return Mod(kind, name, lambda: trace(function, kind, name), call)
+
+
+def mask_mod(function: Callable[..., Any]) -> Mod:
+    """Decorator: a function `(b, h, q, kv) -> bool` that says which pairs are allowed.
+
+    b, h: batch and query head, from 0. q, kv: positions of the query and the key, from 0; the
+    query's includes `q_offset`. Python's `and`, `or`, `not`, `if` and chained comparisons work.
+
+    Raises:
+        KindError: the function does not take these four arguments.
+    """
+    return from_function(function, Kind.MASK)
+
+
+def score_mod(function: Callable[..., Any]) -> Mod:
+    """Decorator: a function `(score, b, h, q, kv) -> float` that modifies the scaled score.
+
+    score: `scale * dot(query, key)`, before the mask and the softmax. The rest as in `mask_mod`.
+
+    Raises:
+        KindError: the function does not take these five arguments.
+    """
+    return from_function(function, Kind.SCORE)
+
+
+def parse(text: str) -> Mod:
+    """The mod of a text such as `mask window(w: int = 8) = q - kv < w`, or of a bare expression.
+
+    Raises:
+        TextError: the text does not parse; the message has line, column and a caret.
+        TypeMismatchError, ResultError: it parses, but means nothing.
+    """
+    program = parse_program(text)
+    return from_program(program)
+
+
+def from_program(program: Program) -> Mod:
+    """The mod of a program that no Python function stands behind."""
+
+    def call(*args: Any) -> Any:
+        from flexdsl.ir import evaluate
+
+        variables = dict(zip(ARGUMENTS[program.kind], args, strict=True))
+        return evaluate(program.expr, variables, program.values).item()
+
+    return Mod(program.kind, program.name, lambda: program, call)
+
+
+def as_mod(value: Any, kind: Kind) -> Mod:
+    """`value` as a mod: it may be a Mod, a plain function, or text.
+
+    Raises:
+        KindError: it is none of these, or a mod of the other kind.
+    """
+    if isinstance(value, str):
+        value = parse(value)
+    if isinstance(value, Mod):
+        if value.kind is not kind:
+            raise KindError(
+                f"{value!r} stands where a {kind.value} mod is needed",
+                fix="mask=... for a mask, score=... for a score modification; & | ~ take masks",
+            )
+        return value
+    if callable(value):
+        return from_function(value, kind)
+    raise KindError(
+        f"a {kind.value} mod is a function, a Mod or text, not {type(value).__name__}",
+        fix=f"@fx.{kind.value}_mod on a function of ({', '.join(ARGUMENTS[kind])})",
+    )
+
+
+def _combined(op: Op, *mods: Mod) -> Mod:
+    for mod in mods:
+        as_mod(mod, Kind.MASK)
+    name = f"_{op.value}_".join(m.name for m in mods) if len(mods) > 1 else f"not_{mods[0].name}"
+
+    def make() -> Program:
+        programs = {id(m): m.program for m in mods}
+        return combine(op, tuple(programs[id(m)] for m in mods), name)
+
+    def call(*args: Any) -> bool:
+        match op:
+            case Op.AND:
+                return all(m(*args) for m in mods)
+            case Op.OR:
+                return any(m(*args) for m in mods)
+        return not mods[0](*args)
+
+    return Mod(Kind.MASK, name, make, call)
+
+
+def and_masks(*masks: Any) -> Mod:
+    """The mask that allows a pair where all of `masks` do."""
+    return reduce(lambda a, b: a & b, (as_mod(m, Kind.MASK) for m in masks))
+
+
+def or_masks(*masks: Any) -> Mod:
+    """The mask that allows a pair where any of `masks` does."""
+    return reduce(lambda a, b: a | b, (as_mod(m, Kind.MASK) for m in masks))
+
+
+def not_mask(mask: Any) -> Mod:
+    """The mask that allows a pair where `mask` does not."""
+    return ~as_mod(mask, Kind.MASK)
+
+
+def plan(
+    mask: Any,
+    q_len: int,
+    kv_len: int,
+    *,
+    batch: int = 1,
+    heads: int = 1,
+    tile: tuple[int, int] = (128, 128),
+    q_offset: int = 0,
+) -> Any:
+    """The proven block plan of a mask: which tiles are empty, full or partial.
+
+    Args:
+        mask: a mask mod, a plain function, text, or None for attention without a mask.
+        q_len, kv_len: numbers of queries and keys.
+        batch, heads: numbers of batches and query heads.
+        tile: rows and columns of a tile.
+        q_offset: position of the first query.
+
+    Returns:
+        A `BlockPlan`.
+    """
+    from flexdsl.analysis import make_plan
+
+    program = None if mask is None else as_mod(mask, Kind.MASK).program
+    return make_plan(program, q_len, kv_len, batch=batch, heads=heads, tile=tile, q_offset=q_offset)
