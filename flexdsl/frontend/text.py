@@ -218,7 +218,7 @@ class _Builder:
         if len(args) != OPS[op].arity:
             wanted = ("no", "one argument", "two arguments", "three arguments")[OPS[op].arity]
             raise TextError(f"'{name}' takes {wanted}, not {len(args)}", span=span)
-        if OPS[op].result is args[0].type and op in (Op.TO_FLOAT, Op.TO_INDEX):
+        if op is Op.TO_FLOAT and args[0].type is Type.FLOAT:
             return args[0]
         return apply(op, *args)
 

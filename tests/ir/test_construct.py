@@ -1,0 +1,115 @@
+"""Smart constructors: one node for equal expressions, types checked, no value changed."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from flexdsl.errors import InternalError, TypeMismatchError, UnsupportedError
+from flexdsl.ir import Capture, DType, Op, Type, apply, const, load, param, var, verify
+from flexdsl.ir.expr import _NODES, intern
+from support.expressions import Undefined, build, equal, expressions, points, trees, value_of
+
+any_type = st.sampled_from(list(Type))
+q, kv, score = var("q"), var("kv"), var("score")
+
+
+@given(any_type.flatmap(expressions))
+def test_equal_expressions_are_one_node(expr):
+    assert intern(expr.op, expr.args, expr.attribute, expr.type) is expr
+    assert pickle.loads(pickle.dumps(expr)) is expr
+    assert copy.deepcopy(expr) is expr
+
+
+def test_constants_of_different_types_or_signs_are_different_nodes():
+    different = [const(v) for v in (0, False, 0.0, -0.0, 1, True, 1.0, float("nan"))]
+    assert len(set(different)) == len(different)
+    assert const(float("nan")) is const(float("nan"))
+
+
+def test_nodes_are_forgotten_with_their_last_user():
+    gc.collect()
+    before = len(_NODES)
+    node = apply(Op.ADD, q, const(123456789))
+    assert len(_NODES) == before + 2
+    del node
+    gc.collect()
+    assert len(_NODES) == before
+
+
+@given(any_type.flatmap(trees), points)
+def test_simplification_changes_no_value(tree, point):
+    try:
+        expected = value_of(tree, point)
+        expr = build(tree)
+    except (Undefined, TypeMismatchError):
+        assume(False)
+    assert equal(value_of(expr, point), expected)
+
+
+@given(any_type.flatmap(expressions))
+def test_building_again_from_the_operands_gives_the_same_node(expr):
+    if expr.args and expr.op is not Op.LOAD:
+        assert apply(expr.op, *expr.args) is expr
+
+
+@given(any_type.flatmap(expressions))
+def test_what_the_constructors_make_is_well_formed(expr):
+    verify(expr)
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        (Op.AND, (q, kv), None, Type.BOOL),
+        (Op.ADD, (q, score), None, Type.FLOAT),
+        (Op.ADD, (q, kv), None, Type.FLOAT),
+        (Op.NOT, (), None, Type.BOOL),
+        (Op.CONST, (), 1, Type.FLOAT),
+        (Op.VAR, (), "nobody", Type.INDEX),
+        (Op.PARAM, (), "flag", Type.BOOL),
+        (Op.WHERE, (q, q, kv), None, Type.INDEX),
+        (Op.LOAD, (q, kv), Capture("t", DType.I32, 1), Type.INDEX),
+        (Op.LOAD, (q,), Capture("t", DType.F32, 1), Type.INDEX),
+    ],
+)
+def test_the_verifier_finds_an_ill_formed_node(node):
+    bad = intern(*node)
+    with pytest.raises(InternalError):
+        verify(bad)
+
+
+@pytest.mark.parametrize(
+    ("op", "args"),
+    [
+        (Op.AND, (q, kv)),
+        (Op.ADD, (q, const(True))),
+        (Op.MOD, (score, q)),
+        (Op.EXP, (const(True),)),
+        (Op.WHERE, (q, q, kv)),
+        (Op.EQ, (q, const(True))),
+        (Op.DIV, (const(1), const(0))),
+        (Op.MUL, (const(2**62), const(4))),
+    ],
+)
+def test_operands_of_a_wrong_type_or_value_are_an_error(op, args):
+    with pytest.raises(TypeMismatchError):
+        apply(op, *args)
+
+
+def test_a_load_takes_one_integer_for_each_dimension():
+    table = Capture("table", DType.F32, 2)
+    with pytest.raises(TypeMismatchError, match="2 dimensions, but 1 indices"):
+        load(table, q)
+    with pytest.raises(TypeMismatchError, match="not an integer"):
+        load(table, q, score)
+
+
+def test_an_expression_has_no_truth_value():
+    with pytest.raises(UnsupportedError):
+        bool(apply(Op.GE, q, param("window", Type.INDEX)))
