@@ -45,7 +45,7 @@ DECLARATIONS = ", ".join(
 def parse_in_context(expr: Expr) -> Expr:
     """The printed text of `expr` read back, whatever its type and names."""
     wrapped = {
-        Type.BOOL: "inf if {} else score",
+        Type.BOOL: "inf if ({}) else score",
         Type.INDEX: "float({})",
         Type.FLOAT: "{}",
     }[expr.type].format(print_expr(expr))
