@@ -1,0 +1,233 @@
+"""Binding: from the mods of a call to a `Problem` that an executor can run.
+
+Captures are checked and given to the executor as tensors; nothing is moved between devices. Plans
+and the checks of captures' ranges are remembered, by the expression, the lengths, the values of
+parameters and the identity and version of captured tensors, so that they cost nothing on the next
+call and a change in place is seen. No argument of `attention` but mask and score is looked at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flexdsl.analysis import BlockPlan, make_plan
+from flexdsl.errors import CaptureError, PlanError
+from flexdsl.ir import Kind, Program, captures_of, params_of
+from flexdsl.mod import Mod, as_mod, from_program
+
+# Plans and checks that are remembered, and the most recent ones of them.
+REMEMBERED = 64
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """The extents of a call: batches, query heads, queries, keys, position of the first query."""
+
+    batch: int
+    heads: int
+    q_len: int
+    kv_len: int
+    q_offset: int
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """The mask and score of one call, read once.
+
+    Attributes:
+        mask, score: their programs.
+        mask_function, score_function: the same as functions of plain numbers, for the reference.
+        mask_values, score_values: numbers and tensors on the device of q, by name.
+        plan: the plan that the user gave as mask, else None.
+        lengths: of the call.
+    """
+
+    mask: Program | None
+    score: Program | None
+    mask_function: Mod | None
+    score_function: Mod | None
+    mask_values: Mapping[str, Any]
+    score_values: Mapping[str, Any]
+    plan: BlockPlan | None
+    lengths: Lengths
+
+
+def bind(mask: Any, score: Any, lengths: Lengths, device: torch.device) -> Bound:
+    """Read the mask and score of a call and check what they capture.
+
+    Raises:
+        KindError: one is neither a Mod of its kind, a function, text nor (a mask) a BlockPlan.
+        PlanError: a plan is for other lengths.
+        CaptureError, IndexRangeError: a captured tensor does not fit the call.
+    """
+    plan = mask if isinstance(mask, BlockPlan) else None
+    if plan is not None:
+        check_plan(plan, lengths)
+        mask = None if plan.mask is None else from_program(plan.mask)
+    mask_mod = None if mask is None else as_mod(mask, Kind.MASK)
+    score_mod = None if score is None else as_mod(score, Kind.SCORE)
+    mask_program = None if mask_mod is None else mask_mod.program
+    score_program = None if score_mod is None else score_mod.program
+    mask_values = bound_values(mask_program, device)
+    score_values = bound_values(score_program, device)
+    return Bound(
+        mask_program,
+        score_program,
+        mask_mod,
+        score_mod,
+        mask_values,
+        score_values,
+        plan,
+        lengths,
+    )
+
+
+def bound_values(program: Program | None, device: torch.device) -> dict[str, Any]:
+    """The values of a program for an executor on `device`: captures as torch tensors.
+
+    Raises:
+        CaptureError: a capture has no value, or is on another device.
+    """
+    if program is None:
+        return {}
+    values = dict(program.values)
+    for capture in captures_of(program.expr):
+        value = values.get(capture.name)
+        if value is None:
+            raise CaptureError(
+                f"{program.name} needs the tensor {capture.name}, and has none",
+                why="text declares a captured tensor, but does not hold its elements",
+                fix="the function form, which captures the tensor itself",
+            )
+        tensor = torch.tensor(value) if isinstance(value, np.ndarray) else value
+        if tensor.device != device:
+            raise CaptureError(
+                f"{capture.name}, captured by {program.name}, is on {tensor.device},"
+                f" but q, k and v are on {device}",
+                why="attention moves nothing between devices by itself",
+                fix=f"{capture.name} = torch.as_tensor({capture.name}, device={str(device)!r})",
+            )
+        values[capture.name] = tensor
+    return values
+
+
+def find_plan(program: Program | None, lengths: Lengths, tile: tuple[int, int]) -> BlockPlan:
+    """The plan of a mask, made at most once while its captures do not change."""
+    used = program.expr.variables if program is not None else frozenset[str]()
+    batch = lengths.batch if "b" in used else 1
+    heads = lengths.heads if "h" in used else 1
+
+    def make() -> BlockPlan:
+        return make_plan(
+            program,
+            lengths.q_len,
+            lengths.kv_len,
+            batch=batch,
+            heads=heads,
+            tile=tile,
+            q_offset=lengths.q_offset,
+        )
+
+    key = (batch, heads, lengths.q_len, lengths.kv_len, lengths.q_offset, tile)
+    return _PLANS.get(program, key, make)
+
+
+def check_plan(plan: BlockPlan, lengths: Lengths) -> None:
+    """Raise `PlanError` unless a plan that the user gave belongs to the call."""
+    wanted = {"q_len": lengths.q_len, "kv_len": lengths.kv_len, "q_offset": lengths.q_offset}
+    if plan.depends_on_batch:
+        wanted["batch"] = lengths.batch
+    if plan.depends_on_head:
+        wanted["heads"] = lengths.heads
+    for name, value in wanted.items():
+        if getattr(plan, name) != value:
+            raise PlanError(
+                f"the plan is for {name}={getattr(plan, name)}, but the call has {name}={value}",
+                why="a plan says which tiles of one attention matrix are live",
+                fix="mask=the mod itself, or fx.plan(mod, ...) with the lengths of q and k",
+            )
+
+
+class Memory:
+    """What was derived from a program's values, remembered while they stay the same."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._entries: OrderedDict[Hashable, tuple[list[weakref.ref[Tensor]], Any]] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, program: Program | None, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` gives for this program and `key`, made now or before."""
+        tensors = _captured_tensors(program)
+        full_key = (_fingerprint(program), key)
+        with self._lock:
+            found = self._entries.get(full_key)
+            # The address of a tensor that is gone may belong to another one by now.
+            if found is not None and _are(found[0], tensors):
+                self._entries.move_to_end(full_key)
+                return found[1]
+        made = make()
+        with self._lock:
+            self._entries[full_key] = ([weakref.ref(t) for t in tensors], made)
+            self._entries.move_to_end(full_key)
+            while len(self._entries) > self._capacity:
+                self._entries.popitem(last=False)
+        return made
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._entries.clear()
+
+
+_PLANS = Memory(REMEMBERED)
+_CHECKS = Memory(REMEMBERED)
+
+
+def _are(references: list[weakref.ref[Tensor]], tensors: list[Tensor]) -> bool:
+    return all(r() is t for r, t in zip(references, tensors, strict=True))
+
+
+def _captured_tensors(program: Program | None) -> list[Tensor]:
+    if program is None:
+        return []
+    values = (program.values.get(c.name) for c in captures_of(program.expr))
+    return [v for v in values if isinstance(v, Tensor)]
+
+
+def _fingerprint(program: Program | None) -> Hashable:
+    """Equal for programs of one expression with equal parameters and unchanged captures."""
+    if program is None:
+        return None
+    params = tuple(program.values.get(str(p.attribute)) for p in params_of(program.expr))
+    captures = (program.values.get(c.name) for c in captures_of(program.expr))
+    return program.expr, params, tuple(_contents(c) for c in captures)
+
+
+def _contents(capture: Any) -> Hashable:
+    """What changes whenever the elements of a captured tensor do."""
+    if isinstance(capture, Tensor) and not capture.is_inference():
+        layout = tuple(capture.shape), capture.stride(), capture.device
+        return id(capture), capture.data_ptr(), capture._version, layout
+    # numpy arrays and inference tensors count no versions: their bytes are read.
+    array = np.ascontiguousarray(_bytes(capture) if isinstance(capture, Tensor) else capture)
+    return capture.shape, str(capture.dtype), hashlib.blake2b(array.tobytes()).digest()
+
+
+def _bytes(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()

@@ -1,0 +1,228 @@
+"""The CPU executor under autograd: gradients by recomputing the scores slab by slab.
+
+What is kept between forward and backward is q, k, v, the output and lse; the scores are computed
+again. Gradients reach q, k, v and the float tensors that the score modification captures, from the
+output and from lse. A second derivative is refused by torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from flexdsl.ir import captures_of
+from flexdsl.runtime.cpu import (
+    Workspace,
+    exclude,
+    forward,
+    gather,
+    raw_scores,
+    split_heads,
+    workspace,
+)
+from flexdsl.runtime.evaluate import evaluate
+from flexdsl.runtime.problem import Problem
+from flexdsl.runtime.slabs import Slab
+
+
+def attention(problem: Problem, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention on the CPU with gradients.
+
+    Returns:
+        Output [B, Hq, Lq, Dv] in q's dtype, and lse [B, Hq, Lq], float32 (float64 of float64).
+    """
+    out, lse = _Attention.apply(problem, q, k, v, *float_captures(problem).values())
+    return out, lse
+
+
+def float_captures(problem: Problem) -> dict[str, Tensor]:
+    """The float tensors that the score modification captures: those that can have a gradient."""
+    if problem.score is None:
+        return {}
+    values = {c.name: problem.score_values[c.name] for c in captures_of(problem.score.expr)}
+    return {name: value for name, value in values.items() if value.is_floating_point()}
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, problem: Problem, q: Tensor, k: Tensor, v: Tensor, *captures: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        out, lse = forward(workspace(problem, q, k, v))
+        out, lse = out.reshape(*q.shape[:3], v.shape[3]), lse.reshape(q.shape[:3])
+        # The other captures are saved for autograd's check that nobody has changed them since.
+        values = (*problem.mask_values.values(), *problem.score_values.values())
+        others = [x for x in values if isinstance(x, Tensor)]
+        ctx.save_for_backward(q, k, v, out, lse, *captures, *others)
+        ctx.problem = problem
+        ctx.set_materialize_grads(False)
+        return out, lse
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:
+        q, k, v, out, lse, *captures = ctx.saved_tensors
+        space = workspace(ctx.problem, q, k, v)
+        gradients = backward(space, out, lse, dout, dlse)
+        dq, dk, dv = (
+            g.reshape(x.shape).to(x.dtype)
+            for g, x in zip((gradients.q, gradients.k, gradients.v), (q, k, v), strict=True)
+        )
+        rest = zip(gradients.captures.values(), captures, strict=False)
+        return None, dq, dk, dv, *(g.to(x.dtype) for g, x in rest)
+
+
+@dataclass(frozen=True, eq=False)
+class Gradients:
+    """Sums of gradients, in the layout of the workspace; `captures` by name."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    captures: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class _Incoming:
+    """What comes back, in the workspace's layout: lse, and d(loss) / d(output) with its share.
+
+    Attributes:
+        lse: [N, G, Lq], 0 where a row is empty, so that exp(-inf - lse) is 0 there.
+        dout: [N, G, Lq, Dv].
+        delta: [N, G, Lq], sum(dout * out) - dlse: what is subtracted of each row of d(weights).
+    """
+
+    lse: Tensor
+    dout: Tensor
+    delta: Tensor
+
+
+def backward(
+    space: Workspace, out: Tensor, lse: Tensor, dout: Tensor | None, dlse: Tensor | None
+) -> Gradients:
+    """All gradients of a call.
+
+    Args:
+        out, lse: what the forward gave, [B, Hq, Lq, Dv] and [B, Hq, Lq].
+        dout, dlse: gradients of the loss by them, or None for zero.
+    """
+    incoming = _incoming(space, out, lse, dout, dlse)
+    captures = {
+        name: torch.zeros_like(value, dtype=space.dtype)
+        for name, value in float_captures(space.problem).items()
+    }
+    dq = torch.zeros_like(space.q, dtype=space.dtype)
+    result = Gradients(dq, torch.zeros_like(space.k), torch.zeros_like(space.v), captures)
+    todo = space.slabs()
+    buffers = space.buffer(todo), space.buffer(todo)
+    for slab in todo:
+        if slab.keys.count:
+            _backward_slab(space, slab, incoming, result, buffers)
+    return result
+
+
+def _incoming(
+    space: Workspace, out: Tensor, lse: Tensor, dout: Tensor | None, dlse: Tensor | None
+) -> _Incoming:
+    count, dtype = space.q.shape[0], space.dtype
+    dout = torch.zeros_like(out) if dout is None else dout
+    dout = split_heads(dout, count).to(dtype)
+    delta = (dout * split_heads(out, count)).sum(-1)
+    if dlse is not None:
+        delta = delta - split_heads(dlse, count)
+    lse = split_heads(lse, count)
+    return _Incoming(lse.masked_fill(lse == -math.inf, 0.0), dout, delta)
+
+
+def _backward_slab(
+    space: Workspace,
+    slab: Slab,
+    incoming: _Incoming,
+    result: Gradients,
+    buffers: tuple[Tensor, Tensor],
+) -> None:
+    """Add the gradients that the slab's scores carry to `result`."""
+    index = slab.heads, slab.groups, slab.rows
+    queries = space.queries(slab)
+    dout = incoming.dout[index].flatten(1, 2)
+    raw = raw_scores(space, slab, queries, buffers[0])
+    modified = _Modified.of(space, slab, raw.view(space.shape(slab)))
+    weights = modified.scores
+    exclude(space, slab, weights)
+    weights.sub_(incoming.lse[index].unsqueeze(-1)).exp_()
+    flat = weights.view(raw.shape)
+    _scatter_add(result.v, slab, torch.bmm(flat.transpose(1, 2), dout))
+
+    dscores = buffers[1][: flat.numel()].view(flat.shape)
+    torch.bmm(dout, gather(space.v, slab).transpose(1, 2), out=dscores)
+    dscores.sub_(incoming.delta[index].flatten(1, 2).unsqueeze(-1)).mul_(flat)
+    draw = modified.pull(dscores.view(weights.shape), result.captures).reshape(flat.shape)
+    dqueries = torch.bmm(draw, gather(space.k, slab)).mul_(space.problem.scale)
+    result.q[index] = dqueries.view(*weights.shape[:3], -1)
+    _scatter_add(result.k, slab, torch.bmm(draw.transpose(1, 2), queries))
+
+
+def _scatter_add(total: Tensor, slab: Slab, part: Tensor) -> None:
+    """Add `part` [n, keys, D] to the slab's keys in `total` [N, Lkv, D]."""
+    column = 0
+    for segment in slab.keys.segments:
+        length = segment.stop - segment.start
+        total[slab.heads, segment] += part[:, column : column + length]
+        column += length
+
+
+@dataclass(frozen=True, eq=False)
+class _Modified:
+    """The scores of a slab after the score modification, and the way back through it.
+
+    Attributes:
+        scores: [n, g, rows, keys], to be changed in place by the caller.
+        graph: the modified scores as autograd knows them; None without a modification.
+        raw: the leaf of autograd that they come from.
+        leaves: captured float tensors as leaves, by name.
+    """
+
+    scores: Tensor
+    graph: Tensor | None
+    raw: Tensor
+    leaves: Mapping[str, Tensor]
+
+    @staticmethod
+    def of(space: Workspace, slab: Slab, raw: Tensor) -> _Modified:
+        """Apply the score modification to `raw`, under autograd."""
+        score = space.problem.score
+        if score is None:
+            return _Modified(raw, None, raw, {})
+        leaves = {
+            name: value.detach().to(space.dtype).requires_grad_()
+            for name, value in float_captures(space.problem).items()
+        }
+        with torch.enable_grad():
+            raw = raw.detach().requires_grad_()
+            variables = space.positions(slab) | {"score": raw}
+            values = {**space.problem.score_values, **leaves}
+            graph = evaluate(score.expr, variables, values, space.dtype).expand(raw.shape)
+        return _Modified(graph.detach().clone(), graph, raw, leaves)
+
+    def pull(self, dscores: Tensor, totals: Mapping[str, Tensor]) -> Tensor:
+        """d(loss) / d(raw scores), given that by the modified ones; adds those of captures."""
+        if self.graph is None:
+            return dscores
+        if not self.graph.requires_grad:
+            return torch.zeros_like(dscores)
+        inputs = [self.raw, *self.leaves.values()]
+        draw, *rest = torch.autograd.grad(self.graph, inputs, dscores, allow_unused=True)
+        for total, gradient in zip(totals.values(), rest, strict=True):
+            if gradient is not None:
+                total += gradient
+        if draw is None:
+            return torch.zeros_like(dscores)
+        # An excluded pair has weight 0, and no gradient even where the modification has no finite
+        # derivative.
+        return draw.masked_fill_(self.scores == 0, 0.0)
