@@ -1,0 +1,15 @@
+"""Code generation: expressions and a plan become the text of a kernel.
+
+    ForwardSpec --forward--> Kernel(source, arguments)
+        loops.py   the loops over key tiles, from formulas or from a table of runs
+        lower.py   the mask and the score modification as Triton expressions
+        writer.py  lines, blocks and names
+
+Text in, text out: nothing here compiles, launches or imports torch and triton. A kernel lists its
+own arguments (`kernel.py`), and the runtime and the ahead-of-time builder pass what it lists.
+"""
+
+from .forward import generate_forward
+from .kernel import Argument, ForwardSpec, Kernel, Role, pieces
+
+__all__ = ["Argument", "ForwardSpec", "Kernel", "Role", "generate_forward", "pieces"]

@@ -1,0 +1,107 @@
+"""What code generation is asked for, and what it gives: a spec, and a kernel with its arguments.
+
+Both are plain data: the runtime and the ahead-of-time builder read the arguments of a kernel from
+here and never guess them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from enum import Enum
+
+from flexdsl.analysis.closed_form import ClosedForm
+from flexdsl.ir import Capture, Expr, Program
+
+
+class Role(Enum):
+    """What the caller passes for an argument; `name` and `index` of the argument say which."""
+
+    DESCRIPTOR = "descriptor of query, key, value or out; `index` elements of the head a block"
+    LSE = "pointer to the float32 logsumexp [B, Hq, Lq]"
+    SCALE = "float32 scale of the scores"
+    SIZE = "int32: q_len, kv_len, q_offset, heads, group or q_tiles"
+    PARAMETER = "the value of a parameter, int32, int64 or float32"
+    CAPTURE = "pointer to a captured tensor"
+    LENGTH = "int32 length of a captured tensor along dimension `index`"
+    STRIDE = "int32 or int64 stride of a captured tensor along dimension `index`, in elements"
+    TABLE = "pointer to an int32 array of the plan's run table: offsets, full_ends, starts, stops"
+    TABLE_STRIDE = "int32: rows of the run table from one batch or one head to the next"
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One argument of a kernel, in the order of its signature.
+
+    Attributes:
+        name: its name in the source.
+        role: what it is.
+        of: the tensor, parameter, capture or size that it belongs to.
+        index: a width or a dimension, as the role says.
+    """
+
+    name: str
+    role: Role
+    of: str
+    index: int = 0
+
+
+@dataclass(frozen=True)
+class ForwardSpec:
+    """Everything that is fixed in the text of a forward kernel.
+
+    Attributes:
+        mask: the mask, None where every pair is allowed.
+        score: the score modification, None where there is none. Its names and the mask's differ.
+        closed_form: the loops as formulas; None where the plan is a table of runs.
+        head_dim: elements of a query and a key.
+        value_dim: elements of a value.
+        clamped: loads whose index can leave its tensor on a pair that is not allowed.
+        wide: captures of 2**31 elements or more, whose offsets need 64 bits.
+        heavy_last: later query tiles have more work, so they start first.
+    """
+
+    mask: Program | None
+    score: Program | None
+    closed_form: ClosedForm | None
+    head_dim: int
+    value_dim: int
+    clamped: frozenset[Expr] = frozenset()
+    wide: frozenset[Capture] = frozenset()
+    heavy_last: bool = False
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A generated kernel.
+
+    Attributes:
+        source: the text of a Python module.
+        entry: the name of the kernel in it.
+        arguments: its run-time arguments; the compile-time ones, BLOCK_M and BLOCK_N, follow.
+    """
+
+    source: str
+    entry: str
+    arguments: tuple[Argument, ...]
+
+    @property
+    def digest(self) -> str:
+        """32 hexadecimal digits of the source: the key of every cache."""
+        return hashlib.sha256(self.source.encode()).hexdigest()[:32]
+
+
+def pieces(dim: int) -> tuple[tuple[int, int], ...]:
+    """The head dimension in powers of two: (offset, width) of each piece, widest first.
+
+    192 is 128 + 64 and not 256. No piece is narrower than 16, the least that a dot takes; a last
+    piece reaches past the end where the tensor reads as zero.
+    """
+    found: list[tuple[int, int]] = []
+    offset = 0
+    while offset < dim:
+        rest = dim - offset
+        width = 16 if rest <= 16 else 1 << (rest.bit_length() - 1)
+        found.append((offset, width))
+        offset += width
+    return tuple(found)

@@ -1,0 +1,263 @@
+"""Expr -> Triton expressions, with each value computed where it changes and no oftener.
+
+A value that depends on b, h and parameters only, or on the query row, is computed before the loops;
+what depends on the key or the score, inside. Values used once are written in place, the others get
+a variable. Which tiles need which expression is not known here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from flexdsl.ir import OPS, Capture, DType, Expr, Op, Operands, Type, walk
+from flexdsl.ir.ops import ATOM, BITAND, BITOR, UNARY
+
+from .kernel import Argument, Role
+from .writer import Block, Names
+
+_CALLS = {
+    Op.MIN: "tl.minimum",
+    Op.MAX: "tl.maximum",
+    Op.ABS: "tl.abs",
+    Op.WHERE: "tl.where",
+    Op.EXP: "tl.exp",
+    Op.EXP2: "tl.exp2",
+    Op.LOG: "tl.log",
+    Op.LOG2: "tl.log2",
+    Op.SQRT: "tl.sqrt",
+    Op.RSQRT: "tl.rsqrt",
+    Op.SIN: "tl.sin",
+    Op.COS: "tl.cos",
+    Op.SIGMOID: "tl.sigmoid",
+    Op.FLOOR: "tl.floor",
+    Op.TANH: "tanh",
+    Op.FLOORDIV: "floor_div",
+    Op.MOD: "floor_mod",
+}
+# Triton has bitwise operators for logic; `and`, `or` and `not` are of scalars.
+_INFIX = {Op.AND: ("&", BITAND), Op.OR: ("|", BITOR)}
+
+# Functions that Triton lacks, written into the kernel's module where they are used.
+HELPERS = {
+    "tanh": '''\
+@triton.jit
+def tanh(x):
+    """Hyperbolic tangent from exp2; absolute error below 2e-7."""
+    e = tl.exp2(-2.8853900817779268 * tl.abs(x))
+    t = (1.0 - e) / (1.0 + e)
+    return tl.where(x < 0, -t, t)
+''',
+    "floor_div": '''\
+@triton.jit
+def floor_div(a, b):
+    """Python's a // b; Triton's rounds toward zero."""
+    quotient = a // b
+    return tl.where((a % b != 0) & ((a < 0) != (b < 0)), quotient - 1, quotient)
+''',
+    "floor_mod": '''\
+@triton.jit
+def floor_mod(a, b):
+    """Python's a % b; Triton's has the sign of a."""
+    rest = a % b
+    return tl.where((rest != 0) & ((rest < 0) != (b < 0)), rest + b, rest)
+''',
+}
+
+Text = tuple[str, int]  # source and the precedence of its outermost operator
+
+
+@dataclass
+class Scope:
+    """A place in the kernel where values are computed, and what has been computed there.
+
+    Attributes:
+        block: where new lines go.
+        outer: the scope around it; None for the place before the loops.
+        variables: how the variables of a mod are spelled here.
+        known: source of the nodes that have been computed here.
+    """
+
+    block: Block
+    outer: Scope | None
+    variables: dict[str, str]
+    known: dict[Expr, Text] = field(default_factory=dict[Expr, Text])
+
+
+@dataclass
+class Lowering:
+    """Turns expressions into source for one kernel.
+
+    Attributes:
+        names: of the kernel.
+        clamped: loads whose index is held inside the tensor.
+        wide: captures whose offsets need 64 bits.
+        arguments: the parameters and captures met so far, as arguments of the kernel.
+        helpers: names of the helper functions met so far.
+    """
+
+    names: Names
+    clamped: frozenset[Expr] = frozenset()
+    wide: frozenset[Capture] = frozenset()
+    arguments: dict[tuple[Role, str, int], Argument] = field(
+        default_factory=dict[tuple[Role, str, int], Argument]
+    )
+    helpers: set[str] = field(default_factory=set[str])
+
+    def lower(self, roots: Iterable[Expr], scope: Scope, names: Iterable[str]) -> list[str]:
+        """Compute `roots` in `scope` and return the source of each; `names` for those that repeat.
+
+        The source of a root is an operand: it stands in parentheses where it must.
+        """
+        roots = list(roots)
+        uses = Counter(a for node in walk(*roots) for a in node.args)
+        for node in walk(*roots):
+            self._place(node, scope, uses[node] > 1)
+        found: list[str] = []
+        for root, name in zip(roots, names, strict=True):
+            text, precedence = self._find(root, scope)
+            if precedence < ATOM:
+                text = self._assign(name, text, self._home(root, scope).block)
+            found.append(text)
+        return found
+
+    def argument(self, role: Role, of: str, index: int = 0, name: str | None = None) -> str:
+        """The name of an argument, which is added where it is new."""
+        key = (role, of, index)
+        if key not in self.arguments:
+            self.arguments[key] = Argument(self.names.fresh(name or of), role, of, index)
+        return self.arguments[key].name
+
+    def _home(self, node: Expr, scope: Scope) -> Scope:
+        """The outermost scope in which all variables of `node` are known."""
+        outer = scope.outer
+        if outer is not None and node.variables <= outer.variables.keys():
+            return self._home(node, outer)
+        return scope
+
+    def _find(self, node: Expr, scope: Scope) -> Text:
+        place: Scope | None = scope
+        while place is not None:
+            if node in place.known:
+                return place.known[node]
+            place = place.outer
+        raise KeyError(node)
+
+    def _place(self, node: Expr, scope: Scope, repeated: bool) -> None:
+        home = self._home(node, scope)
+        if node in home.known:
+            return
+        text, precedence = self._text(node, home)
+        hoisted = home is not scope and node.variables and node.op is not Op.VAR
+        if precedence < ATOM or node.op not in (Op.CONST, Op.VAR, Op.PARAM):
+            if repeated or hoisted or node.op is Op.LOAD:
+                text, precedence = self._assign(self._wanted(node), text, home.block), ATOM
+        home.known[node] = text, precedence
+
+    def _assign(self, wanted: str, text: str, block: Block) -> str:
+        name = self.names.fresh(wanted)
+        block.line(f"{name} = {text}")
+        return name
+
+    def _wanted(self, node: Expr) -> str:
+        """A telling name for the value of `node`: `slopes_h`, `doc_kv`, `q_minus_kv`."""
+        parts = [n for n in ("b", "h", "q", "kv", "score") if n in node.variables]
+        if isinstance(node.attribute, Capture):
+            return "_".join([node.attribute.name, *parts])
+        if node.op is Op.WHERE:
+            return "_".join(["choice", *parts])
+        return "_".join([node.op.value, *parts])
+
+    def _text(self, node: Expr, scope: Scope) -> Text:
+        args = [self._find(a, scope) for a in node.args]
+        match node.op:
+            case Op.CONST:
+                return _constant(node)
+            case Op.VAR:
+                return scope.variables[str(node.attribute)], ATOM
+            case Op.PARAM:
+                return self.argument(Role.PARAMETER, str(node.attribute)), ATOM
+            case Op.LOAD:
+                return self._load(node, [t for t, _ in args])
+            case Op.NOT:
+                return f"~{_at(args[0], UNARY)}", UNARY
+            case Op.TO_FLOAT:
+                return f"({args[0][0]}).to(tl.float32)", ATOM
+            case Op.TO_INDEX:
+                return f"({args[0][0]}).to(tl.int32)", ATOM
+            case Op.FLOORDIV | Op.MOD if _non_negative(node.args[0]) and _positive(node.args[1]):
+                pass  # rounding toward zero is rounding down
+            case op if op in _CALLS:
+                name = _CALLS[op]
+                if name in HELPERS:
+                    self.helpers.add(name)
+                return f"{name}({', '.join(t for t, _ in args)})", ATOM
+        info = OPS[node.op]
+        symbol, precedence = _INFIX.get(node.op, (info.symbol, info.precedence))
+        if info.arity == 1:
+            return f"{symbol}{_at(args[0], precedence)}", precedence
+        chained = info.result is Type.BOOL and info.operands is not Operands.BOOLS
+        left = _at(args[0], precedence + chained)
+        return f"{left} {symbol} {_at(args[1], precedence + 1)}", precedence
+
+    def _load(self, node: Expr, indices: list[str]) -> Text:
+        capture = node.attribute
+        assert isinstance(capture, Capture)
+        name = capture.name
+        pointer = self.argument(Role.CAPTURE, name)
+        offset = [pointer]
+        for axis, index in enumerate(indices):
+            if node in self.clamped:
+                length = self.argument(Role.LENGTH, name, axis, f"{name}_length_{axis}")
+                index = f"tl.minimum(tl.maximum({index}, 0), {length} - 1)"
+            stride = self.argument(Role.STRIDE, name, axis, f"{name}_stride_{axis}")
+            wide = ".to(tl.int64)" if capture in self.wide else ""
+            offset.append(f"({index}){wide} * {stride}" if wide else f"({index}) * {stride}")
+        text = f"tl.load({' + '.join(offset)})"
+        match capture.dtype:
+            case DType.F32 | DType.I32 | DType.I64:
+                return text, ATOM
+            case DType.BOOL:
+                return f"({text} != 0)", ATOM
+        kind = "float32" if capture.dtype.type is Type.FLOAT else "int32"
+        return f"{text}.to(tl.{kind})", ATOM
+
+
+def _constant(node: Expr) -> Text:
+    value = node.attribute
+    if isinstance(value, bool):
+        # A tensor, so that `~` and `&` mean logic.
+        return f"tl.full([1, 1], {value}, tl.int1)", ATOM
+    if isinstance(value, float) and (value != value or value in (float("inf"), -float("inf"))):
+        return f'float("{value}")', ATOM
+    negative = isinstance(value, int | float) and value < 0
+    return repr(value), UNARY if negative else ATOM
+
+
+def _at(text: Text, precedence: int) -> str:
+    return text[0] if text[1] >= precedence else f"({text[0]})"
+
+
+def _non_negative(node: Expr) -> bool:
+    """Is the index `node` at least 0 by its form alone? Positions and heads are."""
+    match node.op:
+        case Op.VAR:
+            return node.type is Type.INDEX
+        case Op.CONST:
+            return isinstance(node.attribute, int) and node.attribute >= 0
+        case Op.ADD | Op.MUL | Op.MIN | Op.FLOORDIV | Op.BITAND | Op.SHR:
+            return all(_non_negative(a) for a in node.args)
+        case Op.MAX:
+            return any(_non_negative(a) for a in node.args)
+        case Op.MOD:
+            return _positive(node.args[1])
+        case Op.ABS:
+            return True
+        case Op.LOAD:
+            return isinstance(node.attribute, Capture) and node.attribute.dtype is DType.U8
+    return False
+
+
+def _positive(node: Expr) -> bool:
+    return node.op is Op.CONST and isinstance(node.attribute, int) and node.attribute > 0
