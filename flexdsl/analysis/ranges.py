@@ -1,0 +1,160 @@
+"""Minimum and maximum of a captured array over index ranges, many ranges at once.
+
+A table is made once for each capture: nothing at all where the rows are sorted (the ends of a range
+are its extremes), otherwise running extremes inside blocks and a sparse table over the blocks,
+about four times the array. Answers are sound; they are exact on single elements, on sorted rows,
+and on ranges that leave one block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+BLOCK = 32
+
+
+class RangeTable:
+    """Extremes of `array` over boxes of indices (inclusive ends, cut to the array)."""
+
+    def __init__(self, array: Array) -> None:
+        self.shape = array.shape
+        length = array.shape[-1] if array.ndim else 1
+        if array.dtype == np.bool_:
+            array = array.view(np.int8)
+        self.rows = np.ascontiguousarray(array).reshape(-1, length) if array.size else array
+
+    def extremes(self, low: list[Array], high: list[Array]) -> tuple[Array, Array]:
+        """Minimum and maximum, in the array's own dtype, where index d is in [low[d], high[d]].
+
+        An array with no element has no extremes: the caller asks for none.
+        """
+        low = [np.clip(x, 0, n - 1) for x, n in zip(low, self.shape, strict=True)]
+        high = [np.clip(x, 0, n - 1) for x, n in zip(high, self.shape, strict=True)]
+        first = self._row(low[:-1])
+        last = self._row(high[:-1])
+        if np.array_equal(first, last):
+            return self._line.extremes(first, low[-1], high[-1])
+        one_row = self._line.extremes(first, low[-1], high[-1])
+        many = self._row_extremes(first, last)
+        same = first == last
+        return np.where(same, one_row[0], many[0]), np.where(same, one_row[1], many[1])
+
+    def _row(self, leading: list[Array]) -> Array:
+        """The number of the row at `leading` indices, in C order."""
+        row: Array = np.zeros((), np.int64)
+        for index, length in zip(leading, self.shape[:-1], strict=True):
+            row = row * length + index
+        return row
+
+    @cached_property
+    def _line(self) -> _Line:
+        return _make_line(self.rows)
+
+    @cached_property
+    def _by_row(self) -> tuple[_Line, _Line]:
+        return (
+            _make_line(self.rows.min(axis=1)[None, :]),
+            _make_line(self.rows.max(axis=1)[None, :]),
+        )
+
+    def _row_extremes(self, first: Array, last: Array) -> tuple[Array, Array]:
+        """Extremes of whole rows first..last: a superset of the box, so sound."""
+        zero = np.zeros((), np.int64)
+        lows, highs = self._by_row
+        return lows.extremes(zero, first, last)[0], highs.extremes(zero, first, last)[1]
+
+
+@dataclass(frozen=True)
+class _Sorted:
+    """Rows that never decrease (or never increase): the ends of a range are its extremes."""
+
+    rows: Array
+    ascending: bool
+
+    def extremes(self, row: Array, low: Array, high: Array) -> tuple[Array, Array]:
+        first, last = self.rows[row, low], self.rows[row, high]
+        return (first, last) if self.ascending else (last, first)
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """Rows in any order, cut into blocks of BLOCK elements.
+
+    Attributes:
+        rows: [rows, length].
+        prefix, suffix: extremes from the block's start to here, and from here to its end.
+        levels: extremes of 2**k whole blocks from block j on; [k][rows, blocks].
+    """
+
+    rows: Array
+    prefix: tuple[Array, Array]
+    suffix: tuple[Array, Array]
+    levels: tuple[list[Array], list[Array]]
+
+    def extremes(self, row: Array, low: Array, high: Array) -> tuple[Array, Array]:
+        """Inside one block the two running extremes bound the range from both sides."""
+        ends = []
+        low_block, high_block = low // BLOCK, high // BLOCK
+        count = high_block - low_block - 1
+        level = np.where(count > 0, np.log2(np.maximum(count, 1)).astype(np.int64), 0)
+        inside = low_block == high_block
+        for side, (inner, outer) in enumerate(((np.maximum, np.minimum), (np.minimum, np.maximum))):
+            a, b = self.suffix[side][row, low], self.prefix[side][row, high]
+            extreme = np.where(inside, inner(a, b), outer(a, b))
+            extreme = np.where(low == high, self.rows[row, low], extreme)
+            if np.any(count > 0):
+                middle = self._blocks(side, row, low_block + 1, high_block, level, outer)
+                extreme = np.where(count > 0, outer(extreme, middle), extreme)
+            ends.append(extreme)
+        return ends[0], ends[1]
+
+    def _blocks(
+        self, side: int, row: Array, first: Array, stop: Array, level: Array, outer: Any
+    ) -> Array:
+        """Extreme of whole blocks [first, stop), by two runs of 2**level that overlap."""
+        row, first, stop, level = np.broadcast_arrays(row, first, stop, level)
+        result = np.zeros(row.shape, self.rows.dtype)
+        for k in np.unique(level):
+            at = level == k
+            table = self.levels[side][int(k)]
+            left = np.clip(first[at], 0, table.shape[1] - 1)
+            right = np.clip(stop[at] - (1 << int(k)), 0, table.shape[1] - 1)
+            result[at] = outer(table[row[at], left], table[row[at], right])
+        return result
+
+
+_Line = _Sorted | _Blocks
+
+
+def _make_line(rows: Array) -> _Line:
+    if np.all(rows[:, 1:] >= rows[:, :-1]):
+        return _Sorted(rows, True)
+    if np.all(rows[:, 1:] <= rows[:, :-1]):
+        return _Sorted(rows, False)
+    count, length = rows.shape
+    padded = np.pad(rows, ((0, 0), (0, -length % BLOCK)), mode="edge")
+    blocks = padded.reshape(count, -1, BLOCK)
+    functions = (np.minimum, np.maximum)
+    prefix = [f.accumulate(blocks, axis=2).reshape(count, -1) for f in functions]
+    suffix = [
+        f.accumulate(blocks[:, :, ::-1], axis=2)[:, :, ::-1].reshape(count, -1) for f in functions
+    ]
+    levels = [_sparse(f.reduce(blocks, axis=2), f) for f in functions]
+    return _Blocks(rows, (prefix[0], prefix[1]), (suffix[0], suffix[1]), (levels[0], levels[1]))
+
+
+def _sparse(blocks: Array, function: Any) -> list[Array]:
+    """Extremes of 1, 2, 4, ... neighbours from each position on."""
+    levels = [blocks]
+    step = 1
+    while 2 * step <= blocks.shape[1]:
+        last = levels[-1]
+        levels.append(function(last[:, :-step], last[:, step:]))
+        step *= 2
+    return levels

@@ -1,0 +1,328 @@
+"""Truth of a condition, and the range of a number, on many boxes in one pass.
+
+A `Judge` is compiled from one expression: comparisons of indices become bounds on linear forms
+(those on one form are intersected), all else goes through the table of transfer functions. NEVER
+and ALWAYS are proofs. Boxes are given from outside; nothing here subdivides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from flexdsl.analysis.affine import Linear, LinearForms, without_quotients
+from flexdsl.analysis.congruence import Residues
+from flexdsl.analysis.domain import (
+    FALSE,
+    HALF,
+    LIMIT,
+    TRUE,
+    UNBOUNDED,
+    Array,
+    Interval,
+    Truth,
+    Value,
+    index_interval,
+)
+from flexdsl.analysis.interval import TRANSFER
+from flexdsl.analysis.values import Bindings, specialise
+from flexdsl.errors import InternalError
+from flexdsl.ir import Capture, Expr, Op, Type
+from flexdsl.ir.ops import NEGATED
+
+Box = Mapping[str, tuple[Array, Array]]  # inclusive int64 range of each variable, one lane a box
+Known = dict[Expr, Value]
+Step = Callable[[Known, Box], Value]
+Compiled = tuple[list[Expr], Step]  # the nodes that a step needs, and the step
+
+ORDERED = frozenset({Op.LT, Op.LE, Op.GT, Op.GE, Op.EQ})
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """low <= terms <= high, where `terms` is a linear form without constant."""
+
+    terms: Linear
+    low: int
+    high: int
+
+    def meet(self, other: Band) -> Band:
+        """Both at once, for equal terms."""
+        return Band(self.terms, max(self.low, other.low), min(self.high, other.high))
+
+
+class Judge:
+    """Decides one expression on boxes. `expr` is bool for `truth`, an index for `interval`."""
+
+    def __init__(self, expr: Expr, bindings: Bindings) -> None:
+        self.expr = specialise(expr, bindings)
+        self.bindings = bindings
+        self._forms = LinearForms()
+        self._residues = Residues(self._forms)
+        self._steps = self._compile()
+
+    def truth(self, box: Box) -> Truth:
+        """NEVER, MAYBE or ALWAYS in each lane of `box`."""
+        result = self._run(box)
+        if not isinstance(result, Truth):
+            raise InternalError("the truth of a number was asked for")
+        return result
+
+    def interval(self, box: Box) -> Interval:
+        """The range of the number in each lane of `box`."""
+        result = self._run(box)
+        if not isinstance(result, Interval):
+            raise InternalError("the range of a bool was asked for")
+        return result
+
+    def _run(self, box: Box) -> Value:
+        known: Known = {}
+        with np.errstate(all="ignore"):
+            for node, step in self._steps:
+                known[node] = step(known, box)
+        return known[self.expr]
+
+    def _compile(self) -> list[tuple[Expr, Step]]:
+        """Steps for the nodes that are needed, operands first."""
+        compiled: dict[Expr, Compiled] = {}
+        order: list[tuple[Expr, Step]] = []
+        finished: set[Expr] = set()
+        stack = [self.expr]
+        while stack:
+            node = stack.pop()
+            if node in finished:
+                continue
+            if node in compiled:
+                finished.add(node)
+                order.append((node, compiled[node][1]))
+                continue
+            compiled[node] = self._compile_node(node)
+            stack.append(node)
+            stack.extend(n for n in compiled[node][0] if n not in finished)
+        return order
+
+    def _compile_node(self, node: Expr) -> Compiled:
+        if node.op in (Op.AND, Op.OR):
+            return self._compile_junction(node)
+        if node.type is Type.BOOL and node.args and node.args[0].type is Type.INDEX:
+            band = self._band(node.op, node.args)
+            if band is not None:
+                return self._compile_band(band)
+            band = self._complement(node)
+            if band is not None:
+                return _negated(self._compile_band(band))
+        if node.type is Type.INDEX:
+            form = self._forms.of(node)
+            if form.terms != ((node, 1),):
+                return [a for a, _ in form.terms], partial(_linear_step, form)
+        return self._compile_plain(node)
+
+    def _compile_plain(self, node: Expr) -> Compiled:
+        match node.op:
+            case Op.CONST:
+                value = _constant(node)
+                return [], lambda known, box: value
+            case Op.VAR:
+                return [], partial(_variable_step, str(node.attribute))
+            case Op.LOAD:
+                return list(node.args), partial(_load_step, node, self.bindings)
+            case _:
+                return list(node.args), partial(_transfer_step, node)
+
+    def _band(self, op: Op, args: tuple[Expr, ...]) -> Band | None:
+        """The band that a comparison of indices is, with a positive first coefficient."""
+        if op not in ORDERED or args[0].type is not Type.INDEX:
+            return None
+        form = self._forms.difference(*args)
+        low = -form.constant + (op is Op.GT)
+        high = -form.constant - (op is Op.LT)
+        if op in (Op.LT, Op.LE):
+            low = -LIMIT
+        if op in (Op.GT, Op.GE):
+            high = LIMIT
+        terms = Linear(form.terms, 0)
+        if terms.terms and terms.terms[0][1] < 0:
+            terms, low, high = terms.times(-1), -high, -low
+        return Band(terms, low, high)
+
+    def _complement(self, node: Expr) -> Band | None:
+        """The band whose complement a comparison is."""
+        if node.op not in NEGATED or node.op is Op.EQ:
+            return None
+        return self._band(NEGATED[node.op], node.args)
+
+    def _compile_junction(self, node: Expr) -> Compiled:
+        """A chain of `and` (or of `or`, negated): bands on equal forms become one."""
+        conjunction = node.op is Op.AND
+        bands: dict[frozenset[tuple[Expr, int]], Band] = {}
+        others: list[Expr] = []
+        for part in flatten(node):
+            band = self._band(part.op, part.args) if conjunction else self._complement(part)
+            if band is None:
+                others.append(part)
+                continue
+            key = frozenset(band.terms.terms)
+            flipped = frozenset((a, -c) for a, c in key)
+            if flipped in bands:
+                band = Band(bands[flipped].terms, -band.high, -band.low)
+                key = flipped
+            bands[key] = bands[key].meet(band) if key in bands else band
+        compiled = [self._compile_band(band) for band in bands.values()]
+        if not conjunction:
+            compiled = [_negated(c) for c in compiled]
+        needed = [n for nodes, _ in compiled for n in nodes] + others
+        steps = [step for _, step in compiled]
+        return needed, partial(_junction_step, conjunction, steps, others)
+
+    def _compile_band(self, band: Band) -> Compiled:
+        residue = self._residues.of_terms(band.terms)
+        low = band.low if band.low <= -LIMIT else residue.next_from(band.low)
+        high = band.high if band.high >= LIMIT else residue.last_to(band.high)
+        if residue.modulus == 0:
+            value = TRUE if band.low <= residue.remainder <= band.high else FALSE
+            return [], lambda known, box: value
+        if low > high:
+            return [], lambda known, box: FALSE
+        other = without_quotients(band.terms, self._forms)
+        variants = [band.terms] if other == band.terms else [band.terms, other]
+        needed = [atom for form in variants for atom, _ in form.terms]
+        return needed, partial(_band_step, variants, low, high)
+
+
+def flatten(node: Expr) -> list[Expr]:
+    """The operands of a chain of one `and` or `or`, left to right."""
+    parts: list[Expr] = []
+    stack = [node]
+    while stack:
+        part = stack.pop()
+        if part.op is node.op:
+            stack.extend(reversed(part.args))
+        else:
+            parts.append(part)
+    return parts
+
+
+def _negated(compiled: Compiled) -> Compiled:
+    needed, step = compiled
+
+    def negated(known: Known, box: Box) -> Value:
+        truth = step(known, box)
+        assert isinstance(truth, Truth)
+        return truth.negated()
+
+    return needed, negated
+
+
+def _constant(node: Expr) -> Value:
+    value = node.attribute
+    if isinstance(value, bool):
+        return TRUE if value else FALSE
+    if isinstance(value, int):
+        return index_interval(value, value, abs(value))  # type: ignore[arg-type]
+    assert isinstance(value, float)
+    if np.isnan(value):
+        return Interval(np.asarray(-np.inf), np.asarray(np.inf), 0, np.True_)
+    return Interval(np.asarray(value), np.asarray(value))
+
+
+def _variable_step(name: str, known: Known, box: Box) -> Value:
+    lo, hi = box[name]
+    # Positions and counts are natural numbers: the largest upper end bounds the magnitude.
+    magnitude = int(max(abs(lo.min()), abs(hi.max()))) if lo.size else 0
+    return Interval(lo, hi, magnitude)
+
+
+def _load_step(node: Expr, bindings: Bindings, known: Known, box: Box) -> Value:
+    """From the array's extremes over the index ranges; a range past the array is cut to it."""
+    assert isinstance(node.attribute, Capture)
+    array = bindings.arrays[node.attribute.name]
+    indices = [_interval(known[a]) for a in node.args]
+    if not array.size:
+        return UNBOUNDED if node.type is Type.INDEX else _unknown(node.type)
+    table = bindings.table(node.attribute.name)
+    lo, hi = table.extremes([i.lo for i in indices], [i.hi for i in indices])
+    if node.type is Type.BOOL:
+        return Truth(lo != 0, hi != 0)
+    if node.type is Type.FLOAT:
+        lo, hi = lo.astype(np.float64), hi.astype(np.float64)
+        nan = np.isnan(lo) | np.isnan(hi)
+        return Interval(np.where(nan, -np.inf, lo), np.where(nan, np.inf, hi), 0, nan)
+    lo, hi = lo.astype(np.int64), hi.astype(np.int64)
+    # A huge negative number has no int64 magnitude: the two ends are bounded apart.
+    magnitude = max(abs(int(lo.min())), abs(int(hi.max()))) if lo.size else 0
+    if magnitude < HALF:
+        return Interval(lo, hi, magnitude)
+    return Interval(
+        np.where(lo <= -HALF, -LIMIT, np.minimum(lo, LIMIT)),
+        np.where(hi >= HALF, LIMIT, np.maximum(hi, -LIMIT)),
+        LIMIT,
+    )
+
+
+def _unknown(type: Type) -> Value:
+    if type is Type.BOOL:
+        return Truth(np.asarray(False), np.asarray(True))
+    return Interval(np.asarray(-np.inf), np.asarray(np.inf), 0, np.True_)
+
+
+def _transfer_step(node: Expr, known: Known, box: Box) -> Value:
+    return TRANSFER[node.op](*(known[a] for a in node.args))
+
+
+def _interval(value: Value) -> Interval:
+    assert isinstance(value, Interval)
+    return value
+
+
+def _sum(form: Linear, known: Known) -> Interval:
+    """The interval of a linear form."""
+    magnitude = abs(form.constant)
+    lo: Array = np.asarray(0, np.int64)
+    hi = lo
+    ranges = [(_interval(known[atom]), c) for atom, c in form.terms]
+    magnitude += sum(r.magnitude * abs(c) for r, c in ranges)
+    if magnitude >= HALF:
+        return UNBOUNDED
+    for r, c in ranges:
+        first, last = (r.lo, r.hi) if c > 0 else (r.hi, r.lo)
+        lo, hi = lo + first * c, hi + last * c
+    return Interval(lo + form.constant, hi + form.constant, magnitude)
+
+
+def _linear_step(form: Linear, known: Known, box: Box) -> Value:
+    return _sum(form, known)
+
+
+def _band_step(variants: list[Linear], low: int, high: int, known: Known, box: Box) -> Value:
+    """Every variant has the same value, so the ranges may be intersected."""
+    low, high = max(low, -LIMIT + 1), min(high, LIMIT - 1)
+    truth: Truth | None = None
+    for form in variants:
+        r = _sum(form, known)
+        always = np.asarray(True)
+        if low > -LIMIT + 1:
+            always = always & (r.lo >= low)
+        if high < LIMIT - 1:
+            always = always & (r.hi <= high)
+        this = Truth(always, (r.hi >= low) & (r.lo <= high))
+        truth = this if truth is None else _agree(truth, this)
+    assert truth is not None
+    return truth
+
+
+def _agree(a: Truth, b: Truth) -> Truth:
+    """Two sound answers about one condition."""
+    return Truth(a.always | b.always, a.possible & b.possible)
+
+
+def _junction_step(
+    conjunction: bool, steps: list[Step], others: list[Expr], known: Known, box: Box
+) -> Value:
+    result: Truth = TRUE if conjunction else FALSE
+    for value in (*(step(known, box) for step in steps), *(known[n] for n in others)):
+        assert isinstance(value, Truth)
+        result = result.both(value) if conjunction else result.either(value)
+    return result

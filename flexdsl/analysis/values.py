@@ -1,0 +1,123 @@
+"""The numbers and arrays that a program holds now, as the analysis reads them: plain numpy.
+
+Tensors are recognised by what they can do (`detach`, `cpu`, `numpy`), so that no tensor library is
+imported. Contents are read, never changed; nothing here knows of masks or tiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexdsl.analysis.ranges import RangeTable
+from flexdsl.errors import CaptureError
+from flexdsl.ir import Capture, Expr, Op, Type, apply, captures_of, const, load, params_of, walk
+
+Array = NDArray[Any]
+
+
+def to_numpy(value: Any) -> Array:
+    """A captured tensor as a numpy array of the same shape; bfloat16 becomes float32."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        if str(value.dtype) == "torch.bfloat16":
+            value = value.float()
+        value = value.numpy()
+    return np.asarray(value)
+
+
+@dataclass(frozen=True, eq=False)
+class Bindings:
+    """Values of an expression's parameters and captures.
+
+    Attributes:
+        numbers: the number of each parameter, by name.
+        arrays: the array of each capture, by name.
+    """
+
+    numbers: Mapping[str, int | float]
+    arrays: Mapping[str, Array]
+    _tables: dict[str, RangeTable] = field(default_factory=dict[str, RangeTable])
+
+    @property
+    def all(self) -> dict[str, Any]:
+        """Both, by name, as `ir.evaluate` takes them."""
+        return {**self.numbers, **self.arrays}
+
+    def table(self, name: str) -> RangeTable:
+        """Minimum and maximum over index ranges of the capture `name`, made once."""
+        if name not in self._tables:
+            self._tables[name] = RangeTable(self.arrays[name])
+        return self._tables[name]
+
+
+def bind(values: Mapping[str, Any], *exprs: Expr) -> Bindings:
+    """The values that `exprs` need.
+
+    Raises:
+        CaptureError: a parameter or a capture has no value, or its rank is another one.
+    """
+    numbers: dict[str, int | float] = {}
+    arrays: dict[str, Array] = {}
+    for expr in exprs:
+        for node in params_of(expr):
+            name = str(node.attribute)
+            number = _value(values, name)
+            numbers[name] = int(number) if node.type is Type.INDEX else float(number)
+        for capture in captures_of(expr):
+            if capture.name not in arrays:
+                arrays[capture.name] = _array(values, capture)
+    return Bindings(numbers, arrays)
+
+
+def _value(values: Mapping[str, Any], name: str) -> Any:
+    value = values.get(name)
+    if value is None:
+        raise CaptureError(
+            f"{name} has no value",
+            why="a program parsed from text names its captures without their contents",
+            fix=f"bind a tensor or a number to {name} before planning",
+        )
+    return value
+
+
+def _array(values: Mapping[str, Any], capture: Capture) -> Array:
+    array = to_numpy(_value(values, capture.name))
+    if array.ndim != capture.rank:
+        raise CaptureError(
+            f"{capture.name} has {array.ndim} dimensions, but it is indexed with {capture.rank}",
+            fix=f"a tensor of {capture.rank} dimensions",
+        )
+    return array
+
+
+def substitute(expr: Expr, new: Mapping[Expr, Expr]) -> Expr:
+    """`expr` with every node that is a key of `new` replaced, simplified again on the way up."""
+    done = dict(new)
+    for node in walk(expr):
+        if node in done:
+            continue
+        args = tuple(done[a] for a in node.args)
+        if args == node.args:
+            done[node] = node
+        elif isinstance(node.attribute, Capture):
+            done[node] = load(node.attribute, *args)
+        else:
+            done[node] = apply(node.op, *args)
+    return done[expr]
+
+
+def specialise(expr: Expr, bindings: Bindings) -> Expr:
+    """`expr` with the parameters' numbers in it as constants."""
+    params = params_of(expr)
+    numbers = {p: const(bindings.numbers[str(p.attribute)]) for p in params}
+    return substitute(expr, numbers) if numbers else expr
+
+
+def is_constant(expr: Expr, value: bool | int) -> bool:
+    """Is `expr` the constant `value`?"""
+    return expr.op is Op.CONST and expr.attribute is not None and expr.attribute == value
