@@ -15,12 +15,13 @@ from .lower import HELPERS, Lowering, Scope
 from .writer import Block, Names
 
 _SIZES = ("q_len", "kv_len", "q_offset", "heads", "group", "q_tiles")
-_LOCALS = (
-    "triton tl tanh floor_div floor_mod forward b h q kv score kv_head q_tile kv_tile program"
-    " q_start q_first q_last row key_index max_log2 total scores weights new_max shift rescale"
-    " run start stop first_run full_end last_run row_of_runs swap dead lse scale"
-    " BLOCK_M BLOCK_N LOG2E LN2 key_tile value_tile kv_start"
-).split()
+# Names that the kernel's own lines use, which no parameter or capture may take.
+_LOCALS = frozenset(
+    """triton tl tanh floor_div floor_mod forward b h q kv score kv_head q_tile kv_tile program
+    q_start q_first q_last row key_index max_log2 total scores weights new_max shift rescale run
+    start stop first_run full_end last_run row_of_runs swap dead lse lse_row logsumexp scale
+    BLOCK_M BLOCK_N LOG2E LN2 key_tile value_tile kv_start""".split()
+)
 
 
 def generate_forward(spec: ForwardSpec) -> Kernel:

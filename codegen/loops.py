@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from flexdsl.analysis.closed_form import ClosedForm, Interval
 from flexdsl.ir import Expr, Op
@@ -125,7 +126,7 @@ def _disjoint(ranges: list[Range], block: Block) -> list[Range]:
     for end in range(count - 1, 0, -1):
         for i in range(end):
             _exchange(ranges[i], ranges[i + 1], block)
-    for before, after in zip(ranges, ranges[1:], strict=False):
+    for before, after in pairwise(ranges):
         for name in (after.start, after.full_start, after.full_stop, after.stop):
             block.line(f"{name} = tl.maximum({name}, {before.stop})")
     return ranges

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from flexdsl.ir import OPS, Capture, DType, Expr, Op, Operands, Type, walk
-from flexdsl.ir.ops import ATOM, BITAND, BITOR, UNARY
+from flexdsl.ir.ops import ATOM, BITAND, BITOR, LEAVES, UNARY
 
 from .kernel import Argument, Role
 from .writer import Block, Names
@@ -149,10 +149,9 @@ class Lowering:
         if node in home.known:
             return
         text, precedence = self._text(node, home)
-        hoisted = home is not scope and node.variables and node.op is not Op.VAR
-        if precedence < ATOM or node.op not in (Op.CONST, Op.VAR, Op.PARAM):
-            if repeated or hoisted or node.op is Op.LOAD:
-                text, precedence = self._assign(self._wanted(node), text, home.block), ATOM
+        hoisted = home is not scope and node.variables
+        if node.op not in LEAVES and (repeated or hoisted or node.op is Op.LOAD):
+            text, precedence = self._assign(self._wanted(node), text, home.block), ATOM
         home.known[node] = text, precedence
 
     def _assign(self, wanted: str, text: str, block: Block) -> str:

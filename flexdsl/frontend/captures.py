@@ -52,7 +52,7 @@ class Rebuilder:
             return self._parameter(name, value, holder)
         if isinstance(value, functools.partial):
             return self._partial(value)
-        if isinstance(value, MethodType) and _is_users(value.__func__):
+        if isinstance(value, MethodType) and isinstance(value.__func__, FunctionType):
             return MethodType(self._function(value.__func__), self._with_attributes(value.__self__))
         if isinstance(value, FunctionType) and _is_users(value):
             return self._function(value)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from flexdsl.errors import KindError, ResultError, Span
@@ -45,7 +46,7 @@ def trace(function: Callable[..., Any], kind: Kind, name: str | None = None) -> 
         arguments = [Symbolic(var(a)) for a in ARGUMENTS[kind]]
         try:
             with torch_mode():
-                expr = run_all_paths(tracer, lambda f=rebuilt, a=arguments: f(*a))
+                expr = run_all_paths(tracer, partial(rebuilt, *arguments))
         except Baked as request:
             baked |= request.names
             continue

@@ -1,0 +1,64 @@
+"""A plan's table of runs as a kernel reads it: on the device, the cut last tile masked.
+
+A plan calls a tile full when all its pairs *inside* the lengths are allowed. The kernel's full
+tiles look at no bounds, so a last tile that the keys do not fill moves to the masked runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flexdsl.analysis.table import RunTable
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceTable:
+    """int32 tensors on the device; see `RunTable` for their meaning."""
+
+    offsets: Tensor
+    full_ends: Tensor
+    starts: Tensor
+    stops: Tensor
+
+
+def to_device(table: RunTable, kv_tiles: int, cut: bool, device: torch.device) -> DeviceTable:
+    """The table on `device`.
+
+    Args:
+        kv_tiles: number of key tiles.
+        cut: the last key tile reaches past the last key.
+    """
+    if cut:
+        table = mask_last_tile(table, kv_tiles)
+    arrays = (table.offsets, table.full_ends, table.starts, table.stops)
+    return DeviceTable(*(_upload(np.ascontiguousarray(a, dtype=np.int32), device) for a in arrays))
+
+
+def _upload(array: np.ndarray, device: torch.device) -> Tensor:
+    # A kernel's pointer must be valid even where there is no run to read.
+    padded = array if array.size else np.zeros(1, np.int32)
+    return torch.from_numpy(padded.copy()).to(device)
+
+
+def mask_last_tile(table: RunTable, kv_tiles: int) -> RunTable:
+    """The same table with key tile `kv_tiles - 1` in a masked run wherever it was in a full one."""
+    moved = np.flatnonzero(table.full_runs() & (table.stops == kv_tiles))
+    if moved.size == 0:
+        return table
+    stops = table.stops.copy()
+    stops[moved] -= 1  # a run that is empty now costs nothing
+    rows = table.row_of_runs()[moved]
+    at = table.offsets[rows + 1]
+    added = np.bincount(rows, minlength=table.rows)
+    offsets = table.offsets + np.concatenate([[0], np.cumsum(added)])
+    shift = offsets[:-1] - table.offsets[:-1]
+    return RunTable(
+        offsets=offsets.astype(np.int32),
+        full_ends=(table.full_ends + shift).astype(np.int32),
+        starts=np.insert(table.starts, at, kv_tiles - 1).astype(np.int32),
+        stops=np.insert(stops, at, kv_tiles).astype(np.int32),
+    )

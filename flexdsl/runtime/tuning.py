@@ -1,0 +1,61 @@
+"""Which tile, warps and stages a kernel runs with: a table by target, head dimension and dtype.
+
+The first row that fits is the one measured to be fastest; the rows after it need less shared memory,
+for GPUs or mods that have none to spare. Nothing is measured here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """How a kernel is launched: rows and columns of a tile, warps, and pipeline stages."""
+
+    block_m: int
+    block_n: int
+    num_warps: int
+    num_stages: int
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        """The tile that a plan for this configuration has."""
+        return self.block_m, self.block_n
+
+
+# Forward, Hopper and later, 16-bit elements, by the largest head dimension. Measured on an H200
+# (torch 2.11.0+cu130, triton 3.6.0, 2026-11-21), causal, N 8192: D 128 (128, 128, 8, 3) 478
+# TFLOP/s, (128, 64, 8, 3) 464; D 64 (64, 128, 4, 2) 461, (128, 64, 4, 3) 407.
+_HOPPER_16_BIT = {
+    64: (Config(64, 128, 4, 2), Config(64, 64, 4, 2)),
+    128: (Config(128, 128, 8, 3), Config(128, 64, 8, 3), Config(64, 64, 4, 3)),
+    192: (Config(128, 64, 8, 3), Config(128, 64, 8, 2), Config(64, 64, 4, 2)),
+    256: (Config(128, 64, 8, 2), Config(64, 64, 4, 2), Config(64, 32, 4, 2)),
+}
+_OTHERS_16_BIT = {
+    64: (Config(128, 64, 4, 2), Config(64, 64, 4, 2)),
+    128: (Config(128, 64, 8, 2), Config(64, 64, 4, 2), Config(64, 32, 4, 2)),
+    256: (Config(64, 64, 4, 2), Config(64, 32, 4, 2), Config(32, 32, 4, 1)),
+}
+_32_BIT = {
+    64: (Config(64, 64, 4, 2), Config(32, 32, 4, 2)),
+    128: (Config(64, 32, 4, 2), Config(32, 32, 4, 1)),
+    256: (Config(32, 32, 4, 2), Config(32, 32, 4, 1), Config(16, 16, 4, 1)),
+}
+MAX_HEAD_DIM = 256
+
+
+def forward_configs(capability: int, head_dim: int, itemsize: int) -> tuple[Config, ...]:
+    """The configurations to try for a forward kernel, fastest first.
+
+    Args:
+        capability: of an NVIDIA GPU, 90 for Hopper; 0 for any other GPU.
+        head_dim: the larger of D and Dv, at most MAX_HEAD_DIM.
+        itemsize: bytes of an element of q.
+    """
+    if itemsize >= 4:
+        table = _32_BIT
+    else:
+        table = _HOPPER_16_BIT if capability >= 90 else _OTHERS_16_BIT
+    return next(configs for limit, configs in table.items() if head_dim <= limit)
