@@ -2,7 +2,7 @@
 
 What is kept between forward and backward is q, k, v, the output and lse; the scores are computed
 again. Gradients reach q, k, v and the float tensors that the score modification captures, from the
-output and from lse. A second derivative is refused by torch.
+output and from lse. A second derivative is refused.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from flexdsl.errors import BackendError
 from flexdsl.ir import captures_of
 from flexdsl.runtime.cpu import (
     Workspace,
@@ -65,17 +65,34 @@ class _Attention(torch.autograd.Function):
         return out, lse
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:
         q, k, v, out, lse, *captures = ctx.saved_tensors
-        space = workspace(ctx.problem, q, k, v)
-        gradients = backward(space, out, lse, dout, dlse)
-        dq, dk, dv = (
-            g.reshape(x.shape).to(x.dtype)
-            for g, x in zip((gradients.q, gradients.k, gradients.v), (q, k, v), strict=True)
+        with torch.no_grad():
+            sums = backward(workspace(ctx.problem, q, k, v), out, lse, dout, dlse)
+        totals = (sums.q, sums.k, sums.v, *sums.captures.values())
+        inputs = (q, k, v, *captures[: len(sums.captures)])
+        pairs = zip(totals, inputs, strict=True)
+        gradients = [total.reshape(x.shape).to(x.dtype) for total, x in pairs]
+        if torch.is_grad_enabled():
+            depends = [x for x in (*inputs, dout, dlse) if x is not None]
+            gradients = [_Final.apply(g, *depends) for g in gradients]
+        return None, *gradients
+
+
+class _Final(torch.autograd.Function):
+    """A gradient that must not be differentiated again; torch would take it for a constant."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, *depends: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> None:
+        raise BackendError(
+            "backend 'cpu' has no second derivative of attention",
+            why="its backward recomputes the scores without recording them",
+            fix="backend='reference' for a gradient of a gradient, on short sequences",
         )
-        rest = zip(gradients.captures.values(), captures, strict=False)
-        return None, dq, dk, dv, *(g.to(x.dtype) for g, x in rest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,14 +147,16 @@ def backward(
 def _incoming(
     space: Workspace, out: Tensor, lse: Tensor, dout: Tensor | None, dlse: Tensor | None
 ) -> _Incoming:
-    count, dtype = space.q.shape[0], space.dtype
-    dout = torch.zeros_like(out) if dout is None else dout
-    dout = split_heads(dout, count).to(dtype)
-    delta = (dout * split_heads(out, count)).sum(-1)
+    count = space.q.shape[0]
+    out, lse = split_heads(out, count), split_heads(lse, count)
+    empty = lse == -math.inf
+    dout = torch.zeros_like(out) if dout is None else split_heads(dout, count)
+    # Whatever comes back for an empty row, NaN included, ends there.
+    dout = dout.to(space.dtype).masked_fill(empty.unsqueeze(-1), 0.0)
+    delta = (dout * out).sum(-1)
     if dlse is not None:
-        delta = delta - split_heads(dlse, count)
-    lse = split_heads(lse, count)
-    return _Incoming(lse.masked_fill(lse == -math.inf, 0.0), dout, delta)
+        delta = delta - split_heads(dlse, count).masked_fill(empty, 0.0)
+    return _Incoming(lse.masked_fill(empty, 0.0), dout, delta)
 
 
 def _backward_slab(

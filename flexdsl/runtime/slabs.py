@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from flexdsl.analysis import BlockPlan
 
-# Rows and keys of a tile of the executor's own plans. Measured: 256 rows keep the matrix products
-# of one head large; finer key tiles only cut the edges of a mask more closely.
-TILE = (256, 128)
+# Rows and keys of a tile of the executor's own plans. Measured: fewer rows make the matrix products
+# slower, more make a narrow window compute pairs that it excludes.
+TILE = (128, 128)
 
-# Scores of a slab: 8 MiB in float32, which stays in a shared cache between the passes over it.
-SLAB_SCORES = 2 * 1024 * 1024
+# Scores of a slab: 4 MiB in float32, which stays in a shared cache between the passes over it.
+SLAB_SCORES = 1024 * 1024
 LEAST_ROWS = 16
 
 
@@ -70,6 +70,8 @@ def slabs(plan: BlockPlan, batch: int, kv_heads: int, group: int) -> Iterator[Sl
         batch, kv_heads: their product is the length of the flattened axis of heads.
         group: query heads that share a key head.
     """
+    if batch * kv_heads * group == 0:
+        return
     for plane in _planes(plan, batch, kv_heads, group):
         heads = range(batch * kv_heads)[plane.heads]
         groups = len(range(group)[plane.groups])
