@@ -1,0 +1,85 @@
+"""`flexdsl show`: what a mod is at each stage on its way to machine code."""
+
+from __future__ import annotations
+
+import click
+
+from flexdsl.analysis import BlockPlan
+from flexdsl.cli.spec import HELP, read_spec
+from flexdsl.ir import Capture, Expr, Kind, walk
+from flexdsl.mod import Mod, plan
+
+STAGES = ["text", "ir", "plan", "triton", "ptx"]
+
+
+@click.command("show", help=f"Print a mod at one stage of its compilation.\n{HELP}")
+@click.argument("spec")
+@click.option("--stage", type=click.Choice(STAGES), default="text", show_default=True)
+@click.option("--q-len", type=click.IntRange(1), default=2048, show_default=True, help="Queries.")
+@click.option("--kv-len", type=click.IntRange(1), help="Keys.  [default: as many as queries]")
+@click.option("--head-dim", type=click.IntRange(1), default=128, show_default=True)
+@click.option(
+    "--dtype",
+    type=click.Choice(["bfloat16", "float16", "float32"]),
+    default="bfloat16",
+    show_default=True,
+    help="Element type of the tensors (ptx).",
+)
+@click.option(
+    "--target",
+    default="cuda:90",
+    show_default=True,
+    help="GPU to compile for, which need not be here (ptx).",
+)
+def command(
+    spec: str,
+    stage: str,
+    q_len: int,
+    kv_len: int | None,
+    head_dim: int,
+    dtype: str,
+    target: str,
+) -> None:
+    """Print one stage."""
+    mod = read_spec(spec)
+    if stage == "text":
+        click.echo(mod.text)
+    elif stage == "ir":
+        click.echo(_listing(mod.expr))
+    elif stage == "plan":
+        made = _plan(mod, q_len, kv_len or q_len)
+        click.echo(f"{made}\n{made.explain()}")
+    elif stage == "triton":
+        click.echo(_kernel_source(mod, q_len, kv_len or q_len, head_dim))
+
+
+def _listing(expr: Expr) -> str:
+    """One line a node: its number, type, op and operands."""
+    number: dict[Expr, int] = {}
+    lines = []
+    for node in walk(expr):
+        operands = [f"%{number[a]}" for a in node.args]
+        label = node.attribute
+        if isinstance(label, Capture):
+            operands.insert(0, f"{label.name}:{label.dtype.value}[{label.rank}]")
+        elif label is not None:
+            operands.append(str(label))
+        number[node] = len(number)
+        lines.append(f"%{number[node]}: {node.type.value} = {node.op.value} {' '.join(operands)}")
+    return "\n".join(lines)
+
+
+def _plan(mod: Mod, q_len: int, kv_len: int) -> BlockPlan:
+    made: BlockPlan = plan(mod if mod.kind is Kind.MASK else None, q_len, kv_len)
+    return made
+
+
+def _kernel_source(mod: Mod, q_len: int, kv_len: int, head_dim: int) -> str:
+    from flexdsl.codegen import ForwardSpec, generate_forward
+
+    program, is_mask = mod.program, mod.kind is Kind.MASK
+    form = _plan(mod, q_len, kv_len).closed_form
+    spec = ForwardSpec(
+        program if is_mask else None, None if is_mask else program, form, head_dim, head_dim
+    )
+    return generate_forward(spec).source
