@@ -15,21 +15,23 @@ STAGES = ["text", "ir", "plan", "triton", "ptx"]
 @click.command("show", help=f"Print a mod at one stage of its compilation.\n{HELP}")
 @click.argument("spec")
 @click.option("--stage", type=click.Choice(STAGES), default="text", show_default=True)
-@click.option("--q-len", type=click.IntRange(1), default=2048, show_default=True, help="Queries.")
-@click.option("--kv-len", type=click.IntRange(1), help="Keys.  [default: as many as queries]")
-@click.option("--head-dim", type=click.IntRange(1), default=128, show_default=True)
+@click.option("--q-len", type=click.IntRange(1), default=2048, show_default=True, help="(plan)")
+@click.option("--kv-len", type=click.IntRange(1), help="(plan)  [default: as many as queries]")
+@click.option(
+    "--head-dim", type=click.IntRange(1), default=128, show_default=True, help="(triton, ptx)"
+)
 @click.option(
     "--dtype",
-    type=click.Choice(["bfloat16", "float16", "float32"]),
-    default="bfloat16",
+    type=click.Choice(["bf16", "fp16", "fp32"]),
+    default="bf16",
     show_default=True,
-    help="Element type of the tensors (ptx).",
+    help="Element type of the tensors. (ptx)",
 )
 @click.option(
     "--target",
     default="cuda:90",
     show_default=True,
-    help="GPU to compile for, which need not be here (ptx).",
+    help="GPU to compile for, which need not be here. AMD's has another assembly. (ptx)",
 )
 def command(
     spec: str,
@@ -50,7 +52,9 @@ def command(
         made = _plan(mod, q_len, kv_len or q_len)
         click.echo(f"{made}\n{made.explain()}")
     elif stage == "triton":
-        click.echo(_kernel_source(mod, q_len, kv_len or q_len, head_dim))
+        click.echo(_kernel_source(mod, head_dim))
+    else:
+        click.echo(_assembly(mod, target, dtype, head_dim))
 
 
 def _listing(expr: Expr) -> str:
@@ -74,12 +78,20 @@ def _plan(mod: Mod, q_len: int, kv_len: int) -> BlockPlan:
     return made
 
 
-def _kernel_source(mod: Mod, q_len: int, kv_len: int, head_dim: int) -> str:
-    from flexdsl.codegen import ForwardSpec, generate_forward
+def _mask_and_score(mod: Mod) -> tuple[Mod | None, Mod | None]:
+    return (mod, None) if mod.kind is Kind.MASK else (None, mod)
 
-    program, is_mask = mod.program, mod.kind is Kind.MASK
-    form = _plan(mod, q_len, kv_len).closed_form
-    spec = ForwardSpec(
-        program if is_mask else None, None if is_mask else program, form, head_dim, head_dim
-    )
-    return generate_forward(spec).source
+
+def _kernel_source(mod: Mod, head_dim: int) -> str:
+    from flexdsl.codegen import generate_forward
+    from flexdsl.mod import forward_spec
+
+    return generate_forward(forward_spec(*_mask_and_score(mod), head_dim, head_dim)).source
+
+
+def _assembly(mod: Mod, target: str, dtype: str, head_dim: int) -> str:
+    from flexdsl.aot import compile_forward
+
+    mask, score = _mask_and_score(mod)
+    stages = compile_forward(mask, score, target=target, dtype=dtype, head_dim=head_dim).stages
+    return str(stages["ptx" if "ptx" in stages else "amdgcn"])
