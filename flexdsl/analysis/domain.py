@@ -32,7 +32,7 @@ class Interval:
     lo: Array
     hi: Array
     magnitude: int = 0
-    nan: Array | np.bool_ = np.False_  # noqa: RUF009
+    nan: Array | np.bool_ = np.False_
 
     @property
     def is_index(self) -> bool:

@@ -7,23 +7,27 @@ neither allocates anything of the size of the matrix or of its tile grid, except
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flexdsl.analysis.closed_form import ClosedForm, Declined
+from flexdsl.analysis.closed_runs import Ends
 from flexdsl.analysis.facts import count_pairs, has_empty_row
 from flexdsl.analysis.grid import Grid
+from flexdsl.analysis.prove import Prover
 from flexdsl.analysis.subdivide import Scene, TileMap, map_tiles
 from flexdsl.analysis.table import RunTable, table_of_map
-from flexdsl.analysis.truth import Judge
+from flexdsl.analysis.tile_bounds import absorb, derive
 from flexdsl.analysis.values import bind
 from flexdsl.errors import ArgumentError, KindError
 from flexdsl.ir import Kind, Program, const
 
 Array = NDArray[Any]
+Outer = Literal["q", "kv"]
 LONGEST = 2**31 - 2  # positions are int32 in kernels
 
 
@@ -69,22 +73,69 @@ def make_plan(
         )
     expr = const(True) if mask is None else mask.expr
     bindings = bind({} if mask is None else mask.values, expr)
-    judge = Judge(expr, bindings)
     depends = ("b" in expr.variables, "h" in expr.variables)
-    grid = Grid(
-        q_len,
-        kv_len,
-        tile,
-        q_offset,
-        batch if depends[0] else min(batch, 1),
-        heads if depends[1] else min(heads, 1),
-    )
-    scene = Scene(judge, grid)
-    tiles = map_tiles(scene)
-    table = table_of_map(tiles, grid.batch, grid.heads, grid.q_tiles, False)
+    distinct_b = batch if depends[0] else min(batch, 1)
+    distinct_h = heads if depends[1] else min(heads, 1)
+    grid = Grid(q_len, kv_len, tile, q_offset, distinct_b, distinct_h)
+    scene = Scene(expr, bindings, grid)
+    return _plan_of(mask, batch, heads, depends, scene, "q")
+
+
+def _plan_of(
+    mask: Program | None,
+    batch: int,
+    heads: int,
+    depends: tuple[bool, bool],
+    scene: Scene,
+    outer: Outer,
+    tiles: TileMap | None = None,
+) -> BlockPlan:
+    """A closed form where one is exact, else a table."""
+    grid = scene.grid
+    form = _closed_form(scene, outer)
+    ends = table = None
+    if isinstance(form, ClosedForm):
+        ends = Ends(form, grid, scene.bindings)
+    else:
+        tiles = tiles or map_tiles(scene)
+        count = grid.q_tiles if outer == "q" else grid.kv_tiles
+        table = table_of_map(tiles, grid.batch, grid.heads, count, outer == "kv")
     return BlockPlan(
-        mask, q_len, kv_len, batch, heads, tile, q_offset, *depends, table, scene, tiles
+        mask=mask,
+        q_len=grid.q_len,
+        kv_len=grid.kv_len,
+        batch=batch,
+        heads=heads,
+        tile_shape=grid.tile,
+        q_offset=grid.q_offset,
+        depends_on_batch=depends[0],
+        depends_on_head=depends[1],
+        closed_form=form if isinstance(form, ClosedForm) else None,
+        table=table,
+        why_table=form if isinstance(form, Declined) else None,
+        outer=outer,
+        _scene=scene,
+        _ends=ends,
+        _tiles=tiles,
     )
+
+
+def _closed_form(scene: Scene, outer: Outer) -> ClosedForm | Declined:
+    """The closed form for runs along the other axis, or why there is none."""
+    inner = "kv" if outer == "q" else "q"
+    if scene.grid.is_empty:
+        return ClosedForm(inner, ())
+    prover = Prover(outer, scene.grid, scene.bindings)
+    try:
+        form = derive(scene.expr, inner, prover)
+    except Declined as declined:
+        return declined
+    if not Ends(form, scene.grid, scene.bindings).full_in_union_only():
+        return form
+    form = absorb(form, prover)
+    if not Ends(form, scene.grid, scene.bindings).full_in_union_only():
+        return form
+    return Declined("a tile may be full in the union of two intervals only", scene.expr)
 
 
 def _check_sizes(sizes: dict[str, int], tile: tuple[int, int], q_offset: int) -> None:
@@ -118,7 +169,9 @@ class BlockPlan:
         mask: the program, or None where every pair is allowed.
         tile_shape: (BM, BN).
         depends_on_batch, depends_on_head: where False, all b (or h) have the same runs.
+        closed_form: the ends of the runs as expressions, where the plan is a closed form.
         table: the runs, where the plan is a table.
+        why_table: why there is no exact closed form.
         outer: "q": runs are of kv tiles for each q tile; "kv" in a transposed plan.
     """
 
@@ -131,15 +184,18 @@ class BlockPlan:
     q_offset: int
     depends_on_batch: bool
     depends_on_head: bool
+    closed_form: ClosedForm | None
     table: RunTable | None
+    why_table: Declined | None
+    outer: Outer
     _scene: Scene
+    _ends: Ends | None
     _tiles: TileMap | None
-    outer: Literal["q", "kv"] = "q"
 
     @property
-    def kind(self) -> str:
-        """"closed-form" or "table"."""
-        return "table"
+    def kind(self) -> Literal["closed-form", "table"]:
+        """How the runs are known: computed by the kernel, or read from a table."""
+        return "table" if self.closed_form is None else "closed-form"
 
     @property
     def q_tiles(self) -> int:
@@ -158,6 +214,8 @@ class BlockPlan:
     @cached_property
     def _runs(self) -> RunTable:
         """The runs as a table, whatever the kind of the plan."""
+        if self._ends is not None:
+            return self._ends.table()
         assert self.table is not None
         return self.table
 
@@ -211,11 +269,17 @@ class BlockPlan:
     @cached_property
     def pairs(self) -> int:
         """Allowed pairs over all b and h. Exact."""
+        if self._ends is not None:
+            return sum(int(counts.sum()) for counts in self._ends.row_counts()) * self._copies
         return count_pairs(self._by_row, self._scene) * self._copies
 
     @cached_property
     def may_have_empty_rows(self) -> bool:
         """Has some query row no allowed key? Exact."""
+        if self.batch * self.heads * self.q_len == 0:
+            return False
+        if self._ends is not None and self.outer == "q":
+            return any(bool((counts == 0).any()) for counts in self._ends.row_counts())
         return has_empty_row(self._by_row, self._scene)
 
     @property
@@ -254,11 +318,10 @@ class BlockPlan:
 
     @cached_property
     def _other(self) -> BlockPlan:
-        outer: Literal["q", "kv"] = "kv" if self.outer == "q" else "q"
-        grid = self._scene.grid
-        tiles = self.kv_tiles if outer == "kv" else self.q_tiles
-        assert self._tiles is not None
-        table = table_of_map(self._tiles, grid.batch, grid.heads, tiles, outer == "kv")
-        other = replace(self, table=table, outer=outer)
+        depends = (self.depends_on_batch, self.depends_on_head)
+        outer: Outer = "kv" if self.outer == "q" else "q"
+        other = _plan_of(
+            self.mask, self.batch, self.heads, depends, self._scene, outer, self._tiles
+        )
         other.__dict__["_other"] = self
         return other

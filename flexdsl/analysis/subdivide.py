@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from numpy.typing import NDArray
 from flexdsl.analysis.domain import Truth
 from flexdsl.analysis.grid import Grid, Rects, concatenate
 from flexdsl.analysis.truth import Judge
-from flexdsl.ir import evaluate
+from flexdsl.analysis.values import Bindings
+from flexdsl.ir import Expr, evaluate
 
 Array = NDArray[Any]
 
@@ -36,12 +38,18 @@ class TileMap:
     partial: Rects
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Scene:
     """A mask on the pairs of a grid: judges and evaluates rectangles of rows x columns."""
 
-    judge: Judge
+    expr: Expr
+    bindings: Bindings
     grid: Grid
+
+    @cached_property
+    def judge(self) -> Judge:
+        """Decides the mask on boxes."""
+        return Judge(self.expr, self.bindings)
 
     def truth(self, rects: Rects) -> Truth:
         """Truth on rectangles of pairs (rows, not positions), in chunks of LANES."""
@@ -69,7 +77,7 @@ class Scene:
     def evaluate(self, b: Array, h: Array, rows: Array, columns: Array) -> Array:
         """The mask at pairs, by arrays that broadcast."""
         variables = {"b": b, "h": h, "q": rows + self.grid.q_offset, "kv": columns}
-        result = evaluate(self.judge.expr, variables, self.judge.bindings.all)
+        result = evaluate(self.expr, variables, self.bindings.all)
         shape = np.broadcast_shapes(b.shape, h.shape, rows.shape, columns.shape)
         return np.broadcast_to(result, shape)
 

@@ -1,0 +1,204 @@
+"""Tile ranges, runs and exact counts of a closed form, by evaluating its ends.
+
+Everything is computed for all outer tiles (or a chunk of rows) at once, in arrays of a few numbers
+for each. Nothing is proven here, except that no tile is full in the union of two intervals alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexdsl.analysis.closed_form import ClosedForm
+from flexdsl.analysis.grid import Grid
+from flexdsl.analysis.subdivide import chunks
+from flexdsl.analysis.table import RunTable, make_table
+from flexdsl.analysis.values import Bindings
+from flexdsl.ir import Expr, Op, evaluate, walk
+
+Array = NDArray[Any]
+ROWS = 1 << 16  # outer positions evaluated at once
+
+
+@dataclass(frozen=True, eq=False)
+class Ends:
+    """A closed form on a grid: its outer axis, and its ends as arrays."""
+
+    form: ClosedForm
+    grid: Grid
+    bindings: Bindings
+
+    @property
+    def outer(self) -> str:
+        """The variable of the outer axis."""
+        return "q" if self.form.inner == "kv" else "kv"
+
+    @property
+    def outer_len(self) -> int:
+        """Rows (or columns) along the outer axis."""
+        return self.grid.q_len if self.outer == "q" else self.grid.kv_len
+
+    @property
+    def outer_tiles(self) -> int:
+        """Tiles along the outer axis."""
+        return self.grid.q_tiles if self.outer == "q" else self.grid.kv_tiles
+
+    @property
+    def inner_len(self) -> int:
+        """Length of the inner axis."""
+        return self.grid.kv_len if self.outer == "q" else self.grid.q_len
+
+    @property
+    def inner_tile(self) -> int:
+        """Tile size along the inner axis."""
+        return self.grid.tile[1 if self.outer == "q" else 0]
+
+    @property
+    def inner_offset(self) -> int:
+        """Position of the first inner element."""
+        return 0 if self.outer == "q" else self.grid.q_offset
+
+    @property
+    def groups(self) -> int:
+        """How many (b, h) the mask tells apart."""
+        return self.grid.batch * self.grid.heads
+
+    def tile_rows(self) -> tuple[Array, Array, Array, Array]:
+        """b, h, first and last position of every outer tile of every group, [rows] each."""
+        tiles = self.outer_tiles
+        size = self.grid.tile[0 if self.outer == "q" else 1]
+        offset = self.grid.q_offset if self.outer == "q" else 0
+        group, tile = np.divmod(np.arange(self.groups * tiles), max(tiles, 1))
+        b, h = np.divmod(group, max(self.grid.heads, 1))
+        first = tile * size
+        last = np.minimum(first + size, self.outer_len) - 1
+        return b, h, first + offset, last + offset
+
+    def evaluate(self, ends: list[Expr], variables: dict[str, Array]) -> Array:
+        """Ends as inner indices from 0, cut to [0, length]: int64 [..., ends]."""
+        shape = np.broadcast_shapes(*(v.shape for v in variables.values()))
+        values = self.bindings.all
+        arrays = [np.broadcast_to(evaluate(e, variables, values), shape) for e in ends]
+        stacked = np.stack(arrays, axis=-1) if arrays else np.zeros((*shape, 0), np.int64)
+        return np.clip(stacked - self.inner_offset, 0, self.inner_len)
+
+    def of_rows(self, b: Array, h: Array, position: Array) -> tuple[Array, Array]:
+        """Lower and upper ends at outer positions: [..., intervals]."""
+        variables = {"b": b, "h": h, self.outer: position}
+        intervals = self.form.intervals
+        return (
+            self.evaluate([i.lower for i in intervals], variables),
+            self.evaluate([i.upper for i in intervals], variables),
+        )
+
+    def live_tiles(self) -> tuple[Array, Array]:
+        """Live inner tiles [start, stop) of each outer tile and interval: [rows, intervals]."""
+        low, high = self._tile_ends("live")
+        start, stop = low // self.inner_tile, -(-high // self.inner_tile)
+        return start, np.where(low < high, stop, start)
+
+    def full_tiles(self) -> tuple[Array, Array]:
+        """Full inner tiles [start, stop) of each outer tile and interval."""
+        return self._contained(*self._tile_ends("full"))
+
+    def _contained(self, low: Array, high: Array) -> tuple[Array, Array]:
+        """The tiles inside [low, high); the last tile ends at the length."""
+        start = -(-low // self.inner_tile)
+        tiles = -(-self.inner_len // self.inner_tile)
+        stop = np.where(high >= self.inner_len, tiles, high // self.inner_tile)
+        return start, np.where(low < high, np.maximum(stop, start), start)
+
+    def _tile_ends(self, which: str) -> tuple[Array, Array]:
+        b, h, first, last = self.tile_rows()
+        variables = {"b": b, "h": h, f"{self.outer}_first": first, f"{self.outer}_last": last}
+        lows = [getattr(i, f"{which}_lower") for i in self.form.intervals]
+        highs = [getattr(i, f"{which}_upper") for i in self.form.intervals]
+        return self.evaluate(lows, variables), self.evaluate(highs, variables)
+
+    def table(self) -> RunTable:
+        """The runs of every outer tile."""
+        live, full = self.live_tiles(), self.full_tiles()
+        edges = np.sort(np.concatenate([*live, *full], axis=1), axis=1)
+        starts, stops = edges[:, :-1], edges[:, 1:]
+        is_live, is_full = _covered(starts, *live), _covered(starts, *full)
+        row, k = np.nonzero((starts < stops) & is_live)
+        rows = self.groups * self.outer_tiles
+        return make_table(rows, row, starts[row, k], stops[row, k], is_full[row, k])
+
+    def full_in_union_only(self) -> bool:
+        """May a tile be full in the union of the intervals, but in none of them?
+
+        A full tile is covered at every outer position, so at the first, the last, and wherever a
+        condition changes; a tile covered at all these that no interval covers alone is suspect.
+        """
+        if len(self.form.intervals) < 2:
+            return False
+        b, h, first, last = self.tile_rows()
+        positions = [first, last, *self._edges(b, h, first, last)]
+        rows = np.stack(positions, axis=1)
+        low, high = self.of_rows(b[:, None], h[:, None], rows)
+        covers = [self._contained(*_joined(low[:, k], high[:, k])) for k in range(rows.shape[1])]
+        single = self.full_tiles()
+        parts = [x for pair in (*covers, single) for x in pair]
+        edges = np.sort(np.concatenate(parts, axis=1), axis=1)
+        starts, stops = edges[:, :-1], edges[:, 1:]
+        suspect = (starts < stops) & ~_covered(starts, *single)
+        for cover in covers:
+            suspect &= _covered(starts, *cover)
+        return bool(suspect.any())
+
+    def _edges(self, b: Array, h: Array, first: Array, last: Array) -> Iterator[Array]:
+        """Where conditions of the outer variable change, moved into each tile."""
+        found: dict[Expr, None] = {}
+        for node in walk(*(e for i in self.form.intervals for e in (i.lower, i.upper))):
+            if node.op in (Op.LT, Op.GE) and node.args[0].attribute == self.outer:
+                found[node.args[1]] = None
+        for edge in found:
+            if self.outer not in edge.variables:
+                at = evaluate(edge, {"b": b, "h": h}, self.bindings.all)
+                for position in (at - 1, at):
+                    yield np.clip(np.broadcast_to(position, first.shape), first, last)
+
+    def row_counts(self) -> Iterator[Array]:
+        """Allowed inner positions of each outer position, in chunks: int64 arrays."""
+        offset = self.grid.q_offset if self.outer == "q" else 0
+        for group in range(self.groups):
+            b, h = np.divmod(np.asarray(group), self.grid.heads)
+            for part in chunks(self.outer_len, ROWS):
+                position = np.arange(part.start, part.stop) + offset
+                low, high = _joined(*self.of_rows(b, h, position))
+                yield np.maximum(high - low, 0).sum(axis=-1)
+
+
+def _covered(at: Array, starts: Array, stops: Array) -> Array:
+    """Is each of `at` [rows, k] in one of the ranges [rows, n]?"""
+    result = np.zeros(at.shape, np.bool_)
+    for n in range(starts.shape[1]):
+        result |= (starts[:, n, None] <= at) & (at < stops[:, n, None])
+    return result
+
+
+def _joined(low: Array, high: Array) -> tuple[Array, Array]:
+    """The same union as disjoint ranges: overlapping or adjoining ones become one.
+
+    Ranges that are swallowed stay, empty.
+    """
+    high = np.maximum(low, high)
+    empty = high == low
+    order = np.argsort(np.where(empty, np.iinfo(np.int64).max, low), axis=-1, kind="stable")
+    low, high = np.take_along_axis(low, order, -1), np.take_along_axis(high, order, -1)
+    for k in range(1, low.shape[-1]):
+        for earlier in range(k):
+            # An earlier range that reaches this one hands over what it covers.
+            reaches = (low[..., earlier] < high[..., earlier]) & (low[..., k] < high[..., k])
+            reaches &= low[..., k] <= high[..., earlier]
+            low[..., k] = np.where(reaches, low[..., earlier], low[..., k])
+            high[..., k] = np.where(
+                reaches, np.maximum(high[..., k], high[..., earlier]), high[..., k]
+            )
+            high[..., earlier] = np.where(reaches, low[..., earlier], high[..., earlier])
+    return low, high

@@ -1,0 +1,105 @@
+"""Proofs of conditions for every outer position, batch and head of a plan at once.
+
+Comparisons are first split on min, max, abs and where, so that every case is one bound on a linear
+form; each is then judged on one box. A failed proof says nothing about the condition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from flexdsl.analysis.affine import LinearForms
+from flexdsl.analysis.grid import Grid
+from flexdsl.analysis.truth import Judge
+from flexdsl.analysis.values import Bindings, specialise
+from flexdsl.ir import Expr, Op, Type, apply, const
+from flexdsl.ir.ops import COMPARISONS
+
+SPLIT_OPS = frozenset({Op.MIN, Op.MAX, Op.ABS, Op.WHERE})
+MAX_CASES = 64
+
+
+def split_comparison(
+    node: Expr, forms: LinearForms, wanted: Callable[[Expr], bool]
+) -> Expr | None:
+    """An equal condition without the first wanted min, max, abs or where; None if there is none.
+
+    A comparison with max(x, y) is one with x and one with y, joined by `and` or by `or` according
+    to the direction in which the maximum counts.
+    """
+    if node.op not in COMPARISONS or node.args[0].type is not Type.INDEX:
+        return None
+    form = forms.difference(*node.args)
+    found = next(((a, c) for a, c in form.terms if a.op in SPLIT_OPS and wanted(a)), None)
+    if found is None:
+        return None
+    if node.op is Op.EQ:
+        return apply(Op.AND, apply(Op.LE, *node.args), apply(Op.GE, *node.args))
+    if node.op is Op.NE:
+        return apply(Op.OR, apply(Op.LT, *node.args), apply(Op.GT, *node.args))
+    atom, coefficient = found
+    rest = form.without(atom)
+
+    def case(value: Expr) -> Expr:
+        whole = rest.plus(forms.of(value), coefficient)
+        return apply(node.op, whole.to_expr(), const(0))
+
+    if atom.op is Op.WHERE:
+        condition, a, b = atom.args
+        otherwise = apply(Op.AND, apply(Op.NOT, condition), case(b))
+        return apply(Op.OR, apply(Op.AND, condition, case(a)), otherwise)
+    if atom.op is Op.ABS:
+        x, y = atom.args[0], apply(Op.NEG, atom.args[0])
+    else:
+        x, y = atom.args
+    largest = (atom.op is not Op.MIN) == (coefficient > 0)
+    both = largest == (node.op in (Op.LT, Op.LE))
+    return apply(Op.AND if both else Op.OR, case(x), case(y))
+
+
+@dataclass(frozen=True, eq=False)
+class Prover:
+    """Proves conditions on `outer` ("q" or "kv"), b and h over all their values in `grid`."""
+
+    outer: str
+    grid: Grid
+    bindings: Bindings
+    forms: LinearForms = field(default_factory=LinearForms)
+    _done: dict[Expr, bool] = field(default_factory=dict[Expr, bool])
+
+    def always(self, condition: Expr) -> bool:
+        """Is the condition proven for every outer position, b and h?"""
+        if condition not in self._done:
+            self._done[condition] = self._prove(specialise(condition, self.bindings), [MAX_CASES])
+        return self._done[condition]
+
+    def _prove(self, condition: Expr, budget: list[int]) -> bool:
+        budget[0] -= 1
+        if budget[0] < 0:
+            return False
+        if condition.op is Op.CONST:
+            return condition.attribute is True
+        if condition.op is Op.AND:
+            return all(self._prove(part, budget) for part in condition.args)
+        if self._judge(condition):
+            return True
+        if condition.op is Op.OR:
+            return any(self._prove(part, budget) for part in condition.args)
+        cases = split_comparison(condition, self.forms, lambda atom: True)
+        return cases is not None and self._prove(cases, budget)
+
+    def _judge(self, condition: Expr) -> bool:
+        first = self.grid.q_offset if self.outer == "q" else 0
+        length = self.grid.q_len if self.outer == "q" else self.grid.kv_len
+        ranges = {
+            "b": (0, self.grid.batch - 1),
+            "h": (0, self.grid.heads - 1),
+            self.outer: (first, first + length - 1),
+        }
+        if not condition.variables <= ranges.keys():
+            return False
+        box = {n: (np.array([lo]), np.array([hi])) for n, (lo, hi) in ranges.items()}
+        return bool(np.all(Judge(condition, self.bindings).truth(box).always))

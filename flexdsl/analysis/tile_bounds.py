@@ -1,0 +1,241 @@
+"""Bounds of whole tiles from the ends of intervals, and the proof that they are exact.
+
+An end that never decreases (or never increases) along the outer variable has its extremes at the
+first and last row of a tile. The hull of a tile's rows is their union if the ends move apart or
+stay, or if they move together and each row touches the next one. Whatever is not shown to be so is
+declined: a table is then more exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from flexdsl.analysis.affine import LinearForms, divisor_of
+from flexdsl.analysis.closed_form import (
+    BOTTOM,
+    MAX_INTERVALS,
+    TOP,
+    TRUE,
+    ClosedForm,
+    Declined,
+    Interval,
+    Piece,
+    Solver,
+    operands,
+    without_remainders,
+)
+from flexdsl.analysis.prove import Prover
+from flexdsl.analysis.values import substitute
+from flexdsl.ir import Expr, Op, Type, apply, const, var
+
+
+def derive(mask: Expr, inner: str, prover: Prover) -> ClosedForm:
+    """The closed form of a mask, exact for every single interval. Raises `Declined`.
+
+    Whether a tile can be full in the union of two intervals only is not looked at here.
+    """
+    pieces = Solver(inner, prover).solve(mask)
+    intervals = [i for piece in pieces for i in _Bounder(prover, mask).intervals(piece)]
+    if len(intervals) > MAX_INTERVALS:
+        raise Declined(f"it has {len(intervals)} intervals, and {MAX_INTERVALS} is the most", mask)
+    return ClosedForm(inner, tuple(intervals))
+
+
+@dataclass(frozen=True)
+class _End:
+    """An end and its direction along the outer variable: 1 up, -1 down, 0 constant."""
+
+    expr: Expr
+    direction: int
+
+    def at(self, position: Expr, outer: Expr) -> Expr:
+        """The end at another outer position."""
+        return substitute(self.expr, {outer: position})
+
+
+class _Bounder:
+    def __init__(self, prover: Prover, mask: Expr) -> None:
+        self.prover, self.mask = prover, mask
+        self.outer = var(prover.outer)
+        self.first, self.last = var(f"{prover.outer}_first"), var(f"{prover.outer}_last")
+        self.forms = LinearForms()
+
+    def intervals(self, piece: Piece) -> list[Interval]:
+        """One interval for each range of outer positions in which the guard holds."""
+        lower, upper = self._end(piece.lower), self._end(piece.upper)
+        self._require_contiguous(lower, upper)
+        if self.prover.outer not in piece.guard.variables:
+            domains = [Piece(BOTTOM, TOP, piece.guard)]
+        else:
+            domains = Solver(self.prover.outer, self.prover).solve(piece.guard)
+        return [self._interval(lower, upper, domain) for domain in domains]
+
+    def _interval(self, lower: _End, upper: _End, domain: Piece) -> Interval:
+        """The bounds where only rows in `domain` count, and others are empty."""
+        first = self.first if domain.lower is BOTTOM else apply(Op.MAX, self.first, domain.lower)
+        last = self.last
+        inside = TRUE
+        everywhere = TRUE
+        if domain.lower is not BOTTOM:
+            inside = apply(Op.GE, self.outer, domain.lower)
+            everywhere = apply(Op.GE, self.first, domain.lower)
+        if domain.upper is not TOP:
+            last = apply(Op.MIN, last, apply(Op.SUB, domain.upper, const(1)))
+            inside = apply(Op.AND, inside, apply(Op.LT, self.outer, domain.upper))
+            below = apply(Op.LT, self.last, domain.upper)
+            everywhere = apply(Op.AND, everywhere, below)
+        somewhere = TRUE if inside is TRUE else apply(Op.LE, first, last)
+
+        def guarded(condition: Expr, end: Expr) -> Expr:
+            return apply(Op.WHERE, apply(Op.AND, domain.guard, condition), end, BOTTOM)
+
+        low_first, low_last = (first, last) if lower.direction >= 0 else (last, first)
+        up_first, up_last = (first, last) if upper.direction >= 0 else (last, first)
+        raw = {first: self.first, last: self.last}
+        return Interval(
+            lower=lower.expr,
+            upper=guarded(inside, upper.expr),
+            live_lower=lower.at(low_first, self.outer),
+            full_lower=lower.at(raw[low_last], self.outer),
+            full_upper=guarded(everywhere, upper.at(raw[up_first], self.outer)),
+            live_upper=guarded(somewhere, upper.at(up_last, self.outer)),
+        )
+
+    def _end(self, expr: Expr) -> _End:
+        direction = self._direction(expr)
+        if direction is None:
+            expr = self._expanded(expr)
+            direction = self._direction(expr)
+        if direction is None:
+            raise Declined(
+                f"its end {expr!r} rises and falls with {self.prover.outer}", self.mask
+            )
+        return _End(expr, direction)
+
+    def _expanded(self, expr: Expr) -> Expr:
+        """Without remainders: q - q % T becomes T * (q // T), which never decreases."""
+        if expr.op in (Op.MIN, Op.MAX):
+            return apply(expr.op, *(self._expanded(a) for a in expr.args))
+        return without_remainders(self.forms.of(expr), self.forms, lambda x: True).to_expr()
+
+    def _direction(self, expr: Expr) -> int | None:
+        """1 or -1 if the value never decreases or never increases, 0 if it is constant."""
+        if self.prover.outer not in expr.variables:
+            return 0
+        form = self.forms.of(expr)
+        if form.terms != ((expr, 1),):
+            directions = [self._scaled(self._direction(a), c) for a, c in form.terms]
+            return _common(directions)
+        match expr.op:
+            case Op.VAR:
+                return 1
+            case Op.MIN | Op.MAX:
+                return _common([self._direction(a) for a in expr.args])
+            case Op.WHERE if self.prover.outer not in expr.args[0].variables:
+                return _common([self._direction(a) for a in expr.args[1:]])
+            case Op.FLOORDIV | Op.SHR if divisor_of(expr) is not None:
+                return self._direction(expr.args[0])
+            case Op.FLOORDIV if self._sign(expr.args[1]) == 1:
+                return self._direction(expr.args[0])
+            case Op.MUL:
+                return self._product(expr)
+            case _:
+                return None
+
+    def _product(self, expr: Expr) -> int | None:
+        for x, y in (expr.args, expr.args[::-1]):
+            if self.prover.outer not in y.variables:
+                return self._scaled(self._direction(x), self._sign(y))
+        return None
+
+    def _sign(self, expr: Expr) -> int | None:
+        """1 or -1 where the value is proven positive or negative."""
+        if self.prover.outer in expr.variables or expr.type is not Type.INDEX:
+            return None
+        if self.prover.always(apply(Op.GT, expr, BOTTOM)):
+            return 1
+        return -1 if self.prover.always(apply(Op.LT, expr, BOTTOM)) else None
+
+    def _scaled(self, direction: int | None, factor: int | None) -> int | None:
+        if direction is None or factor is None:
+            return None
+        return direction if factor > 0 else -direction
+
+    def _require_contiguous(self, lower: _End, upper: _End) -> None:
+        """Ends that move together: no row is empty, and each touches the next.
+
+        Operands that do not move only cut all rows alike, so they do not count.
+        """
+        if lower.direction * upper.direction != 1:
+            return
+        low = self._moving(Op.MAX, lower.expr)
+        high = self._moving(Op.MIN, upper.expr)
+        following = apply(Op.ADD, self.outer, const(1))
+        if lower.direction == 1:
+            low_next = substitute(low, {self.outer: following})
+            touching = apply(Op.LE, low_next, high)
+        else:
+            touching = apply(Op.GE, substitute(high, {self.outer: following}), low)
+        if not self.prover.always(apply(Op.LT, low, high)):
+            raise Declined(f"the rows of [{low!r}, {high!r}) may be empty", self.mask)
+        if not self.prover.always(touching):
+            raise Declined(f"[{low!r}, {high!r}) may leave gaps between rows", self.mask)
+
+    def _moving(self, op: Op, expr: Expr) -> Expr:
+        parts = [p for p in operands(op, expr) if self.prover.outer in p.variables]
+        first, *rest = parts
+        for part in rest:
+            first = apply(op, first, part)
+        return first
+
+
+def _common(directions: list[int | None]) -> int | None:
+    """The one direction of all that move; None where they differ."""
+    moving = {d for d in directions if d != 0}
+    if not moving:
+        return 0
+    return moving.pop() if len(moving) == 1 else None
+
+
+def absorb(form: ClosedForm, prover: Prover) -> ClosedForm:
+    """The same union, where an interval reaches down over one before it wherever the two touch.
+
+    A tile that is full in the union of both is then full in the second alone. It is done for a
+    first interval whose lower end is constant and a second one whose lower end rises.
+    """
+    intervals = list(form.intervals)
+    for k, second in enumerate(form.intervals):
+        for first in form.intervals:
+            if first is not second:
+                reached = _reach(first, second, prover)
+                intervals[k] = reached if reached is not None else intervals[k]
+    return replace(form, intervals=tuple(intervals))
+
+
+def _reach(first: Interval, second: Interval, prover: Prover) -> Interval | None:
+    outer = prover.outer
+    base, lower = first.lower, second.lower
+    names = {f"{outer}_first", f"{outer}_last", outer}
+    if outer in base.variables or outer not in lower.variables:
+        return None
+    if not prover.always(apply(Op.LE, base, lower)):
+        return None
+    try:
+        domain = Solver(outer, prover).solve(apply(Op.LE, lower, first.upper))
+    except Declined:
+        return None
+    if len(domain) != 1 or domain[0].lower is not BOTTOM or domain[0].guard is not TRUE:
+        return None
+    end = domain[0].upper
+    if names & end.variables:
+        return None
+
+    def at(name: str, otherwise: Expr) -> Expr:
+        return apply(Op.WHERE, apply(Op.LT, var(name), end), base, otherwise)
+
+    return replace(
+        second,
+        lower=at(outer, second.lower),
+        live_lower=at(f"{outer}_first", second.live_lower),
+        full_lower=at(f"{outer}_last", second.full_lower),
+    )
