@@ -15,7 +15,7 @@ from flexdsl.errors import KindError
 from flexdsl.frontend import inline, parse_program, trace
 from flexdsl.frontend.symbolic import Symbolic
 from flexdsl.frontend.trace import ARGUMENTS, check_signature, function_name
-from flexdsl.ir import Expr, Kind, Op, Program, combine
+from flexdsl.ir import Expr, Kind, Op, Program, combine, rename_apart
 
 
 class Mod:
@@ -29,9 +29,14 @@ class Mod:
     """
 
     def __init__(
-        self, kind: Kind, name: str, make: Callable[[], Program], call: Callable[..., Any]
+        self,
+        kind: Kind,
+        name: str,
+        make: Callable[[], Program],
+        call: Callable[..., Any],
+        parts: tuple[Op, tuple[Mod, ...]] | None = None,
     ) -> None:
-        self.kind, self.name, self._make, self._call = kind, name, make, call
+        self.kind, self.name, self._make, self._call, self._parts = kind, name, make, call, parts
 
     @property
     def program(self) -> Program:
@@ -193,10 +198,6 @@ def _combined(op: Op, *mods: Mod) -> Mod:
         as_mod(mod, Kind.MASK)
     name = f"_{op.value}_".join(m.name for m in mods) if len(mods) > 1 else f"not_{mods[0].name}"
 
-    def make() -> Program:
-        programs = {id(m): m.program for m in mods}
-        return combine(op, tuple(programs[id(m)] for m in mods), name)
-
     def call(*args: Any) -> bool:
         match op:
             case Op.AND:
@@ -205,7 +206,26 @@ def _combined(op: Op, *mods: Mod) -> Mod:
                 return any(m(*args) for m in mods)
         return not mods[0](*args)
 
-    return Mod(Kind.MASK, name, make, call)
+    def make() -> Program:
+        known: dict[int, Program] = {}
+        return combine(op, tuple(_program(m, known) for m in mods), name)
+
+    return Mod(Kind.MASK, name, make, call, (op, mods))
+
+
+def _program(mod: Mod, known: dict[int, Program]) -> Program:
+    """The program of a part of a combination.
+
+    `known` has those of the parts before it, by identity: a mod that stands twice has its
+    parameters once, and different mods get different names.
+    """
+    if mod._parts is not None:
+        op, mods = mod._parts
+        return combine(op, tuple(_program(m, known) for m in mods), mod.name)
+    if id(mod) not in known:
+        taken = {n: v for p in known.values() for n, v in p.values.items()}
+        known[id(mod)] = rename_apart(mod.program, taken)
+    return known[id(mod)]
 
 
 def and_masks(*masks: Any) -> Mod:

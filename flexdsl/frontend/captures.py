@@ -38,8 +38,9 @@ class Rebuilder:
     def callable(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function` with everything that it captures replaced."""
         rebuilt = self._value("function", function, self)
-        if rebuilt is function and not isinstance(function, FunctionType | type):
-            return self._with_attributes(function)  # type: ignore[no-any-return]
+        call = vars(type(function)).get("__call__")
+        if rebuilt is function and isinstance(call, FunctionType) and _is_users(call):
+            return MethodType(self._function(call), self._with_attributes(function))
         return rebuilt  # type: ignore[no-any-return]
 
     def _value(self, name: str, value: Any, holder: Any) -> Any:
@@ -87,9 +88,6 @@ class Rebuilder:
         for name, value in vars(instance).items():
             if is_tensor(value) or isinstance(value, int | float):
                 twin.__dict__[name] = self._value(name, value, instance)
-        call = type(instance).__call__ if callable(instance) else None
-        if isinstance(call, FunctionType):
-            return functools.partial(self._function(call), twin)
         return twin
 
     def _function(self, function: FunctionType) -> FunctionType:

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
-from flexdsl.errors import CaptureError, TypeMismatchError, UnsupportedError
+from flexdsl.errors import CaptureError, FlexdslError, TypeMismatchError, UnsupportedError
 from flexdsl.frontend import tracer
 from flexdsl.frontend.symbolic import Symbolic, emit, floor_divide, lift, power, remainder
 from flexdsl.ir import DTYPE_BY_LIBRARY_NAME, Capture, Expr, Op, Type, const, load
@@ -44,6 +44,16 @@ class CapturedArray:
 
     def __getitem__(self, index: Any) -> Any:
         return index_tensor(self.array, (*self.indices, *_as_tuple(index)))
+
+    def _refuse(self, *_: Any) -> Any:
+        raise _not_a_number(self)
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _refuse
+    __truediv__ = __rtruediv__ = __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = _refuse
+    __and__ = __rand__ = __or__ = __ror__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
+    __eq__ = __ne__ = _refuse
+    __neg__ = __abs__ = __invert__ = __bool__ = _refuse
+    __hash__ = object.__hash__
 
 
 def _as_tuple(index: Any) -> tuple[Any, ...]:
@@ -110,17 +120,21 @@ def capture_of(tensor: Any) -> Capture:
     return Capture(name, dtype, len(tensor.shape))
 
 
+def _not_a_number(tensor: Any) -> FlexdslError:
+    return tracer.current().error(
+        UnsupportedError(
+            f"a whole tensor of shape {tuple(tensor.shape)} stands where one number is needed",
+            fix="an index for each dimension, table[h, q]",
+        )
+    )
+
+
 def lift_scalar(value: Any) -> Expr | None:
     """A scalar of numpy as a constant, a tensor without dimensions as a load; None for others."""
     if not is_tensor(value) and not hasattr(value, "item"):
         return None
     if len(value.shape) > 0:
-        raise tracer.current().error(
-            UnsupportedError(
-                f"a whole tensor of shape {tuple(value.shape)} stands where one number is needed",
-                fix="an index for each dimension, table[h, q]",
-            )
-        )
+        raise _not_a_number(value)
     if not is_tensor(value) or id(value) in tracer.current().derived:
         return const(value.item())
     return load(capture_of(value))

@@ -43,10 +43,12 @@ def rename_apart(program: Program, taken: Mapping[str, Any]) -> Program:
     The same tensor under the same name stays shared. A number never is: two windows that are equal
     now need not be at the next call.
     """
+    used = used_names(program.expr)
     names: dict[str, str] = {}
-    for name, is_capture in used_names(program.expr).items():
+    for name, is_capture in used.items():
         fresh, number = name, 1
-        while fresh in taken and not (is_capture and taken[fresh] is program.values.get(name)):
+        shared = is_capture and name in taken and taken[name] is program.values.get(name)
+        while not shared and (fresh in taken or (number > 1 and fresh in used)):
             number += 1
             fresh = f"{name}_{number}"
         names[name] = fresh
@@ -65,23 +67,15 @@ def used_names(expr: Expr) -> dict[str, bool]:
 
 
 def combine(op: Op, programs: tuple[Program, ...], name: str) -> Program:
-    """The mask `op` (AND, OR; NOT of one) of masks. A program given twice keeps its parameters."""
-    first, *rest = programs
-    known, expr, values, spans = {id(first): first}, first.expr, dict(first.values), first.spans
-    for program in rest:
-        apart = known.get(id(program)) or rename_apart(program, values)
-        known[id(program)] = apart
-        expr = apply(op, expr, apart.expr)
-        values, spans = {**values, **apart.values}, {**apart.spans, **spans}
-    if op is Op.NOT:
-        expr = apply(Op.NOT, expr)
-    used = used_names(expr)
+    """The mask `op` (AND, OR; NOT of one) of masks whose names were made to differ before."""
+    expr = apply(op, *(p.expr for p in programs))
+    values = {n: v for p in programs for n, v in p.values.items()}
     return Program(
-        first.kind,
+        programs[0].kind,
         name,
         expr,
-        {n: v for n, v in values.items() if n in used},
-        spans,
+        {n: values[n] for n in used_names(expr) if n in values},
+        {node: span for p in programs for node, span in p.spans.items()},
         "; ".join(dict.fromkeys(p.source for p in programs if p.source)),
         any(p.tensor_style for p in programs),
     )
