@@ -72,16 +72,17 @@ def _comparison(mask: fx.Mod) -> Any:
     from rich.table import Table
 
     torch.manual_seed(0)
+    attention: Callable[..., torch.Tensor] = fx.attention
     short = [torch.randn(1, 2, 384, 64) for _ in range(3)]
-    out = fx.attention(*short, mask=mask)
-    error = (out - fx.attention(*short, mask=mask, backend="reference")).abs().max().item()
+    out = attention(*short, mask=mask)
+    error = (out - attention(*short, mask=mask, backend="reference")).abs().max().item()
 
     length = 4096
     long = [torch.randn(1, 4, length, 64) for _ in range(3)]
     dense = torch.from_numpy(fx.plan(mask, length, length).to_dense(tokens=True))[0, 0]
-    sdpa = torch.nn.functional.scaled_dot_product_attention
+    sdpa: Callable[..., torch.Tensor] = torch.nn.functional.scaled_dot_product_attention
     expected, of_torch = _timed(lambda: sdpa(*long, attn_mask=dense), repeat=3)
-    found, of_flexdsl = _timed(lambda: fx.attention(*long, mask=mask), repeat=3)
+    found, of_flexdsl = _timed(lambda: attention(*long, mask=mask), repeat=3)
     difference = (found - expected).abs().max().item()
 
     table = Table("measured", "value")
