@@ -1,5 +1,24 @@
-"""Analysis: a typed mask and two lengths become a block plan, by proof."""
+"""Analysis: a typed mask and two lengths become a block plan, by proof.
 
+    values, ranges          the numbers and captured arrays of a program; extremes of index ranges
+    domain, interval        intervals and truths, one lane a box; what every op does to them
+    affine, congruence      linear forms, in which like terms cancel; residues
+      -> truth              NEVER, MAYBE or ALWAYS of a condition on many boxes in one pass
+    prove, closed_form      a condition solved for kv (or q): a union of a few intervals
+      -> tile_bounds        the bounds of whole tiles, proven exact; else declined
+      -> closed_runs        runs and counts by evaluating the ends
+    grid, subdivide         the tile grid, and its recursive subdivision down to single pairs
+      -> table, facts       runs in CSR; exact pairs and empty rows
+    plan                    tries the closed form, then the table; `BlockPlan` answers for both
+    bounds                  can an index leave its captured tensor?
+    explain, draw           a plan in words and in pictures
+
+EMPTY and FULL are proofs and PARTIAL is exact: a plan equals brute force over the mask. This room
+never imports torch, never allocates an array of all pairs or of all tiles (`BlockPlan.to_dense` is
+for tests), and never trusts a promise of the user about sortedness, contiguity or empty rows.
+"""
+
+from flexdsl.analysis.bounds import check_loads
 from flexdsl.analysis.plan import BlockPlan, Run, make_plan
 
-__all__ = ["BlockPlan", "Run", "make_plan"]
+__all__ = ["BlockPlan", "Run", "check_loads", "make_plan"]

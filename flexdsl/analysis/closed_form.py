@@ -322,9 +322,7 @@ class Solver:
         return ordered and self._at_most(a.lower, b.upper) and self._at_most(b.lower, a.upper)
 
 
-def without_remainders(
-    form: Linear, forms: LinearForms, wanted: Callable[[Expr], bool]
-) -> Linear:
+def without_remainders(form: Linear, forms: LinearForms, wanted: Callable[[Expr], bool]) -> Linear:
     """Every wanted x % T replaced by x - T * (x // T), for constant positive T."""
     result = Linear((), form.constant)
     for atom, coefficient in form.terms:

@@ -84,7 +84,7 @@ class Ends:
         values = self.bindings.all
         arrays = [np.broadcast_to(evaluate(e, variables, values), shape) for e in ends]
         stacked = np.stack(arrays, axis=-1) if arrays else np.zeros((*shape, 0), np.int64)
-        return np.clip(stacked - self.inner_offset, 0, self.inner_len)
+        return np.asarray(np.clip(stacked - self.inner_offset, 0, self.inner_len))
 
     def of_rows(self, b: Array, h: Array, position: Array) -> tuple[Array, Array]:
         """Lower and upper ends at outer positions: [..., intervals]."""

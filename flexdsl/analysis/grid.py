@@ -104,4 +104,6 @@ def concatenate(parts: list[Rects]) -> Rects:
     """All rectangles in one list."""
     if not parts:
         return Rects(*(np.zeros(0, np.int64) for _ in range(6)))
-    return Rects(*(np.concatenate(arrays) for arrays in zip(*(p.arrays for p in parts), strict=True)))
+    return Rects(
+        *(np.concatenate(arrays) for arrays in zip(*(p.arrays for p in parts), strict=True))
+    )

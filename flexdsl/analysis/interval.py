@@ -26,7 +26,7 @@ from flexdsl.errors import InternalError
 from flexdsl.ir import Op
 
 Binary = Callable[[Interval, Interval], Interval]
-Unary = Callable[[Interval], Interval]
+Transfer = Callable[..., Value]
 
 
 def _corners(a: Interval, b: Interval, function: Callable[[Array, Array], Array]) -> Interval:
@@ -75,8 +75,8 @@ def _mod(a: Interval, b: Interval) -> Interval:
     if b.magnitude >= HALF:
         return UNBOUNDED
     zero = (b.lo <= 0) & (b.hi >= 0)
-    lo = np.where(b.lo > 0, 0, b.lo + 1)
-    hi = np.where(b.lo > 0, b.hi - 1, 0)
+    lo: Array = np.where(b.lo > 0, 0, b.lo + 1)
+    hi: Array = np.where(b.lo > 0, b.hi - 1, 0)
     if a.magnitude < HALF:
         divisor = np.where(zero, 1, b.lo)
         period = (b.lo == b.hi) & (a.lo // divisor == a.hi // divisor)
@@ -98,15 +98,11 @@ def _abs(a: Interval) -> Interval:
 
 
 def _min(a: Interval, b: Interval) -> Interval:
-    return Interval(
-        np.minimum(a.lo, b.lo), np.minimum(a.hi, b.hi), max(a.magnitude, b.magnitude)
-    )
+    return Interval(np.minimum(a.lo, b.lo), np.minimum(a.hi, b.hi), max(a.magnitude, b.magnitude))
 
 
 def _max(a: Interval, b: Interval) -> Interval:
-    return Interval(
-        np.maximum(a.lo, b.lo), np.maximum(a.hi, b.hi), max(a.magnitude, b.magnitude)
-    )
+    return Interval(np.maximum(a.lo, b.lo), np.maximum(a.hi, b.hi), max(a.magnitude, b.magnitude))
 
 
 def _bits(a: Interval) -> tuple[Array, Array]:
@@ -214,16 +210,16 @@ def _where(condition: Truth, a: Value, b: Value) -> Value:
     raise InternalError("where() of a bool and a number")
 
 
-def _numeric(of_indices: Callable[..., Interval], of_floats: Callable[..., Interval]) -> Unary:
+def _numeric(of_indices: Callable[..., Interval], of_floats: Callable[..., Interval]) -> Transfer:
     """The function for the type that the operands have."""
 
     def transfer(*args: Interval) -> Interval:
         return (of_indices if args[0].is_index else of_floats)(*args)
 
-    return transfer  # type: ignore[return-value]
+    return transfer
 
 
-TRANSFER: dict[Op, Callable[..., Value]] = {
+TRANSFER: dict[Op, Transfer] = {
     Op.AND: Truth.both,
     Op.OR: Truth.either,
     Op.NOT: Truth.negated,

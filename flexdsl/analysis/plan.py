@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flexdsl.analysis.bounds import check_loads
 from flexdsl.analysis.closed_form import ClosedForm, Declined
 from flexdsl.analysis.closed_runs import Ends
+from flexdsl.analysis.draw import draw, plot
+from flexdsl.analysis.explain import explain
 from flexdsl.analysis.facts import count_pairs, has_empty_row
 from flexdsl.analysis.grid import Grid
 from flexdsl.analysis.prove import Prover
@@ -73,6 +77,9 @@ def make_plan(
         )
     expr = const(True) if mask is None else mask.expr
     bindings = bind({} if mask is None else mask.values, expr)
+    if mask is not None:
+        sizes_of_axes = (q_len, kv_len, batch, heads, q_offset)
+        check_loads(expr, None, *sizes_of_axes, mask.values, mask.spans)
     depends = ("b" in expr.variables, "h" in expr.variables)
     distinct_b = batch if depends[0] else min(batch, 1)
     distinct_h = heads if depends[1] else min(heads, 1)
@@ -286,6 +293,31 @@ class BlockPlan:
     def nbytes(self) -> int:
         """Bytes of the table that a kernel reads; a closed form has none."""
         return 0 if self.table is None else self.table.nbytes
+
+    @property
+    def scene(self) -> Scene:
+        """The mask bound to the grid, for explanations and tests."""
+        return self._scene
+
+    def row_runs(self, b: int, h: int, i: int) -> list[Run]:
+        """Runs of kv tiles of q tile `i`, whichever axis is outer."""
+        return (self if self.outer == "q" else self.transposed()).runs(b, h, i)
+
+    def allowed(self, b: int, h: int, rows: Array, columns: Array) -> Array:
+        """The mask at every pair of query rows and key columns: bool [rows, columns]."""
+        batch, head = np.asarray(b), np.asarray(h)
+        return self._scene.evaluate(batch, head, np.asarray(rows)[:, None], np.asarray(columns))
+
+    def explain(self) -> str:
+        """How the plan was found, why in this way, and what it saves, in words."""
+        return explain(self)
+
+    def plot(self, path: str | Path) -> None:
+        """Write a picture of the mask and its tiles to a .png or .svg file; needs matplotlib."""
+        plot(self, path)
+
+    def __str__(self) -> str:
+        return draw(self)
 
     def to_dense(self, tokens: bool = False) -> Array:
         """The whole map, for tests and pictures.

@@ -22,9 +22,7 @@ SPLIT_OPS = frozenset({Op.MIN, Op.MAX, Op.ABS, Op.WHERE})
 MAX_CASES = 64
 
 
-def split_comparison(
-    node: Expr, forms: LinearForms, wanted: Callable[[Expr], bool]
-) -> Expr | None:
+def split_comparison(node: Expr, forms: LinearForms, wanted: Callable[[Expr], bool]) -> Expr | None:
     """An equal condition without the first wanted min, max, abs or where; None if there is none.
 
     A comparison with max(x, y) is one with x and one with y, joined by `and` or by `or` according

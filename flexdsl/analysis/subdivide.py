@@ -82,7 +82,7 @@ class Scene:
         return np.broadcast_to(result, shape)
 
     def cells(self, rects: Rects) -> tuple[Array, Array]:
-        """The mask on all pairs of small rectangles, and which pairs are in them: [n, rows, cols]."""
+        """The mask on all pairs of small rectangles, and which are in them: [n, rows, columns]."""
         rows = rects.r0[:, None] + np.arange(int((rects.r1 - rects.r0).max(initial=0)))
         columns = rects.c0[:, None] + np.arange(int((rects.c1 - rects.c0).max(initial=0)))
         rows_in = rows < rects.r1[:, None]

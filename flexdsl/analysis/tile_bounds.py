@@ -107,9 +107,7 @@ class _Bounder:
             expr = self._expanded(expr)
             direction = self._direction(expr)
         if direction is None:
-            raise Declined(
-                f"its end {expr!r} rises and falls with {self.prover.outer}", self.mask
-            )
+            raise Declined(f"its end {expr!r} rises and falls with {self.prover.outer}", self.mask)
         return _End(expr, direction)
 
     def _expanded(self, expr: Expr) -> Expr:
@@ -224,7 +222,7 @@ def _reach(first: Interval, second: Interval, prover: Prover) -> Interval | None
         domain = Solver(outer, prover).solve(apply(Op.LE, lower, first.upper))
     except Declined:
         return None
-    if len(domain) != 1 or domain[0].lower is not BOTTOM or domain[0].guard is not TRUE:
+    if len(domain) != 1 or domain[0].lower is not BOTTOM or not prover.always(domain[0].guard):
         return None
     end = domain[0].upper
     if names & end.variables:

@@ -221,7 +221,7 @@ def _constant(node: Expr) -> Value:
     if isinstance(value, bool):
         return TRUE if value else FALSE
     if isinstance(value, int):
-        return index_interval(value, value, abs(value))  # type: ignore[arg-type]
+        return index_interval(value, value, abs(value))
     assert isinstance(value, float)
     if np.isnan(value):
         return Interval(np.asarray(-np.inf), np.asarray(np.inf), 0, np.True_)
