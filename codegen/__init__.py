@@ -10,6 +10,16 @@ own arguments (`kernel.py`), and the runtime and the ahead-of-time builder pass 
 """
 
 from .forward import generate_forward
-from .kernel import Argument, ForwardSpec, Kernel, Role, pieces
+from .kernel import Argument, ForwardSpec, Kernel, Role, heavy_last, pieces
+from .unbound import forward_spec
 
-__all__ = ["Argument", "ForwardSpec", "Kernel", "Role", "generate_forward", "pieces"]
+__all__ = [
+    "Argument",
+    "ForwardSpec",
+    "Kernel",
+    "Role",
+    "forward_spec",
+    "generate_forward",
+    "heavy_last",
+    "pieces",
+]

@@ -7,20 +7,29 @@ clipped. What is not done here: choosing tiles and warps (the runtime's table), 
 
 from __future__ import annotations
 
+from flexdsl.analysis.closed_form import TOP
 from flexdsl.ir import Expr, Program, print_expr
 
-from .kernel import Argument, ForwardSpec, Kernel, Role, pieces
-from .loops import Loop, closed_form_loops, table_loops
+from .kernel import SOURCE_NOTE, Argument, ForwardSpec, Kernel, Role, pieces
+from .loops import TILE_RANGE, Loop, closed_form_loops, table_loops
 from .lower import HELPERS, Lowering, Scope
 from .writer import Block, Names
 
-_SIZES = ("q_len", "kv_len", "q_offset", "heads", "group", "q_tiles")
+_SIZES = {
+    "q_len": "queries",
+    "kv_len": "keys",
+    "q_offset": "position of the first query",
+    "heads": "query heads",
+    "group": "query heads that share a key head",
+    "q_tiles": "query tiles, BLOCK_M rows each",
+}
+_HELPERS = {**HELPERS, "tile_range": TILE_RANGE}
 # Names that the kernel's own lines use, which no parameter or capture may take.
 _LOCALS = frozenset(
     """triton tl tanh floor_div floor_mod forward b h q kv score kv_head q_tile kv_tile program
     q_start q_first q_last row key_index max_log2 total scores weights new_max shift rescale run
     start stop first_run full_end last_run row_of_runs swap dead lse lse_row logsumexp scale
-    BLOCK_M BLOCK_N LOG2E LN2 key_tile value_tile kv_start""".split()
+    BLOCK_M BLOCK_N LOG2E LN2 key_tile value_tile kv_start tile_range""".split()  # noqa: SIM905
 )
 
 
@@ -30,11 +39,12 @@ def generate_forward(spec: ForwardSpec) -> Kernel:
     Returns:
         A kernel whose entry is `forward` and whose grid is `q_tiles * batch * heads` programs.
     """
-    names = Names({*_LOCALS, *_SIZES})
-    lowering = Lowering(names, spec.clamped, spec.wide)
     keys, values = pieces(spec.head_dim), pieces(spec.value_dim)
-    body = Block(1)
     fixed = _fixed_arguments(keys, values)
+    numbered = (f"{n}_{i}" for n in ("query_tile", "out_tile", "result") for i in range(8))
+    names = Names({*_LOCALS, *numbered, *(a.name for a in fixed)})
+    lowering = Lowering(names, spec.clamped, spec.wide)
+    body = Block(1)
     _prologue(body, spec)
     scope = Scope(body.block(), None, {n: n for n in ("b", "h", "q", "q_first", "q_last")})
     _start_state(body, keys, values)
@@ -120,7 +130,7 @@ def _tile(loop: Loop, spec: ForwardSpec, lowering: Lowering, outer: Scope) -> No
     scope = Scope(body.block(), outer, variables)
     if spec.score is not None:
         scope.block.line("score = scores * scale")
-        (modified,) = lowering.lower([spec.score.expr], scope, ["modified"])
+        (modified,) = lowering.lower([spec.score.expr], scope)
         scope.block.line(f"scores = {modified}")
     if loop.masked:
         _apply_mask(mask, lowering, scope)
@@ -139,7 +149,7 @@ def _apply_mask(mask: Expr | None, lowering: Lowering, scope: Scope) -> None:
     block = scope.block
     inside = "(key_index < kv_len)"
     if mask is not None:
-        (allowed,) = lowering.lower([mask], scope, ["allowed"])
+        (allowed,) = lowering.lower([mask], scope, "allowed")
         inside = f"{allowed} & {inside}"
     block.line(f'scores = tl.where({inside}, scores, -float("inf"))')
 
@@ -193,7 +203,7 @@ def _module(
         "LOG2E = tl.constexpr(1.4426950408889634)\nLN2 = tl.constexpr(0.6931471805599453)\n"
     )
     for helper in sorted(lowering.helpers):
-        module.line(f"\n{HELPERS[helper]}")
+        module.line(f"\n{_HELPERS[helper]}")
     # Lengths, offsets and parameters change from call to call: none of their values may recompile.
     scalars = (Role.SIZE, Role.PARAMETER, Role.LENGTH, Role.TABLE_STRIDE)
     unspecialized = [a.name for a in arguments if a.role in scalars]
@@ -208,7 +218,7 @@ def _module(
 
 def _describe(program: Program) -> str:
     """The text of a program and where it is from, safe inside a docstring."""
-    source = f"\n    source: {program.source}" if program.source else ""
+    source = f"\n{SOURCE_NOTE}{program.source}" if program.source else ""
     return (f"{program.kind.value} {program.name} = {print_expr(program.expr)}{source}").replace(
         '"""', "'''"
     )
@@ -217,10 +227,16 @@ def _describe(program: Program) -> str:
 def _describe_plan(spec: ForwardSpec) -> str:
     if spec.closed_form is None:
         return "a table of runs of key tiles for each query tile"
+    if not spec.closed_form.intervals:
+        return "no pair is allowed"
     if spec.mask is None:
         return "every pair is allowed"
-    intervals = (f"[{i.lower!r}, {i.upper!r})" for i in spec.closed_form.intervals)
-    return "closed form, keys in " + (" or ".join(intervals) or "nothing")
+    intervals = (f"[{i.lower!r}, {_upper(i.upper)})" for i in spec.closed_form.intervals)
+    return "closed form, keys in " + " or ".join(intervals)
+
+
+def _upper(end: Expr) -> str:
+    return "kv_len" if end is TOP else repr(end)
 
 
 def _comment(argument: Argument) -> str:
@@ -232,6 +248,8 @@ def _comment(argument: Argument) -> str:
             return "float32 [batch, heads, q_len]"
         case Role.SCALE:
             return "float32, times log2(e) where there is no score modification"
+        case Role.SIZE:
+            return _SIZES[argument.of]
         case Role.LENGTH | Role.STRIDE:
             return f"{argument.role.name.lower()} of {argument.of} along dimension {argument.index}"
         case Role.TABLE | Role.TABLE_STRIDE:

@@ -12,26 +12,44 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from flexdsl.analysis.closed_form import ClosedForm, Interval
-from flexdsl.ir import Expr, Op
+from flexdsl.ir import Op
 
 from .kernel import Role
 from .lower import Lowering, Scope
 from .writer import Block
 
-NO_UPPER_BOUND = 2**31 - 1
+# The key tiles of one interval, from its ends over the rows of a query tile. An end is a number of
+# keys; one that is missing is 0 or 2**31 - 1.
+TILE_RANGE = '''\
+@triton.jit
+def tile_range(live_lower, full_lower, full_upper, live_upper, kv_len, BLOCK_N):
+    """Key tiles [start, stop) with an allowed pair; of them, [full_start, full_stop) are full."""
+    stop = tl.cdiv(tl.minimum(tl.maximum(live_upper, 0), kv_len), BLOCK_N)
+    start = tl.minimum(live_lower // BLOCK_N, stop)
+    full_start = tl.minimum(tl.maximum(tl.cdiv(full_lower, BLOCK_N), start), stop)
+    full_stop = tl.minimum(tl.maximum(full_upper, 0), kv_len) // BLOCK_N
+    return start, full_start, tl.minimum(tl.maximum(full_stop, full_start), stop), stop
+'''
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """The key tiles of one interval, as names in the kernel: live ones and, among them, full ones.
+    """The key tiles of one interval: names in the kernel.
 
-    `start == full_start` and `full_stop == stop` by name where the analysis knows them to be equal.
+    Attributes:
+        from_zero: it begins with full tiles at key 0 by its form, whatever the row.
     """
 
     start: str
     full_start: str
     full_stop: str
     stop: str
+    from_zero: bool
+
+    @property
+    def names(self) -> tuple[str, str, str, str]:
+        """The four ends in ascending order."""
+        return self.start, self.full_start, self.full_stop, self.stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +69,14 @@ def closed_form_loops(
     form: ClosedForm, lowering: Lowering, scope: Scope, block: Block, has_mask: bool
 ) -> Iterator[Loop]:
     """Write the loops of a plan in closed form into `block`, full tiles first."""
-    bounds = scope.block
-    ranges = _disjoint([_tile_range(i, n, lowering, scope) for n, i in _ordered(form)], bounds)
+    ranges = [_tile_range(i, n, lowering, scope) for n, i in _ordered(form)]
+    _make_disjoint(ranges, scope.block)
     full = [(r.full_start, r.full_stop) for r in ranges]
     masked = [
         segment
         for r in ranges
         for segment in ((r.start, r.full_start), (r.full_stop, r.stop))
-        if segment[0] != segment[1]
+        if not (r.from_zero and segment[0] == r.start)
     ]
     for segments, is_masked, title in (
         (full, False, "Full tiles: every pair is allowed."),
@@ -72,76 +90,45 @@ def closed_form_loops(
 
 def _ordered(form: ClosedForm) -> Iterator[tuple[str, Interval]]:
     """The intervals with a suffix for their names; those that begin at key 0 first."""
-    intervals = sorted(form.intervals, key=lambda i: not _is(i.live_lower, 0))
+    intervals = sorted(form.intervals, key=lambda i: not _from_zero(i))
     for number, interval in enumerate(intervals):
         yield (f"_{number}" if len(intervals) > 1 else ""), interval
 
 
-def _is(expr: Expr, value: int) -> bool:
-    return expr.op is Op.CONST and expr.attribute == value
+def _from_zero(interval: Interval) -> bool:
+    ends = (interval.live_lower, interval.full_lower)
+    return all(e.op is Op.CONST and e.attribute == 0 for e in ends)
 
 
 def _tile_range(interval: Interval, suffix: str, lowering: Lowering, scope: Scope) -> Range:
-    """Write the tile range of one interval, from its bounds in keys."""
-    block, fresh = scope.block, lowering.names.fresh
+    """Write the tile range of one interval, from its ends in keys."""
     roots = (interval.live_lower, interval.full_lower, interval.full_upper, interval.live_upper)
-    low, full_low, full_high, high = lowering.lower(roots, scope, ["key"] * 4)
-
-    def define(name: str, text: str) -> str:
-        name = fresh(name + suffix)
-        block.line(f"{name} = {text}")
-        return name
-
-    if _is(interval.live_upper, NO_UPPER_BOUND):
-        stop_text = "tl.cdiv(kv_len, BLOCK_N)"
-    else:
-        stop_text = f"tl.cdiv(tl.minimum(tl.maximum({high}, 0), kv_len), BLOCK_N)"
-    stop = define("stop", stop_text)
-    if _is(interval.live_lower, 0):
-        start = define("start", "0")
-    else:
-        start = define("start", f"tl.minimum(tl.maximum({low}, 0) // BLOCK_N, {stop})")
-    if interval.full_lower is interval.live_lower and _is(interval.live_lower, 0):
-        full_start = start
-    else:
-        text = f"tl.cdiv(tl.maximum({full_low}, 0), BLOCK_N)"
-        full_start = define("full_start", f"tl.minimum(tl.maximum({text}, {start}), {stop})")
-    if _is(interval.full_upper, NO_UPPER_BOUND):
-        text = "kv_len // BLOCK_N"
-    else:
-        text = f"tl.minimum(tl.maximum({full_high}, 0), kv_len) // BLOCK_N"
-    full_stop = define("full_stop", f"tl.minimum(tl.maximum({text}, {full_start}), {stop})")
-    return Range(start, full_start, full_stop, stop)
+    ends = lowering.lower(roots, scope)
+    lowering.helpers.add("tile_range")
+    wanted = ("start", "full_start", "full_stop", "stop")
+    names = [lowering.names.fresh(f"{n}{suffix}") for n in wanted]
+    call = f"tile_range({', '.join(ends)}, kv_len, BLOCK_N)"
+    scope.block.line(f"{', '.join(names)} = {call}")
+    return Range(*names, _from_zero(interval))
 
 
-def _disjoint(ranges: list[Range], block: Block) -> list[Range]:
-    """Sort the ranges by their start and cut each where the one before it ends.
+def _make_disjoint(ranges: list[Range], block: Block) -> None:
+    """Write what sorts the ranges by their start and cuts each where the one before it ends.
 
     A range that begins at tile 0 by its form stands first already.
     """
     if len(ranges) < 2:
-        return ranges
-    block.comment("Ranges in ascending order, none beginning before the one before it ends.")
-    count = len(ranges)
-    for end in range(count - 1, 0, -1):
-        for i in range(end):
-            _exchange(ranges[i], ranges[i + 1], block)
+        return
+    block.comment("In ascending order, none beginning before the one before it ends.")
+    first = sum(r.from_zero for r in ranges)
+    for end in range(len(ranges) - 1, first, -1):
+        for a, b in pairwise(ranges[first : end + 1]):
+            block.line(f"swap = {a.start} > {b.start}")
+            for x, y in zip(a.names, b.names, strict=True):
+                block.line(f"{x}, {y} = tl.where(swap, {y}, {x}), tl.where(swap, {x}, {y})")
     for before, after in pairwise(ranges):
-        for name in (after.start, after.full_start, after.full_stop, after.stop):
+        for name in after.names:
             block.line(f"{name} = tl.maximum({name}, {before.stop})")
-    return ranges
-
-
-def _exchange(a: Range, b: Range, block: Block) -> None:
-    """Write a compare-exchange of two ranges by their start."""
-    block.line(f"swap = {a.start} > {b.start}")
-    for x, y in (
-        (a.start, b.start),
-        (a.full_start, b.full_start),
-        (a.full_stop, b.full_stop),
-        (a.stop, b.stop),
-    ):
-        block.line(f"{x}, {y} = tl.where(swap, {y}, {x}), tl.where(swap, {x}, {y})")
 
 
 def _counted_loop(

@@ -105,19 +105,21 @@ class Lowering:
     )
     helpers: set[str] = field(default_factory=set[str])
 
-    def lower(self, roots: Iterable[Expr], scope: Scope, names: Iterable[str]) -> list[str]:
-        """Compute `roots` in `scope` and return the source of each; `names` for those that repeat.
+    def lower(self, roots: Iterable[Expr], scope: Scope, name: str = "") -> list[str]:
+        """Compute `roots` in `scope` and return the source of each.
 
-        The source of a root is an operand: it stands in parentheses where it must.
+        Args:
+            name: where given, roots that are not names already are assigned to variables of this
+                name, so that they can stand in an operation.
         """
         roots = list(roots)
         uses = Counter(a for node in walk(*roots) for a in node.args)
         for node in walk(*roots):
             self._place(node, scope, uses[node] > 1)
         found: list[str] = []
-        for root, name in zip(roots, names, strict=True):
+        for root in roots:
             text, precedence = self._find(root, scope)
-            if precedence < ATOM:
+            if name and precedence < ATOM:
                 text = self._assign(name, text, self._home(root, scope).block)
             found.append(text)
         return found

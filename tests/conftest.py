@@ -5,7 +5,13 @@ from __future__ import annotations
 import os
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
+
+# Without a GPU, generated kernels run under Triton's interpreter. Triton reads this when it is
+# imported; tests that compile for a GPU do so in a process of their own.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # A property is given a number of examples, never a time: machines differ.
 _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}

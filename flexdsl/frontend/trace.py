@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import partial
+from pathlib import PurePath
 from typing import Any
 
 from flexdsl.errors import KindError, ResultError, Span
@@ -116,4 +117,4 @@ def _definition(function: Any) -> Span | None:
 
 def _source(function: Any) -> str:
     span = _definition(function)
-    return f"{span.file}:{span.line}" if span else ""
+    return f"{PurePath(span.file).name}:{span.line}" if span else ""

@@ -35,7 +35,7 @@ class Program:
         values: the number of each parameter and the tensor of each capture, by name. A capture of
             a program parsed from text has none until it is bound.
         spans: where nodes came from, where that is known.
-        source: `file:line` of the user's function, or the text, for comments in kernels.
+        source: `file.py:line` of the user's function, or the text, for comments in kernels.
         tensor_style: the function calls methods that only tensors have (`x.clamp`, `~x`), so it
             takes scalar tensors in place of plain numbers.
     """

@@ -20,7 +20,7 @@ from triton.runtime.errors import OutOfResources
 
 from flexdsl.analysis import BlockPlan
 from flexdsl.analysis.closed_form import ClosedForm
-from flexdsl.codegen import Argument, ForwardSpec, Kernel, Role, generate_forward
+from flexdsl.codegen import Argument, ForwardSpec, Kernel, Role, generate_forward, heavy_last
 from flexdsl.errors import BackendError
 from flexdsl.ir import Capture, Op, Program, captures_of, rename_apart
 from flexdsl.runtime import bind
@@ -134,7 +134,7 @@ class _Launch:
             v.shape[3],
             self.bound.clamped,
             self._wide(),
-            closed_form is not None and _grows(closed_form),
+            closed_form is not None and heavy_last(closed_form),
         )
         key = (
             *(p and p.expr for p in (spec.mask, spec.score)),
@@ -195,13 +195,6 @@ def _capability(device: torch.device) -> int:
         return 0
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor
-
-
-def _grows(form: ClosedForm) -> bool:
-    """Do later rows have more keys, as under a causal mask?"""
-    return any(
-        i.live_lower.op is Op.CONST and "q_last" in i.live_upper.variables for i in form.intervals
-    )
 
 
 def _device_table(plan: BlockPlan, device: torch.device) -> DeviceTable:

@@ -1,0 +1,168 @@
+"""Compile a generated kernel to machine code for a GPU that need not be there.
+
+Triton's compiler runs on any machine; it needs the types of the arguments, which the kernel lists.
+Nothing is launched and no bundle is written here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flexdsl.aot.targets import Target, parse_target
+from flexdsl.codegen import Argument, ForwardSpec, Kernel, Role, forward_spec, generate_forward
+from flexdsl.errors import ArgumentError, BackendError, TargetError
+from flexdsl.ir import Capture, Kind, Program, Type, captures_of, params_of
+from flexdsl.mod import as_mod
+from flexdsl.runtime.cache import load
+from flexdsl.runtime.tuning import MAX_HEAD_DIM, Config, forward_configs
+
+# Names of element types as users write them, and their sizes in bytes.
+ITEMSIZE = {"fp16": 2, "bf16": 2, "fp32": 4}
+_TRITON = {"bool": "i1", "f16": "fp16", "f32": "fp32", "f64": "fp64"}
+
+
+@dataclass(frozen=True, eq=False)
+class Compiled:
+    """A kernel in machine code.
+
+    Attributes:
+        kernel: what was compiled.
+        target: for which GPU.
+        config: tile, warps and stages.
+        stages: text or bytes of each stage of the compiler by its name: ttir, ttgir, llir, ptx and
+            cubin for NVIDIA; amdgcn and hsaco for AMD.
+        shared_bytes: shared memory of a program.
+    """
+
+    kernel: Kernel
+    target: Target
+    config: Config
+    stages: Mapping[str, str | bytes]
+    shared_bytes: int
+
+    @property
+    def machine_code(self) -> bytes:
+        """The cubin or hsaco file."""
+        code = self.stages["cubin" if self.target.backend == "cuda" else "hsaco"]
+        assert isinstance(code, bytes)
+        return code
+
+
+def compile_forward(
+    mask: Any = None,
+    score: Any = None,
+    *,
+    target: str = "cuda:90",
+    dtype: str = "bf16",
+    head_dim: int = 128,
+    value_dim: int | None = None,
+) -> Compiled:
+    """Compile the forward kernel of a mask and a score modification.
+
+    Args:
+        mask, score: mods, functions or text; None for none.
+        target: a name in `TARGETS`.
+        dtype: of query, key and value: "fp16", "bf16" or "fp32".
+        head_dim: D, elements of a query and a key.
+        value_dim: Dv, elements of a value; D where None.
+
+    Raises:
+        TargetError: no such target, or no configuration fits its shared memory.
+        ArgumentError: a dtype or head dimension that is not supported.
+    """
+    where = parse_target(target)
+    value_dim = head_dim if value_dim is None else value_dim
+    if dtype not in ITEMSIZE:
+        raise ArgumentError(f"dtype is {dtype!r}", fix=f"one of {', '.join(ITEMSIZE)}")
+    for name, dim in (("head_dim", head_dim), ("value_dim", value_dim)):
+        if not 1 <= dim <= MAX_HEAD_DIM:
+            raise ArgumentError(f"{name} is {dim}", fix=f"1 to {MAX_HEAD_DIM} elements")
+    programs = (
+        None if mask is None else as_mod(mask, Kind.MASK).program,
+        None if score is None else as_mod(score, Kind.SCORE).program,
+    )
+    spec = forward_spec(*programs, head_dim, value_dim)
+    kernel = generate_forward(spec)
+    for config in forward_configs(where.capability, max(head_dim, value_dim), ITEMSIZE[dtype]):
+        compiled = _compile(kernel, spec, where, dtype, config)
+        if compiled.shared_bytes <= _SHARED_LIMIT[where.name]:
+            return compiled
+    raise TargetError(
+        f"no tile size fits the shared memory of {target} at head dimension {head_dim}",
+        fix="a smaller head dimension, or a 16-bit dtype",
+    )
+
+
+# Shared memory that one program may use, in bytes: NVIDIA's CUDA programming guide, table of
+# technical specifications per compute capability; AMD's CDNA3 and CDNA2 guides, LDS size.
+_SHARED_LIMIT = {
+    "cuda:80": 163 * 1024,
+    "cuda:86": 99 * 1024,
+    "cuda:89": 99 * 1024,
+    "cuda:90": 227 * 1024,
+    "cuda:100": 227 * 1024,
+    "cuda:120": 99 * 1024,
+    "hip:gfx90a": 64 * 1024,
+    "hip:gfx942": 64 * 1024,
+}
+
+
+def _compile(
+    kernel: Kernel, spec: ForwardSpec, target: Target, dtype: str, config: Config
+) -> Compiled:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    if triton.knobs.runtime.interpret:
+        raise BackendError(
+            "TRITON_INTERPRET=1 is set, and Triton's interpreter makes no machine code",
+            fix="unset TRITON_INTERPRET before the process starts",
+        )
+    types = _type_names(spec)
+    signature = {a.name: _signature(a, dtype, config, types) for a in kernel.arguments}
+    constants = {"BLOCK_M": config.block_m, "BLOCK_N": config.block_n}
+    source = ASTSource(
+        load(kernel), {**signature, **dict.fromkeys(constants, "constexpr")}, constants
+    )
+    gpu = GPUTarget(target.backend, target.arch, target.warp_size)
+    options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
+    compiled = triton.compile(source, target=gpu, options=options)
+    return Compiled(kernel, target, config, dict(compiled.asm), compiled.metadata.shared)
+
+
+def _type_names(spec: ForwardSpec) -> dict[str, str]:
+    """Triton's name for the type of each parameter and of the elements of each capture."""
+    programs = [p for p in (spec.mask, spec.score) if isinstance(p, Program)]
+    names: dict[str, str] = {}
+    for program in programs:
+        for param in params_of(program.expr):
+            names[str(param.attribute)] = "i32" if param.type is Type.INDEX else "fp32"
+        for capture in captures_of(program.expr):
+            names[capture.name] = _element(capture)
+    return names
+
+
+def _element(capture: Capture) -> str:
+    return _TRITON.get(capture.dtype.value, capture.dtype.value)
+
+
+def _signature(argument: Argument, dtype: str, config: Config, types: Mapping[str, str]) -> str:
+    match argument.role:
+        case Role.DESCRIPTOR:
+            rows = config.block_m if argument.of in ("query", "out") else config.block_n
+            return f"tensordesc<{dtype}[1, 1, {rows}, {argument.index}]>"
+        case Role.LSE:
+            return "*fp32"
+        case Role.SCALE:
+            return "fp32"
+        case Role.PARAMETER:
+            return types[argument.of]
+        case Role.CAPTURE:
+            return f"*{types[argument.of]}"
+        case Role.TABLE:
+            return "*i32"
+        case Role.SIZE | Role.LENGTH | Role.STRIDE | Role.TABLE_STRIDE:
+            return "i32"

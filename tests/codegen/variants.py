@@ -1,0 +1,92 @@
+"""The mods whose kernels are golden files, are executed, and are compiled for every target.
+
+One for each way that a kernel can look: loops from formulas with one interval and with several,
+loops from a table, no mask; scores with and without captures; helpers for `//`, `%` and tanh.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+import flexdsl as fx
+from flexdsl.mod import Mod
+
+HEADS, LENGTH = 4, 96
+_DOCUMENT = np.repeat(np.arange(6, dtype=np.int32), 16)
+_SLOPES = np.array([0.5, 0.25, 0.125, 0.0625], np.float32)
+_TABLE = np.linspace(-1.0, 1.0, HEADS * 2 * LENGTH, dtype=np.float32).reshape(HEADS, 2 * LENGTH)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A mask and a score modification with the head dimensions that its golden file has."""
+
+    mask: Mod | None = None
+    score: Mod | None = None
+    head_dim: int = 64
+    value_dim: int = 64
+
+
+def _sliding(keys: int) -> Mod:
+    return fx.mask_mod(lambda b, h, q, kv: q >= kv and q - kv < keys)
+
+
+def _sinks(sinks: int, keys: int) -> Mod:
+    return fx.mask_mod(lambda b, h, q, kv: q >= kv and (kv < sinks or q - kv < keys))
+
+
+def _document(ids: np.ndarray) -> Mod:
+    return fx.mask_mod(lambda b, h, q, kv: ids[q] == ids[kv] and q >= kv)
+
+
+def _grid(width: int, reach: int) -> Mod:
+    def near(b, h, q, kv):
+        return abs(q // width - kv // width) <= reach and abs(q % width - kv % width) <= reach
+
+    return fx.mask_mod(near)
+
+
+def _dilated(step: int) -> Mod:
+    return fx.mask_mod(lambda b, h, q, kv: (q - kv) % step == 0 and abs(q - kv) < 5 * step)
+
+
+def _per_head(keys: int) -> Mod:
+    return fx.mask_mod(lambda b, h, q, kv: q >= kv and q - kv < keys * (h + 1))
+
+
+def _alibi(slopes: np.ndarray) -> Mod:
+    return fx.score_mod(lambda score, b, h, q, kv: score + slopes[h] * (kv - q))
+
+
+def _softcap(cap: float) -> Mod:
+    return fx.score_mod(lambda score, b, h, q, kv: cap * fx.tanh(score / cap))
+
+
+def _relative(table: np.ndarray, shift: int) -> Mod:
+    return fx.score_mod(lambda score, b, h, q, kv: score + table[h, q - kv + shift])
+
+
+CAUSAL = fx.mask_mod(lambda b, h, q, kv: q >= kv)
+
+VARIANTS: dict[str, Variant] = {
+    "full": Variant(),
+    "causal": Variant(CAUSAL),
+    "causal_192_128": Variant(CAUSAL, None, 192, 128),
+    "sliding_window": Variant(_sliding(20)),
+    "sinks": Variant(_sinks(4, 16)),
+    "prefix": Variant(fx.mask_mod(lambda b, h, q, kv: kv < 20 or q >= kv)),
+    "document": Variant(_document(_DOCUMENT)),
+    "neighborhood": Variant(_grid(8, 1)),
+    "dilated": Variant(_dilated(3)),
+    "per_head_window": Variant(_per_head(7)),
+    "nothing": Variant(fx.mask_mod(lambda b, h, q, kv: False)),
+    "later_keys_only": Variant(fx.mask_mod(lambda b, h, q, kv: kv > q + 10)),
+    "alibi": Variant(CAUSAL, _alibi(_SLOPES)),
+    "softcap": Variant(_sliding(30), _softcap(20.0)),
+    "relative_bias": Variant(None, _relative(_TABLE, LENGTH), 96, 48),
+    "masking_score": Variant(
+        None, fx.score_mod(lambda s, b, h, q, kv: s if q >= kv else -float("inf"))
+    ),
+}
