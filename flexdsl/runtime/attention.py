@@ -6,7 +6,7 @@ What it must not do: fall back in silence. An executor that cannot run a call ra
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -17,6 +17,36 @@ from flexdsl.runtime.problem import Problem
 from flexdsl.runtime.slabs import TILE
 
 Pair = tuple[Tensor, Tensor]
+
+
+@overload
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    mask: Any = None,
+    score: Any = None,
+    scale: float | None = None,
+    q_offset: int = 0,
+    return_lse: Literal[False] = False,
+    backend: str = "auto",
+) -> Tensor: ...
+
+
+@overload
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    mask: Any = None,
+    score: Any = None,
+    scale: float | None = None,
+    q_offset: int = 0,
+    return_lse: Literal[True],
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]: ...
 
 
 def attention(
@@ -89,8 +119,7 @@ def _triton(bound: bind.Bound, scale: float, q: Tensor, k: Tensor, v: Tensor) ->
         )
     from flexdsl.runtime.triton_forward import forward
 
-    offset = bound.lengths.q_offset
-    return forward(q, k, v, bound.mask, bound.score, bound.plan, scale, offset)
+    return forward(bound, scale, q, k, v)
 
 
 def _reference(bound: bind.Bound, scale: float, q: Tensor, k: Tensor, v: Tensor) -> Pair:

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flexdsl.analysis import BlockPlan, make_plan
+from flexdsl.analysis import BlockPlan, check_loads, make_plan
 from flexdsl.errors import CaptureError, PlanError
-from flexdsl.ir import Kind, Program, captures_of, params_of
+from flexdsl.ir import Expr, Kind, Program, captures_of, params_of, rename_apart
 from flexdsl.mod import Mod, as_mod, from_program
 
 # Plans and checks that are remembered, and the most recent ones of them.
@@ -47,11 +47,14 @@ class Bound:
     """The mask and score of one call, read once.
 
     Attributes:
-        mask, score: their programs.
+        mask, score: their programs, with no name of a parameter or capture in common.
         mask_function, score_function: the same as functions of plain numbers, for the reference.
-        mask_values, score_values: numbers and tensors on the device of q, by name.
+        mask_values, score_values: numbers and tensors on the device of q, by name. No name of one
+            means another thing in the other.
+        clamped: loads whose index leaves its tensor at pairs that the mask excludes.
         plan: the plan that the user gave as mask, else None.
         lengths: of the call.
+        clamped: loads of either whose index can leave its tensor at a pair that does not count.
     """
 
     mask: Program | None
@@ -62,6 +65,7 @@ class Bound:
     score_values: Mapping[str, Any]
     plan: BlockPlan | None
     lengths: Lengths
+    clamped: frozenset[Expr]
 
 
 def bind(mask: Any, score: Any, lengths: Lengths, device: torch.device) -> Bound:
@@ -80,18 +84,46 @@ def bind(mask: Any, score: Any, lengths: Lengths, device: torch.device) -> Bound
     score_mod = None if score is None else as_mod(score, Kind.SCORE)
     mask_program = None if mask_mod is None else mask_mod.program
     score_program = None if score_mod is None else score_mod.program
-    mask_values = bound_values(mask_program, device)
-    score_values = bound_values(score_program, device)
+    if mask_program is not None and score_program is not None:
+        score_program = rename_apart(score_program, mask_program.values)
     return Bound(
         mask_program,
         score_program,
         mask_mod,
         score_mod,
-        mask_values,
-        score_values,
+        bound_values(mask_program, device),
+        bound_values(score_program, device),
         plan,
         lengths,
+        check_ranges(mask_program, None, lengths)
+        | check_ranges(score_program, mask_program, lengths),
     )
+
+
+def check_ranges(
+    program: Program | None, mask: Program | None, lengths: Lengths
+) -> frozenset[Expr]:
+    """Prove, once while nothing changes, that `program` reads its captures inside their ranges.
+
+    Args:
+        mask: what a score modification is used under.
+
+    Returns:
+        The loads whose index can leave its tensor at a pair that does not count.
+
+    Raises:
+        IndexRangeError: an index leaves its tensor at a pair that counts.
+    """
+    if program is None:
+        return frozenset()
+
+    def check() -> frozenset[Expr]:
+        values = {**program.values, **({} if mask is None else mask.values)}
+        sizes = lengths.q_len, lengths.kv_len, lengths.batch, lengths.heads, lengths.q_offset
+        mask_expr = None if mask is None else mask.expr
+        return check_loads(program.expr, mask_expr, *sizes, values, program.spans)
+
+    return _CHECKS.get((program, mask), lengths, check)
 
 
 def bound_values(program: Program | None, device: torch.device) -> dict[str, Any]:
@@ -123,6 +155,33 @@ def bound_values(program: Program | None, device: torch.device) -> dict[str, Any
     return values
 
 
+def _clamped_loads(
+    mask: Program | None, score: Program | None, lengths: Lengths
+) -> frozenset[Expr]:
+    """The loads that a kernel must clamp, once all are proven to stay inside at allowed pairs."""
+    found: frozenset[Expr] = frozenset()
+    for program, under in ((mask, None), (score, mask)):
+        if program is None or not captures_of(program.expr):
+            continue
+
+        def check(program: Program = program, under: Program | None = under) -> frozenset[Expr]:
+            values = {**program.values, **(under.values if under is not None else {})}
+            return check_loads(
+                program.expr,
+                None if under is None else under.expr,
+                lengths.q_len,
+                lengths.kv_len,
+                lengths.batch,
+                lengths.heads,
+                lengths.q_offset,
+                values,
+                program.spans,
+            )
+
+        found |= _CHECKS.get((program, under), lengths, check)
+    return found
+
+
 def find_plan(program: Program | None, lengths: Lengths, tile: tuple[int, int]) -> BlockPlan:
     """The plan of a mask, made at most once while its captures do not change."""
     used = program.expr.variables if program is not None else frozenset[str]()
@@ -141,7 +200,7 @@ def find_plan(program: Program | None, lengths: Lengths, tile: tuple[int, int]) 
         )
 
     key = (batch, heads, lengths.q_len, lengths.kv_len, lengths.q_offset, tile)
-    return _PLANS.get(program, key, make)
+    return _PLANS.get((program,), key, make)
 
 
 def check_plan(plan: BlockPlan, lengths: Lengths) -> None:
@@ -161,17 +220,17 @@ def check_plan(plan: BlockPlan, lengths: Lengths) -> None:
 
 
 class Memory:
-    """What was derived from a program's values, remembered while they stay the same."""
+    """What was derived from the values of programs, remembered while they stay the same."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._entries: OrderedDict[Hashable, tuple[list[weakref.ref[Tensor]], Any]] = OrderedDict()
         self._lock = Lock()
 
-    def get(self, program: Program | None, key: Hashable, make: Callable[[], T]) -> T:
-        """What `make` gives for this program and `key`, made now or before."""
-        tensors = _captured_tensors(program)
-        full_key = (_fingerprint(program), key)
+    def get(self, programs: tuple[Program | None, ...], key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` gives for these programs and `key`, made now or before."""
+        tensors = [t for p in programs for t in _captured_tensors(p)]
+        full_key = tuple(_fingerprint(p) for p in programs), key
         with self._lock:
             found = self._entries.get(full_key)
             # The address of a tensor that is gone may belong to another one by now.

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import flexdsl as fx
+from flexdsl.errors import IndexRangeError
 from flexdsl.runtime import bind
 from support.calls import MASKS, Shape, assert_near, oracle
 
@@ -99,7 +100,7 @@ def test_only_the_latest_plans_are_kept(made, monkeypatch):
     calls = []
 
     def get(key):
-        return memory.get(program, key, lambda: calls.append(key))
+        return memory.get((program,), key, lambda: calls.append(key))
 
     for key in ("a", "b", "a", "c", "a", "b"):
         get(key)
@@ -115,3 +116,72 @@ def test_numpy_captures_reach_the_executor():
         return score + slopes[h] * (kv - q)
 
     assert_near(fx.attention(*tensors, score=score), oracle(*tensors, score=score)[0])
+
+
+def test_an_index_that_leaves_its_tensor_is_an_error_with_a_pair():
+    tensors = Shape(q_len=12, kv_len=12).tensors()
+    seen, bias = torch.ones(11, dtype=torch.bool), torch.zeros(12)
+    with pytest.raises(IndexRangeError, match="kv = 11"):
+        fx.attention(*tensors, mask=lambda b, h, q, kv: seen[kv])
+    with pytest.raises(IndexRangeError, match=r"element -\d+ is read"):
+        fx.attention(*tensors, score=lambda score, b, h, q, kv: score + bias[q - kv])
+    with pytest.raises(IndexRangeError, match="seen has 11 elements"):
+        fx.attention(*tensors, mask=lambda b, h, q, kv: seen[q], q_offset=4)
+
+
+def test_an_index_may_leave_its_tensor_at_an_excluded_pair():
+    tensors = Shape(q_len=12, kv_len=12).tensors()
+    bias = torch.linspace(-1, 1, 12)
+
+    def score(score, b, h, q, kv):
+        return score + bias[q - kv]
+
+    out = fx.attention(*tensors, mask=MASKS["causal"], score=score)
+    expected, _ = oracle(*tensors, mask=MASKS["causal"], score=guarded(bias))
+    assert_near(out, expected, 1e-6)
+    program = fx.score_mod(score).program
+    lengths = bind.Lengths(1, 2, 12, 12, 0)
+    clamped = bind.check_ranges(program, fx.mask_mod(MASKS["causal"]).program, lengths)
+    assert [node.attribute.name for node in clamped] == ["bias"]
+
+
+def guarded(bias):
+    return lambda score, b, h, q, kv: score + (bias[q - kv] if q >= kv else 0.0)
+
+
+def test_ranges_are_checked_again_only_after_a_change(monkeypatch):
+    calls = []
+
+    def check_loads(*args):
+        calls.append(args)
+        return original(*args)
+
+    original = bind.check_loads
+    monkeypatch.setattr(bind, "check_loads", check_loads)
+    bind._CHECKS.clear()
+    order = torch.arange(33)
+    value = torch.zeros(33, dtype=torch.bool)
+    tensors = Shape().tensors()
+
+    def mask(b, h, q, kv):
+        return value[order[kv]]
+
+    fx.attention(*tensors, mask=mask)
+    fx.attention(*tensors, mask=mask)
+    assert len(calls) == 1
+    order[5] = 33
+    with pytest.raises(IndexRangeError, match="element 33 is read"):
+        fx.attention(*tensors, mask=mask)
+
+
+def test_mask_and_score_may_use_one_name_for_two_things():
+    tensors = Shape().tensors()
+
+    def one(scale):
+        return lambda b, h, q, kv: q - kv < scale
+
+    def other(scale):
+        return lambda score, b, h, q, kv: score * scale
+
+    out = fx.attention(*tensors, mask=one(9), score=other(0.5))
+    assert_near(out, oracle(*tensors, mask=one(9), score=other(0.5))[0])
