@@ -40,16 +40,17 @@ def command() -> None:
     console.print(str(fx.plan(mask, 2048, 2048)), markup=False)
     plan, seconds = _timed(lambda: fx.plan(mask, LONG, LONG), repeat=3)
     console.print(
-        f"The plan of {LONG} x {LONG} tokens: {plan.kind}, {plan.nbytes} bytes of table, "
+        f"The plan of {LONG:,} x {LONG:,} tokens: {plan.kind}, {plan.nbytes} bytes of table, "
         f"{seconds * 1000:.1f} ms (best of 3)",
         markup=False,
+        soft_wrap=True,
     )
 
     _title(console, "3. It runs on this machine, and agrees with the definition")
     console.print(_comparison(mask))
 
     _title(console, "4. It compiles for a GPU that is not here")
-    console.print(_compiled(mask), markup=False)
+    console.print(_compiled(mask), markup=False, soft_wrap=True)
 
 
 def _title(console: Any, text: str) -> None:

@@ -83,10 +83,10 @@ def _mask_and_score(mod: Mod) -> tuple[Mod | None, Mod | None]:
 
 
 def _kernel_source(mod: Mod, head_dim: int) -> str:
-    from flexdsl.codegen import generate_forward
-    from flexdsl.mod import forward_spec
+    from flexdsl.codegen import forward_spec, generate_forward
 
-    return generate_forward(forward_spec(*_mask_and_score(mod), head_dim, head_dim)).source
+    mask, score = (None if m is None else m.program for m in _mask_and_score(mod))
+    return generate_forward(forward_spec(mask, score, head_dim, head_dim)).source
 
 
 def _assembly(mod: Mod, target: str, dtype: str, head_dim: int) -> str:
