@@ -74,7 +74,7 @@ def _comparison(mask: fx.Mod) -> Any:
 
     torch.manual_seed(0)
     attention: Callable[..., torch.Tensor] = fx.attention
-    short = [torch.randn(1, 2, 384, 64) for _ in range(3)]
+    short = [torch.randn(1, 1, 384, 64) for _ in range(3)]
     out = attention(*short, mask=mask)
     error = (out - attention(*short, mask=mask, backend="reference")).abs().max().item()
 
@@ -87,7 +87,7 @@ def _comparison(mask: fx.Mod) -> Any:
     difference = (found - expected).abs().max().item()
 
     table = Table("measured", "value")
-    table.add_row("largest error, 2 heads x 384 tokens, against dense float64", f"{error:.1e}")
+    table.add_row("largest error, 1 head x 384 tokens, against dense float64", f"{error:.1e}")
     table.add_row("largest difference, 4 heads x 4096 tokens, to torch", f"{difference:.1e}")
     table.add_row("flexdsl on the CPU, best of 3", f"{of_flexdsl * 1000:.1f} ms")
     table.add_row("torch SDPA with the dense mask, best of 3", f"{of_torch * 1000:.1f} ms")
@@ -102,6 +102,7 @@ def _compiled(mask: fx.Mod) -> str:
     lines = made.kernel.source.count("\n")
     return (
         f"{TARGET}, bf16, head dimension 128: {lines} lines of generated Triton, "
-        f"{len(made.machine_code)} bytes of machine code, {seconds:.1f} s\n"
+        f"{len(made.machine_code)} bytes of machine code, compiled or found in Triton's cache in "
+        f"{seconds:.1f} s\n"
         f"To read them: flexdsl show --stage triton '{mask.text}'"
     )

@@ -82,7 +82,7 @@ def parse_program(text: str, name: str = "mod") -> Program:
     kind = Kind.MASK if expr.type is Type.BOOL else Kind.SCORE
     span = source.span_of(tree)
     _check_result(kind, expr, span)
-    return Program(kind, name, expr, {}, builder.spans, text.strip())
+    return Program(kind, name, expr, {}, builder.spans, _one_line(text))
 
 
 def _declared(source: Source, tree: Tree[Token]) -> Program:
@@ -94,7 +94,12 @@ def _declared(source: Source, tree: Tree[Token]) -> Program:
         builder.declare(cast("Tree[Token]", declaration))
     expr = builder.build(body)
     _check_result(kind, expr, source.span_of(body))
-    return Program(kind, str(name), expr, builder.values, builder.spans, source.text.strip())
+    return Program(kind, str(name), expr, builder.values, builder.spans, _one_line(source.text))
+
+
+def _one_line(text: str) -> str:
+    """The text as a comment of a kernel can show it."""
+    return " ".join(text.split())
 
 
 def _check_result(kind: Kind, expr: Expr, span: Span) -> None:
