@@ -107,7 +107,7 @@ def _max(a: Interval, b: Interval) -> Interval:
 
 def _bits(a: Interval) -> tuple[Array, Array]:
     """Bits that are one in every number of the interval, and those that may be one."""
-    unknown = a.lo ^ a.hi
+    unknown: Array = a.lo ^ a.hi
     for shift in (1, 2, 4, 8, 16, 32):
         # The sign may be set: a shift that brings it in fills from the top, which is what we want.
         unknown = unknown | (unknown >> shift)

@@ -23,17 +23,19 @@ class RangeTable:
     """Extremes of `array` over boxes of indices (inclusive ends, cut to the array)."""
 
     def __init__(self, array: Array) -> None:
+        array = np.atleast_1d(array)
         self.shape = array.shape
-        length = array.shape[-1] if array.ndim else 1
         if array.dtype == np.bool_:
             array = array.view(np.int8)
-        self.rows = np.ascontiguousarray(array).reshape(-1, length) if array.size else array
+        self.rows = np.ascontiguousarray(array).reshape(-1, array.shape[-1]) if array.size else array
 
     def extremes(self, low: list[Array], high: list[Array]) -> tuple[Array, Array]:
         """Minimum and maximum, in the array's own dtype, where index d is in [low[d], high[d]].
 
         An array with no element has no extremes: the caller asks for none.
         """
+        if not low:  # of an array without dimensions
+            low = high = [np.zeros((), np.int64)]
         low = [np.clip(x, 0, n - 1) for x, n in zip(low, self.shape, strict=True)]
         high = [np.clip(x, 0, n - 1) for x, n in zip(high, self.shape, strict=True)]
         first = self._row(low[:-1])
