@@ -62,6 +62,20 @@ class Mod:
         """Equal for mods that one kernel serves."""
         return self.program.digest
 
+    def source(self, *, head_dim: int = 128, value_dim: int | None = None) -> str:
+        """The text of the forward kernel for this mod alone, whatever the lengths.
+
+        Args:
+            head_dim: D, elements of a query and a key.
+            value_dim: Dv, elements of a value; D where None.
+        """
+        from flexdsl.codegen import forward_spec, generate_forward
+
+        program = self.program
+        mask, score = (program, None) if self.kind is Kind.MASK else (None, program)
+        spec = forward_spec(mask, score, head_dim, head_dim if value_dim is None else value_dim)
+        return generate_forward(spec).source
+
     def __call__(self, *args: Any) -> Any:
         """The mask's bool or the modified score for one pair, as the user's function gives it.
 

@@ -143,7 +143,7 @@ def bound_values(program: Program | None, device: torch.device) -> dict[str, Any
                 why="text declares a captured tensor, but does not hold its elements",
                 fix="the function form, which captures the tensor itself",
             )
-        tensor = torch.tensor(value) if isinstance(value, np.ndarray) else value
+        tensor = torch.tensor(value, device=device) if isinstance(value, np.ndarray) else value
         if tensor.device != device:
             raise CaptureError(
                 f"{capture.name}, captured by {program.name}, is on {tensor.device},"

@@ -1,7 +1,7 @@
 """Kernel source on disk, and the compiled functions in this process.
 
-The key is the digest of the source, so that files are never changed once written; writing is atomic,
-so that many processes may share the folder. Triton keeps the machine code in a cache of its own.
+The key is the digest of the source, so that files never change once written; writing is atomic, so
+that many processes may share the folder. Triton keeps the machine code in a cache of its own.
 """
 
 from __future__ import annotations

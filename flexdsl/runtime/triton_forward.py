@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import cache
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -22,7 +21,7 @@ from flexdsl.analysis import BlockPlan
 from flexdsl.analysis.closed_form import ClosedForm
 from flexdsl.codegen import Argument, ForwardSpec, Kernel, Role, generate_forward, heavy_last
 from flexdsl.errors import BackendError
-from flexdsl.ir import Capture, Op, Program, captures_of, rename_apart
+from flexdsl.ir import Capture, Op, captures_of
 from flexdsl.runtime import bind
 from flexdsl.runtime.cache import load
 from flexdsl.runtime.descriptors import aligned, describe, empty_aligned
@@ -50,11 +49,7 @@ def forward(
         return out.zero_(), lse.fill_(-math.inf)
     if scale <= 0:  # the largest score times the scale must be the largest of all
         q, scale = (-q, -scale) if scale < 0 else (torch.zeros_like(q), 1.0)
-    score = bound.score
-    if score is not None:
-        score = rename_apart(replace(score, values=bound.score_values), bound.mask_values)
-    launch = _Launch(bound, score, scale, aligned(q), aligned(k), aligned(v), out, lse)
-    launch.run()
+    _Launch(bound, scale, aligned(q), aligned(k), aligned(v), out, lse).run()
     return out.contiguous(), lse
 
 
@@ -64,7 +59,6 @@ class _Launch:
     def __init__(
         self,
         bound: bind.Bound,
-        score: Program | None,
         scale: float,
         q: Tensor,
         k: Tensor,
@@ -72,15 +66,15 @@ class _Launch:
         out: Tensor,
         lse: Tensor,
     ) -> None:
-        self.bound, self.score, self.scale, self.lse = bound, score, scale, lse
+        self.bound, self.scale, self.lse = bound, scale, lse
         self.tensors = {"query": q, "key": k, "value": v, "out": out}
-        self.values = {**bound.mask_values, **(score.values if score is not None else {})}
+        self.values = {**bound.mask_values, **bound.score_values}
 
     def run(self) -> None:
         """Launch with the first configuration that fits."""
         q, v = self.tensors["query"], self.tensors["value"]
         widest = max(q.shape[3], v.shape[3])
-        expressions = tuple(p and p.expr for p in (self.bound.mask, self.score))
+        expressions = tuple(p and p.expr for p in (self.bound.mask, self.bound.score))
         key = (expressions, q.shape[3], v.shape[3], q.dtype, q.device)
         configs = forward_configs(_capability(q.device), widest, q.element_size())
         if key in _CHOSEN:
@@ -125,7 +119,7 @@ class _Launch:
 
     def _kernel(self, closed_form: ClosedForm | None) -> Kernel:
         q, v = self.tensors["query"], self.tensors["value"]
-        mask, score = self.bound.mask, self.score
+        mask, score = self.bound.mask, self.bound.score
         spec = ForwardSpec(
             mask if mask is None or mask.expr.op is not Op.CONST else None,
             score,
@@ -146,7 +140,7 @@ class _Launch:
         return _KERNELS[key]
 
     def _wide(self) -> frozenset[Capture]:
-        programs = [p for p in (self.bound.mask, self.score) if p is not None]
+        programs = [p for p in (self.bound.mask, self.bound.score) if p is not None]
         captures = (c for p in programs for c in captures_of(p.expr))
         return frozenset(c for c in captures if self.values[c.name].numel() >= 2**31)
 
@@ -167,7 +161,7 @@ class _Launch:
             case Role.LSE:
                 return self.lse
             case Role.SCALE:
-                return self.scale * (LOG2E if self.score is None else 1.0)
+                return self.scale * (LOG2E if self.bound.score is None else 1.0)
             case Role.SIZE:
                 heads = lengths.heads
                 group = heads // self.tensors["key"].shape[1]

@@ -1,7 +1,7 @@
 """Which tile, warps and stages a kernel runs with: a table by target, head dimension and dtype.
 
-The first row that fits is the one measured to be fastest; the rows after it need less shared memory,
-for GPUs or mods that have none to spare. Nothing is measured here.
+The first row that fits was measured to be fastest; the rows after it need less shared memory, for
+GPUs or mods that have none to spare. Nothing is measured here.
 """
 
 from __future__ import annotations
@@ -54,8 +54,7 @@ def forward_configs(capability: int, head_dim: int, itemsize: int) -> tuple[Conf
         head_dim: the larger of D and Dv, at most MAX_HEAD_DIM.
         itemsize: bytes of an element of q.
     """
+    table = _HOPPER_16_BIT if capability >= 90 else _OTHERS_16_BIT
     if itemsize >= 4:
         table = _32_BIT
-    else:
-        table = _HOPPER_16_BIT if capability >= 90 else _OTHERS_16_BIT
     return next(configs for limit, configs in table.items() if head_dim <= limit)

@@ -1,0 +1,67 @@
+"""Machine code for GPUs that are not there: every variant for Hopper, some for every target."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+import flexdsl as fx
+from flexdsl.aot import TARGETS, compile_forward, parse_target
+from flexdsl.errors import ArgumentError, TargetError
+from tests.codegen.variants import VARIANTS
+
+SOME = ("causal", "sinks", "document", "softcap")
+OTHERS = ("cuda:80", "cuda:100", "hip:gfx942")
+JOBS = [f"{name}@cuda:90@bf16" for name in VARIANTS]
+JOBS += [f"{name}@{target}@fp16" for name in SOME for target in OTHERS]
+JOBS += ["causal@cuda:80@fp32", "causal@cuda:90@fp32", "causal_192_128@hip:gfx942@bf16"]
+
+
+@pytest.fixture(scope="module")
+def compiled() -> dict[str, dict[str, Any]]:
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "tests.aot.compile_all", *JOBS]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return {facts["job"]: facts for facts in json.loads(done.stdout.splitlines()[-1])}
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_machine_code(job: str, compiled: dict[str, dict[str, Any]]) -> None:
+    facts = compiled[job]
+    assert facts["magic"] == "\x7fELF" and facts["bytes"] > 1000 and facts["text"]
+
+
+def test_hopper_uses_its_own_instructions(compiled: dict[str, dict[str, Any]]) -> None:
+    for name in VARIANTS.keys() - {"nothing"}:
+        facts = compiled[f"{name}@cuda:90@bf16"]
+        assert facts["wgmma"] > 0 and facts["mma"] == 0 and facts["tma_loads"] > 2, facts
+
+
+def test_others_use_matrix_instructions(compiled: dict[str, dict[str, Any]]) -> None:
+    for name in SOME:
+        for target in OTHERS:
+            assert compiled[f"{name}@{target}@fp16"]["mma"] > 0
+
+
+@pytest.mark.parametrize("name", ["cuda:91", "cuda", "hip:90", ""])
+def test_unknown_target(name: str) -> None:
+    with pytest.raises(TargetError, match="cuda:90"):
+        parse_target(name)
+
+
+def test_names_of_targets() -> None:
+    assert all(parse_target(name).name == name for name in TARGETS)
+
+
+def test_wrong_arguments() -> None:
+    mask = fx.mask_mod(lambda b, h, q, kv: q >= kv)
+    with pytest.raises(ArgumentError, match="bf16"):
+        compile_forward(mask, dtype="fp8")
+    with pytest.raises(ArgumentError, match="256"):
+        compile_forward(mask, head_dim=512)

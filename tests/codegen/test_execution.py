@@ -1,0 +1,198 @@
+"""Every generated kernel against the float64 oracle: on a GPU, else under Triton's interpreter."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import flexdsl as fx
+from flexdsl.mod import Mod
+from flexdsl.runtime.evaluate import evaluate
+from tests.codegen.variants import CAUSAL, HEADS, VARIANTS
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# bfloat16 is wrong in Triton's interpreter.
+DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * (DEVICE == "cuda")
+
+
+def expect(
+    mask: Mod | None = None,
+    score: Mod | None = None,
+    *,
+    batch: int = 1,
+    kv_heads: int = HEADS,
+    q_len: int = 70,
+    kv_len: int = 90,
+    head_dim: int = 32,
+    value_dim: int = 32,
+    dtype: torch.dtype = torch.float32,
+    q_offset: int = 0,
+    scale: float | None = None,
+) -> None:
+    """Compare the kernel with the oracle: its error is at most 1.1 times the eager one."""
+    generator = torch.Generator().manual_seed(q_len * kv_len + head_dim)
+
+    def draw(heads: int, length: int, dim: int) -> torch.Tensor:
+        values = torch.randn(batch, heads, length, dim, generator=generator)
+        return values.to(dtype).to(DEVICE)
+
+    q = draw(HEADS, q_len, head_dim)
+    k, v = draw(kv_heads, kv_len, head_dim), draw(kv_heads, kv_len, value_dim)
+    options = {"mask": mask, "score": score, "q_offset": q_offset, "scale": scale}
+    out, lse = fx.attention(q, k, v, **options, return_lse=True, backend="triton")
+    inputs = [x.cpu().to(torch.float64) for x in (q, k, v)]
+    wanted, wanted_lse = fx.attention(*inputs, **options, return_lse=True, backend="reference")
+    dead = wanted_lse.isneginf()
+    assert out.shape == wanted.shape and torch.equal(lse.cpu().isneginf(), dead)
+    assert not out[dead.to(out.device)].any()
+    eager_out, eager_lse = eager(q, k, v, wanted_lse, mask, score, q_offset, scale)
+    # Below the floor, in units of the dtype of the intermediate sums, errors are chance.
+    floor = 1e-3 if dtype != torch.float32 else 5e-7
+    assert error(out, wanted) <= 1.1 * error(eager_out, wanted) + floor
+    assert error(lse[~dead.to(lse.device)], wanted_lse[~dead]) <= 1.1 * eager_lse + 5e-7
+
+
+def error(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    """Norm of the difference over the norm of what is wanted."""
+    difference = found.cpu().double() - wanted
+    return float(difference.norm() / wanted.norm().clamp_min(1e-30))
+
+
+def eager(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    wanted_lse: torch.Tensor,
+    mask: Mod | None,
+    score: Mod | None,
+    q_offset: int,
+    scale: float | None,
+) -> tuple[torch.Tensor, float]:
+    """Dense attention in the dtype of q, and the relative error of its float32 logsumexp."""
+    group = q.shape[1] // k.shape[1]
+    k, v = (x.repeat_interleave(group, 1) for x in (k, v))
+    axes = (q.shape[0], q.shape[1], q.shape[2], k.shape[2])
+    b, h, row, kv = torch.meshgrid(*(torch.arange(n, device=q.device) for n in axes), indexing="ij")
+    where = {"b": b, "h": h, "q": row + q_offset, "kv": kv}
+    scores = q @ k.transpose(2, 3) * (q.shape[3] ** -0.5 if scale is None else scale)
+    if score is not None:
+        scores = evaluate(score.expr, {**where, "score": scores}, tensors(score)).to(q.dtype)
+    if mask is not None:
+        scores = scores.masked_fill(~evaluate(mask.expr, where, tensors(mask)), -float("inf"))
+    out = (scores.softmax(-1).nan_to_num() @ v).to(q.dtype)
+    lse = scores.float().logsumexp(-1)
+    alive = ~wanted_lse.isneginf()
+    return out, error(lse[alive.to(lse.device)], wanted_lse[alive])
+
+
+def tensors(mod: Mod) -> dict[str, object]:
+    """The values of a mod with captures as tensors on the device."""
+    values = mod.program.values
+    return {
+        n: torch.as_tensor(v).to(DEVICE) if hasattr(v, "shape") else v for n, v in values.items()
+    }
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", VARIANTS)
+def test_golden_kernel(name: str, dtype: torch.dtype) -> None:
+    v = VARIANTS[name]
+    expect(v.mask, v.score, head_dim=v.head_dim, value_dim=v.value_dim, dtype=dtype)
+
+
+@pytest.mark.parametrize("name", ["causal", "sinks", "document", "alibi", "per_head_window"])
+@pytest.mark.parametrize(
+    ("q_len", "kv_len", "q_offset"),
+    [(1, 96, 95), (64, 64, 0), (33, 90, 57), (96, 5, 0), (90, 33, 6), (17, 17, 40), (2, 1, 0)],
+)
+def test_lengths_and_offsets(name: str, q_len: int, kv_len: int, q_offset: int) -> None:
+    v = VARIANTS[name]
+    expect(v.mask, v.score, q_len=q_len, kv_len=kv_len, q_offset=q_offset, batch=2)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_grouped_heads(kv_heads: int) -> None:
+    mask = fx.mask_mod(lambda b, h, q, kv: q >= kv and q - kv < 9 * (h + 1) + 5 * b)
+    expect(mask, kv_heads=kv_heads, batch=2)
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "value_dim"),
+    [(16, 16), (24, 40), (20, 12), (64, 128), (96, 96), (128, 64), (192, 192), (256, 256), (7, 3)],
+)
+def test_head_dims(head_dim: int, value_dim: int) -> None:
+    expect(CAUSAL, head_dim=head_dim, value_dim=value_dim, q_len=40, kv_len=50)
+    expect(CAUSAL, head_dim=head_dim, value_dim=value_dim, q_len=40, dtype=torch.float16)
+
+
+@pytest.mark.parametrize("scale", [0.0, -0.7, 3.0])
+def test_scale(scale: float) -> None:
+    expect(CAUSAL, scale=scale)
+    expect(CAUSAL, VARIANTS["softcap"].score, scale=scale)
+
+
+def test_every_op_of_a_score() -> None:
+    ops = [fx.exp, fx.exp2, fx.sin, fx.cos, fx.tanh, fx.sigmoid, fx.floor, fx.abs]
+
+    def score(s, b, h, q, kv):
+        total = s
+        for op in ops:
+            total = total + 0.1 * op(s * 0.3)
+        positive = fx.abs(s) + 0.5
+        total = total + fx.log(positive) + fx.log2(positive) + fx.sqrt(positive)
+        total = total + fx.rsqrt(positive) / (1 + q % 3) + fx.minimum(s, 0.5) * fx.maximum(h, 2)
+        return fx.where((q ^ kv) & 3 == (kv << 1) >> 2 | 1, total, -total)
+
+    expect(None, fx.score_mod(score), q_len=40, kv_len=40)
+
+
+def test_every_op_of_a_mask() -> None:
+    def mask(b, h, q, kv):
+        d = q - kv
+        banded = d // 5 - d % 4 != h and -7 <= d <= 30
+        return (banded or (not (q * kv > 900) and kv // (1 + q) == 0)) != (min(q, kv) == 3)
+
+    expect(fx.mask_mod(mask))
+
+
+def test_index_outside_a_table_at_excluded_pairs() -> None:
+    table = np.linspace(0, 1, 96, dtype=np.float32)
+    score = fx.score_mod(lambda s, b, h, q, kv: s + table[q - kv])
+    expect(CAUSAL, score, kv_len=70)
+
+
+def test_captured_dtypes() -> None:
+    ids, keep = np.arange(96, dtype=np.int64) // 10, np.arange(96) % 7 != 3
+    small, half = np.arange(96, dtype=np.uint8), np.arange(96, dtype=np.float16)
+
+    def mask(b, h, q, kv):
+        return ids[q] == ids[kv] and keep[kv] and small[q] >= small[kv] and half[q] < 80.0
+
+    expect(fx.mask_mod(mask))
+
+
+def test_strided_inputs() -> None:
+    q = torch.randn(2, 40, HEADS, 32, device=DEVICE).transpose(1, 2)
+    k = torch.randn(2, HEADS, 40, 64, device=DEVICE)[..., ::2]
+    v = torch.randn(1, 1, 40, 32, device=DEVICE).expand(2, HEADS, 40, 32)
+    out = fx.attention(q, k, v, mask=CAUSAL, backend="triton")
+    same = fx.attention(*(x.contiguous() for x in (q, k, v)), mask=CAUSAL, backend="triton")
+    assert torch.equal(out, same)
+
+
+def test_a_plan_of_any_tile_gives_the_same() -> None:
+    q, k, v = (torch.randn(1, HEADS, 80, 32, device=DEVICE) for _ in range(3))
+    mask = VARIANTS["neighborhood"].mask
+    out = fx.attention(q, k, v, mask=mask, backend="triton")
+    for tile in ((128, 128), (16, 48)):
+        plan = fx.plan(mask, 80, 80, tile=tile)
+        assert torch.equal(out, fx.attention(q, k, v, mask=plan, backend="triton"))
+
+
+@pytest.mark.parametrize(("batch", "q_len", "kv_len"), [(0, 8, 8), (2, 0, 8), (2, 8, 0)])
+def test_nothing_to_do(batch: int, q_len: int, kv_len: int) -> None:
+    q = torch.randn(batch, HEADS, q_len, 32, device=DEVICE)
+    k = torch.randn(batch, HEADS, kv_len, 32, device=DEVICE)
+    out, lse = fx.attention(q, k, k, return_lse=True, backend="triton")
+    assert out.shape == q.shape and not out.any() and bool(lse.isneginf().all())
