@@ -21,7 +21,6 @@ from flexdsl.frontend.syntax import Source, parse_tree
 from flexdsl.ir import (
     MOD_VARIABLES,
     OPS,
-    VARIABLES,
     Capture,
     DType,
     Expr,
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 FUNCTIONS = {row.symbol: op for op, row in OPS.items() if row.symbol and row.precedence == 0}
-FUNCTIONS["where"] = Op.WHERE
+FUNCTIONS["where"] = Op.WHERE  # as functions of tensors spell it, beside `a if c else b`
 INFIX = {row.symbol: op for op, row in OPS.items() if row.arity == 2 and row.precedence}
 PREFIX = {row.symbol: op for op, row in OPS.items() if row.arity == 1 and row.precedence}
 CONSTANTS: dict[str, bool | float] = {
@@ -52,8 +51,8 @@ CONSTANTS: dict[str, bool | float] = {
     "nan": math.nan,
 }
 KEYWORDS = frozenset({"and", "or", "not", "if", "else"})
-# No parameter or capture may have one of these names, however it was made.
-RESERVED = frozenset({*FUNCTIONS, *VARIABLES, *CONSTANTS, *KEYWORDS})
+# No parameter or capture may have one of these names; the front end renames what would.
+RESERVED = frozenset({*FUNCTIONS, *MOD_VARIABLES, *CONSTANTS, *KEYWORDS}) - {"where"}
 
 _PARAMETER_TYPES = {"int": Type.INDEX, "float": Type.FLOAT}
 _DTYPES = {dtype.value: dtype for dtype in DType}

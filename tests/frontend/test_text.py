@@ -129,6 +129,13 @@ def test_a_parameter_may_be_a_divisor():
     assert program.expr is apply(Op.EQ, apply(Op.MOD, apply(Op.SUB, q, kv), stride), const(0))
 
 
+def test_names_that_only_look_taken():
+    text = (
+        "mask f(mask: int = 1, where: int = 2, q_first: int = 3) = q - kv < mask + where + q_first"
+    )
+    assert parse_program(text).text == text
+
+
 def test_spans_point_into_the_text():
     program = parse_program("mask f(doc: i32[N]) =\n  doc[q] == doc[kv]")
     span = program.spans[load(Capture("doc", DType.I32, 1), kv)]
