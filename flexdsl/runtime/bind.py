@@ -78,6 +78,7 @@ def bind(mask: Any, score: Any, lengths: Lengths, device: torch.device) -> Bound
     """
     plan = mask if isinstance(mask, BlockPlan) else None
     if plan is not None:
+        plan = plan if plan.outer == "q" else plan.transposed()
         check_plan(plan, lengths)
         mask = None if plan.mask is None else from_program(plan.mask)
     mask_mod = None if mask is None else as_mod(mask, Kind.MASK)

@@ -37,16 +37,16 @@ def attention(problem: Problem, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor
     Returns:
         Output [B, Hq, Lq, Dv] in q's dtype, and lse [B, Hq, Lq], float32 (float64 of float64).
     """
-    out, lse = _Attention.apply(problem, q, k, v, *float_captures(problem).values())
+    out, lse = _Attention.apply(problem, q, k, v, *learned_captures(problem).values())
     return out, lse
 
 
-def float_captures(problem: Problem) -> dict[str, Tensor]:
-    """The float tensors that the score modification captures: those that can have a gradient."""
+def learned_captures(problem: Problem) -> dict[str, Tensor]:
+    """The captured tensors of the score modification that require a gradient, by name."""
     if problem.score is None:
         return {}
     values = {c.name: problem.score_values[c.name] for c in captures_of(problem.score.expr)}
-    return {name: value for name, value in values.items() if value.is_floating_point()}
+    return {name: value for name, value in values.items() if value.requires_grad}
 
 
 class _Attention(torch.autograd.Function):
@@ -132,7 +132,7 @@ def backward(
     incoming = _incoming(space, out, lse, dout, dlse)
     captures = {
         name: torch.zeros_like(value, dtype=space.dtype)
-        for name, value in float_captures(space.problem).items()
+        for name, value in learned_captures(space.problem).items()
     }
     dq = torch.zeros_like(space.q, dtype=space.dtype)
     result = Gradients(dq, torch.zeros_like(space.k), torch.zeros_like(space.v), captures)
@@ -220,7 +220,7 @@ class _Modified:
             return _Modified(raw, None, raw, {})
         leaves = {
             name: value.detach().to(space.dtype).requires_grad_()
-            for name, value in float_captures(space.problem).items()
+            for name, value in learned_captures(space.problem).items()
         }
         with torch.enable_grad():
             raw = raw.detach().requires_grad_()

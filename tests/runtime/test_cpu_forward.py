@@ -156,6 +156,16 @@ def test_a_plan_as_mask():
     assert_near(by_reference, expected)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("mask", ["documents", "padding of each batch"])
+def test_a_plan_with_captures_and_a_transposed_one(backend, mask):
+    tensors = Shape(batch=2).tensors()
+    plan = fx.plan(MASKS[mask], 33, 33, batch=2, heads=2, tile=(8, 16))
+    expected, _ = oracle(*tensors, mask=MASKS[mask])
+    assert_near(fx.attention(*tensors, mask=plan, backend=backend), expected)
+    assert_near(fx.attention(*tensors, mask=plan.transposed(), backend=backend), expected)
+
+
 def test_text_as_mask_and_score():
     tensors = Shape().tensors()
     out = fx.attention(
