@@ -1,7 +1,9 @@
 """The runtime: attention on tensors. Only it, and the rooms that stand on it, import torch.
 
-    attention  ->  validate, bind  ->  cpu | reference | triton_forward
-                                       cpu -> cpu_backward
+    attention -> validate -> bind (memory)                  checks, captures, plans
+              -> cpu_backward -> cpu, cpu_score -> slabs    the CPU executor and its gradients
+              -> triton_forward -> cache, tuning, ...       launch of generated kernels
+              -> reference                                  dense float64, the oracle
 
 `attention` checks its arguments, binds captures and finds the plan, and hands over to one executor.
 Executors take what was bound and never look at a user's function; only the reference does, so that

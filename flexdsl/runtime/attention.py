@@ -104,7 +104,9 @@ def attention(
 
 
 def _cpu(bound: bind.Bound, scale: float, q: Tensor, k: Tensor, v: Tensor) -> Pair:
-    plan = bound.plan or bind.find_plan(bound.mask, bound.lengths, TILE)
+    plan = bound.plan
+    if plan is None:
+        plan = bind.find_plan(bound.mask, bound.lengths, TILE)
     values = bound.mask_values, bound.score_values
     problem = Problem(bound.mask, bound.score, *values, plan, scale, bound.lengths.q_offset)
     return cpu_backward.attention(problem, q, k, v)

@@ -1,34 +1,29 @@
 """Binding: from the mods of a call to a `Problem` that an executor can run.
 
 Captures are checked and given to the executor as tensors; nothing is moved between devices. Plans
-and the checks of captures' ranges are remembered, by the expression, the lengths, the values of
-parameters and the identity and version of captured tensors, so that they cost nothing on the next
-call and a change in place is seen. No argument of `attention` but mask and score is looked at.
+and the checks of captures' ranges are remembered (`memory.py`), so that they cost nothing on the
+next call, and a change of a capture in place is seen. No argument but mask and score is looked at.
 """
 
 from __future__ import annotations
 
-import hashlib
-import weakref
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from threading import Lock
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from flexdsl.analysis import BlockPlan, check_loads, make_plan
 from flexdsl.errors import CaptureError, PlanError
-from flexdsl.ir import Expr, Kind, Program, captures_of, params_of, rename_apart
+from flexdsl.ir import Expr, Kind, Program, captures_of, rename_apart
 from flexdsl.mod import Mod, as_mod, from_program
+from flexdsl.runtime.memory import Memory
 
-# Plans and checks that are remembered, and the most recent ones of them.
+# The most recent plans, and checks of ranges, that are kept.
 REMEMBERED = 64
-
-T = TypeVar("T")
+_PLANS = Memory(REMEMBERED)
+_CHECKS = Memory(REMEMBERED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +42,9 @@ class Bound:
     """The mask and score of one call, read once.
 
     Attributes:
-        mask, score: their programs, with no name of a parameter or capture in common.
+        mask, score: their programs. No name in one means another thing in the other.
         mask_function, score_function: the same as functions of plain numbers, for the reference.
-        mask_values, score_values: numbers and tensors on the device of q, by name. No name of one
-            means another thing in the other.
-        clamped: loads whose index leaves its tensor at pairs that the mask excludes.
+        mask_values, score_values: numbers and tensors on the device of q, by name.
         plan: the plan that the user gave as mask, else None.
         lengths: of the call.
         clamped: loads of either whose index can leave its tensor at a pair that does not count.
@@ -218,76 +211,3 @@ def check_plan(plan: BlockPlan, lengths: Lengths) -> None:
                 why="a plan says which tiles of one attention matrix are live",
                 fix="mask=the mod itself, or fx.plan(mod, ...) with the lengths of q and k",
             )
-
-
-class Memory:
-    """What was derived from the values of programs, remembered while they stay the same."""
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._entries: OrderedDict[Hashable, tuple[list[weakref.ref[Tensor]], Any]] = OrderedDict()
-        self._lock = Lock()
-
-    def get(self, programs: tuple[Program | None, ...], key: Hashable, make: Callable[[], T]) -> T:
-        """What `make` gives for these programs and `key`, made now or before."""
-        tensors = [t for p in programs for t in _captured_tensors(p)]
-        full_key = tuple(_fingerprint(p) for p in programs), key
-        with self._lock:
-            found = self._entries.get(full_key)
-            # The address of a tensor that is gone may belong to another one by now.
-            if found is not None and _are(found[0], tensors):
-                self._entries.move_to_end(full_key)
-                return found[1]
-        made = make()
-        with self._lock:
-            self._entries[full_key] = ([weakref.ref(t) for t in tensors], made)
-            self._entries.move_to_end(full_key)
-            while len(self._entries) > self._capacity:
-                self._entries.popitem(last=False)
-        return made
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def clear(self) -> None:
-        """Forget everything."""
-        with self._lock:
-            self._entries.clear()
-
-
-_PLANS = Memory(REMEMBERED)
-_CHECKS = Memory(REMEMBERED)
-
-
-def _are(references: list[weakref.ref[Tensor]], tensors: list[Tensor]) -> bool:
-    return all(r() is t for r, t in zip(references, tensors, strict=True))
-
-
-def _captured_tensors(program: Program | None) -> list[Tensor]:
-    if program is None:
-        return []
-    values = (program.values.get(c.name) for c in captures_of(program.expr))
-    return [v for v in values if isinstance(v, Tensor)]
-
-
-def _fingerprint(program: Program | None) -> Hashable:
-    """Equal for programs of one expression with equal parameters and unchanged captures."""
-    if program is None:
-        return None
-    params = tuple(program.values.get(str(p.attribute)) for p in params_of(program.expr))
-    captures = (program.values.get(c.name) for c in captures_of(program.expr))
-    return program.expr, params, tuple(_contents(c) for c in captures)
-
-
-def _contents(capture: Any) -> Hashable:
-    """What changes whenever the elements of a captured tensor do."""
-    if isinstance(capture, Tensor) and not capture.is_inference():
-        layout = tuple(capture.shape), capture.stride(), capture.device
-        return id(capture), capture.data_ptr(), capture._version, layout
-    # numpy arrays and inference tensors count no versions: their bytes are read.
-    array = np.ascontiguousarray(_bytes(capture) if isinstance(capture, Tensor) else capture)
-    return capture.shape, str(capture.dtype), hashlib.blake2b(array.tobytes()).digest()
-
-
-def _bytes(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()

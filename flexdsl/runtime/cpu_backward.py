@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from flexdsl.errors import BackendError
-from flexdsl.ir import captures_of
 from flexdsl.runtime.cpu import (
     Workspace,
     exclude,
@@ -26,7 +25,7 @@ from flexdsl.runtime.cpu import (
     split_heads,
     workspace,
 )
-from flexdsl.runtime.evaluate import evaluate
+from flexdsl.runtime.cpu_score import differentiable_scores, learned_captures
 from flexdsl.runtime.problem import Problem
 from flexdsl.runtime.slabs import Slab
 
@@ -39,14 +38,6 @@ def attention(problem: Problem, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor
     """
     out, lse = _Attention.apply(problem, q, k, v, *learned_captures(problem).values())
     return out, lse
-
-
-def learned_captures(problem: Problem) -> dict[str, Tensor]:
-    """The captured tensors of the score modification that require a gradient, by name."""
-    if problem.score is None:
-        return {}
-    values = {c.name: problem.score_values[c.name] for c in captures_of(problem.score.expr)}
-    return {name: value for name, value in values.items() if value.requires_grad}
 
 
 class _Attention(torch.autograd.Function):
@@ -171,7 +162,7 @@ def _backward_slab(
     queries = space.queries(slab)
     dout = incoming.dout[index].flatten(1, 2)
     raw = raw_scores(space, slab, queries, buffers[0])
-    modified = _Modified.of(space, slab, raw.view(space.shape(slab)))
+    modified = differentiable_scores(space, slab, raw.view(space.shape(slab)))
     weights = modified.scores
     exclude(space, slab, weights)
     weights.sub_(incoming.lse[index].unsqueeze(-1)).exp_()
@@ -181,7 +172,7 @@ def _backward_slab(
     dscores = buffers[1][: flat.numel()].view(flat.shape)
     torch.bmm(dout, gather(space.v, slab).transpose(1, 2), out=dscores)
     dscores.sub_(incoming.delta[index].flatten(1, 2).unsqueeze(-1)).mul_(flat)
-    draw = modified.pull(dscores.view(weights.shape), result.captures).reshape(flat.shape)
+    draw = modified.pull_back(dscores.view(weights.shape), result.captures).reshape(flat.shape)
     dqueries = torch.bmm(draw, gather(space.k, slab)).mul_(space.problem.scale)
     result.q[index] = dqueries.view(*weights.shape[:3], -1)
     _scatter_add(result.k, slab, torch.bmm(draw.transpose(1, 2), queries))
@@ -194,54 +185,3 @@ def _scatter_add(total: Tensor, slab: Slab, part: Tensor) -> None:
         length = segment.stop - segment.start
         total[slab.heads, segment] += part[:, column : column + length]
         column += length
-
-
-@dataclass(frozen=True, eq=False)
-class _Modified:
-    """The scores of a slab after the score modification, and the way back through it.
-
-    Attributes:
-        scores: [n, g, rows, keys], to be changed in place by the caller.
-        graph: the modified scores as autograd knows them; None without a modification.
-        raw: the leaf of autograd that they come from.
-        leaves: captured float tensors as leaves, by name.
-    """
-
-    scores: Tensor
-    graph: Tensor | None
-    raw: Tensor
-    leaves: Mapping[str, Tensor]
-
-    @staticmethod
-    def of(space: Workspace, slab: Slab, raw: Tensor) -> _Modified:
-        """Apply the score modification to `raw`, under autograd."""
-        score = space.problem.score
-        if score is None:
-            return _Modified(raw, None, raw, {})
-        leaves = {
-            name: value.detach().to(space.dtype).requires_grad_()
-            for name, value in learned_captures(space.problem).items()
-        }
-        with torch.enable_grad():
-            raw = raw.detach().requires_grad_()
-            variables = space.positions(slab) | {"score": raw}
-            values = {**space.problem.score_values, **leaves}
-            graph = evaluate(score.expr, variables, values, space.dtype).expand(raw.shape)
-        return _Modified(graph.detach().clone(), graph, raw, leaves)
-
-    def pull(self, dscores: Tensor, totals: Mapping[str, Tensor]) -> Tensor:
-        """d(loss) / d(raw scores), given that by the modified ones; adds those of captures."""
-        if self.graph is None:
-            return dscores
-        if not self.graph.requires_grad:
-            return torch.zeros_like(dscores)
-        inputs = [self.raw, *self.leaves.values()]
-        draw, *rest = torch.autograd.grad(self.graph, inputs, dscores, allow_unused=True)
-        for total, gradient in zip(totals.values(), rest, strict=True):
-            if gradient is not None:
-                total += gradient
-        if draw is None:
-            return torch.zeros_like(dscores)
-        # An excluded pair has weight 0, and no gradient even where the modification has no finite
-        # derivative.
-        return draw.masked_fill_(self.scores == 0, 0.0)

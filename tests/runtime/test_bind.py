@@ -11,6 +11,7 @@ import torch
 import flexdsl as fx
 from flexdsl.errors import IndexRangeError
 from flexdsl.runtime import bind
+from flexdsl.runtime.memory import Memory
 from support.calls import MASKS, Shape, assert_near, oracle
 
 LENGTHS = bind.Lengths(batch=2, heads=4, q_len=40, kv_len=40, q_offset=0)
@@ -95,7 +96,7 @@ def test_a_tensor_at_the_address_of_a_dead_one_is_another_one():
 
 
 def test_only_the_latest_plans_are_kept(made, monkeypatch):
-    memory = bind.Memory(2)
+    memory = Memory(2)
     program = fx.mask_mod(MASKS["causal"]).program
     calls = []
 

@@ -118,6 +118,19 @@ def test_an_excluded_pair_with_no_finite_derivative_gives_no_nan():
         assert not gradient.isnan().any()
 
 
+def test_an_excluded_pair_gives_no_nan_to_a_captured_tensor():
+    q, k, v = leaves(TINY)
+    table = torch.tensor([0.5, -0.25, 1.0, 2.0], dtype=torch.float64, requires_grad=True)
+
+    def call(q, k, v, table):
+        def score(score, b, h, q, kv):
+            return score + table[h] * fx.log(1.0 * (q - kv))
+
+        return fx.attention(q, k, v, mask=lambda b, h, q, kv: q > kv, score=score)
+
+    assert torch.autograd.gradcheck(call, (q, k, v, table), fast_mode=True)
+
+
 def test_lse_alone_has_a_gradient():
     q, k, v = leaves(TINY)
     _, lse = fx.attention(q, k, v, return_lse=True)

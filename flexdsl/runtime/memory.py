@@ -1,0 +1,93 @@
+"""Memory of what was derived from programs: found again while their values stay the same.
+
+The same means: one expression, equal parameters, and captured tensors of which nothing has changed.
+A torch tensor is known by its identity and the version that autograd counts; a numpy array, which
+counts none, by its bytes. A change through `tensor.data` or a numpy view of a torch tensor is
+counted by nobody, and not seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from threading import Lock
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flexdsl.ir import Program, captures_of, params_of
+
+T = TypeVar("T")
+
+
+class Memory:
+    """What was derived from the values of programs, remembered while they stay the same."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._entries: OrderedDict[Hashable, tuple[list[weakref.ref[Tensor]], Any]] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, programs: tuple[Program | None, ...], key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` gives for these programs and `key`, made now or before."""
+        tensors = [t for p in programs for t in _captured_tensors(p)]
+        full_key = tuple(_fingerprint(p) for p in programs), key
+        with self._lock:
+            found = self._entries.get(full_key)
+            # The address of a tensor that is gone may belong to another one by now.
+            if found is not None and _are(found[0], tensors):
+                self._entries.move_to_end(full_key)
+                return found[1]
+        made = make()
+        with self._lock:
+            self._entries[full_key] = ([weakref.ref(t) for t in tensors], made)
+            self._entries.move_to_end(full_key)
+            while len(self._entries) > self._capacity:
+                self._entries.popitem(last=False)
+        return made
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._entries.clear()
+
+
+def _are(references: list[weakref.ref[Tensor]], tensors: list[Tensor]) -> bool:
+    return all(r() is t for r, t in zip(references, tensors, strict=True))
+
+
+def _captured_tensors(program: Program | None) -> list[Tensor]:
+    if program is None:
+        return []
+    values = (program.values.get(c.name) for c in captures_of(program.expr))
+    return [v for v in values if isinstance(v, Tensor)]
+
+
+def _fingerprint(program: Program | None) -> Hashable:
+    """Equal for programs of one expression with equal parameters and unchanged captures."""
+    if program is None:
+        return None
+    params = tuple(program.values.get(str(p.attribute)) for p in params_of(program.expr))
+    captures = (program.values.get(c.name) for c in captures_of(program.expr))
+    return program.expr, params, tuple(_contents(c) for c in captures)
+
+
+def _contents(capture: Any) -> Hashable:
+    """What changes whenever the elements of a captured tensor do."""
+    if isinstance(capture, Tensor) and not capture.is_inference():
+        layout = tuple(capture.shape), capture.stride(), capture.device
+        return id(capture), capture.data_ptr(), capture._version, layout
+    # numpy arrays and inference tensors count no versions: their bytes are read.
+    array = np.ascontiguousarray(_bytes(capture) if isinstance(capture, Tensor) else capture)
+    return capture.shape, str(capture.dtype), hashlib.blake2b(array.tobytes()).digest()
+
+
+def _bytes(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
