@@ -6,10 +6,13 @@ so `q - kv < w` is judged on one difference and keeps its correlation. Nothing h
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from flexdsl.ir import Expr, Op, Type, apply, const, walk
+
+MAX_SCALE = 2**20  # of forms that are multiplied to rid them of quotients
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +121,17 @@ def divisor_of(node: Expr) -> int | None:
     return None
 
 
-def without_quotients(form: Linear, forms: LinearForms) -> Linear:
-    """Every T*(x // T) replaced by x - x % T: the same value with other terms to cancel."""
+def without_quotients(form: Linear, forms: LinearForms) -> tuple[Linear, int]:
+    """The form times a factor, with every T*(x // T) replaced by x - x % T, and the factor.
+
+    It has the same value, but other terms to cancel: 4*((q+1) // 4) - 4*(q // 4) is at most 4.
+    """
+    scale = 1
+    for atom, coefficient in form.terms:
+        period = divisor_of(atom) or 1
+        scale = math.lcm(scale, period // math.gcd(period, coefficient))
+    form = form.times(scale) if scale <= MAX_SCALE else form
+    scale = scale if scale <= MAX_SCALE else 1
     result = Linear((), form.constant)
     for atom, coefficient in form.terms:
         divisor = divisor_of(atom)
@@ -129,4 +141,4 @@ def without_quotients(form: Linear, forms: LinearForms) -> Linear:
         factor = coefficient // divisor
         remainder = apply(Op.MOD, atom.args[0], const(divisor))
         result = result.plus(forms.of(atom.args[0]), factor).plus(forms.of(remainder), -factor)
-    return result
+    return result, scale

@@ -94,18 +94,25 @@ class _Checker:
         clamp = False
         for dimension, index in enumerate(node.args):
             length = self.bindings.arrays[node.attribute.name].shape[dimension]
-            if length and self._is_inside(index, length):
+            low, high = self._range(index)
+            if length and low >= 0 and high < length:
                 continue
             clamp = True
             outside = apply(
                 Op.OR, apply(Op.LT, index, const(0)), apply(Op.GE, index, const(length))
             )
-            pair = self._find(outside if not length else apply(Op.AND, condition, outside))
+            counts = apply(Op.AND, condition, outside) if length else TRUE
+            pair = self._find(counts)
             if pair is not None:
-                raise self._error(node, dimension, length, pair)
+                # What is read farthest outside says most about the length that is needed.
+                ends = [apply(Op.EQ, index, const(end)) for end in (high, low)] if length else []
+                extremes = (self._find(apply(Op.AND, counts, end)) for end in ends)
+                worst = next((p for p in extremes if p is not None), pair)
+                raise self._error(node, dimension, length, worst)
         return clamp
 
-    def _is_inside(self, index: Expr, length: int) -> bool:
+    def _range(self, index: Expr) -> tuple[int, int]:
+        """The least and the largest value over all pairs, whether they count or not."""
         first, grid = self.grid.q_offset, self.grid
         ends = {
             "b": (0, grid.batch - 1),
@@ -115,7 +122,7 @@ class _Checker:
         }
         box = {name: (np.array([lo]), np.array([hi])) for name, (lo, hi) in ends.items()}
         found = Judge(index, self.bindings).interval(box)
-        return bool(np.all((found.lo >= 0) & (found.hi < length)))
+        return int(found.lo.min()), int(found.hi.max())
 
     def _find(self, violation: Expr) -> Pair | None:
         """A pair at which the condition holds, or None if there is none."""

@@ -15,6 +15,7 @@ from flexdsl.analysis.domain import HALF, LIMIT, Array, Interval
 
 RELATIVE = 1e-6
 TRANSCENDENTAL = 2e-5  # of exponentials, which kernels compute as exp2(x * log2(e))
+ABSOLUTE = 2e-7  # of tanh and sigmoid, which may be computed as differences from 1
 TINY = 1e-37
 LARGEST = float(np.finfo(np.float32).max)
 EXACT_INDEX = 2**24  # float32 holds every integer up to here
@@ -108,14 +109,14 @@ def to_index(a: Interval) -> Interval:
 
 
 def _increasing(
-    function: Function, low: float = -np.inf, relative: float = RELATIVE
+    function: Function, low: float = -np.inf, relative: float = RELATIVE, absolute: float = 0.0
 ) -> Callable[[Interval], Interval]:
     """A function that never decreases and is NaN below `low`."""
 
     def transfer(a: Interval) -> Interval:
         with np.errstate(all="ignore"):
             lo, hi = function(np.maximum(a.lo, low)), function(np.maximum(a.hi, low))
-            return _make(lo, hi, a.nan | (a.lo < low), relative)
+            return _make(lo - absolute, hi + absolute, a.nan | (a.lo < low), relative)
 
     return transfer
 
@@ -126,8 +127,8 @@ def _sigmoid(x: Array) -> Array:
 
 exp = _increasing(np.exp, relative=TRANSCENDENTAL)
 exp2 = _increasing(np.exp2, relative=TRANSCENDENTAL)
-tanh = _increasing(np.tanh, relative=TRANSCENDENTAL)
-sigmoid = _increasing(_sigmoid, relative=TRANSCENDENTAL)
+tanh = _increasing(np.tanh, absolute=ABSOLUTE)
+sigmoid = _increasing(_sigmoid, absolute=ABSOLUTE)
 sqrt = _increasing(np.sqrt, low=0.0)
 floor = _increasing(np.floor, relative=0)
 

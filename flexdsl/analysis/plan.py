@@ -78,8 +78,8 @@ def make_plan(
     expr = const(True) if mask is None else mask.expr
     bindings = bind({} if mask is None else mask.values, expr)
     if mask is not None:
-        sizes_of_axes = (q_len, kv_len, batch, heads, q_offset)
-        check_loads(expr, None, *sizes_of_axes, mask.values, mask.spans)
+        axes = (q_len, kv_len, batch, heads, q_offset)
+        check_loads(expr, None, *axes, mask.values, mask.spans)
     depends = ("b" in expr.variables, "h" in expr.variables)
     distinct_b = batch if depends[0] else min(batch, 1)
     distinct_h = heads if depends[1] else min(heads, 1)

@@ -27,7 +27,9 @@ class RangeTable:
         self.shape = array.shape
         if array.dtype == np.bool_:
             array = array.view(np.int8)
-        self.rows = np.ascontiguousarray(array).reshape(-1, array.shape[-1]) if array.size else array
+        self.rows = (
+            np.ascontiguousarray(array).reshape(-1, array.shape[-1]) if array.size else array
+        )
 
     def extremes(self, low: list[Array], high: list[Array]) -> tuple[Array, Array]:
         """Minimum and maximum, in the array's own dtype, where index d is in [low[d], high[d]].

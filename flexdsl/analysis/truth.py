@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from flexdsl.analysis.affine import Linear, LinearForms, without_quotients
+from flexdsl.analysis.affine import Linear, LinearForms, divisor_of, without_quotients
 from flexdsl.analysis.congruence import Residues
 from flexdsl.analysis.domain import (
     FALSE,
@@ -186,9 +186,10 @@ class Judge:
             return [], lambda known, box: value
         if low > high:
             return [], lambda known, box: FALSE
-        other = without_quotients(band.terms, self._forms)
-        variants = [band.terms] if other == band.terms else [band.terms, other]
-        needed = [atom for form in variants for atom, _ in form.terms]
+        variants = [(band.terms, 1)]
+        if any(divisor_of(atom) for atom, _ in band.terms.terms):
+            variants.append(without_quotients(band.terms, self._forms))
+        needed = [atom for form, _ in variants for atom, _ in form.terms]
         return needed, partial(_band_step, variants, low, high)
 
 
@@ -296,21 +297,24 @@ def _linear_step(form: Linear, known: Known, box: Box) -> Value:
     return _sum(form, known)
 
 
-def _band_step(variants: list[Linear], low: int, high: int, known: Known, box: Box) -> Value:
-    """Every variant has the same value, so the ranges may be intersected."""
-    low, high = max(low, -LIMIT + 1), min(high, LIMIT - 1)
-    truth: Truth | None = None
-    for form in variants:
-        r = _sum(form, known)
-        always = np.asarray(True)
-        if low > -LIMIT + 1:
-            always = always & (r.lo >= low)
-        if high < LIMIT - 1:
-            always = always & (r.hi <= high)
-        this = Truth(always, (r.hi >= low) & (r.lo <= high))
-        truth = this if truth is None else _agree(truth, this)
-    assert truth is not None
+def _band_step(
+    variants: list[tuple[Linear, int]], low: int, high: int, known: Known, box: Box
+) -> Value:
+    """Every variant has the same value, up to its factor, so what any of them decides holds."""
+    truth = Truth(np.asarray(False), np.asarray(True))
+    for form, factor in variants:
+        truth = _agree(truth, _within(_sum(form, known), low * factor, high * factor))
     return truth
+
+
+def _within(r: Interval, low: int, high: int) -> Truth:
+    """low <= value <= high; an end at LIMIT or past it is no bound."""
+    always, possible = np.asarray(True), np.asarray(True)
+    if low > -LIMIT:
+        always, possible = always & (r.lo >= low), possible & (r.hi >= low)
+    if high < LIMIT:
+        always, possible = always & (r.hi <= high), possible & (r.lo <= high)
+    return Truth(always, possible)
 
 
 def _agree(a: Truth, b: Truth) -> Truth:

@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
+
+from flexdsl.analysis import BlockPlan, make_plan
+from flexdsl.analysis.grid import Grid
+from flexdsl.analysis.subdivide import Scene, map_tiles
+from flexdsl.analysis.table import table_of_map
+from flexdsl.analysis.values import bind
+from flexdsl.errors import ArgumentError, KindError
+from flexdsl.ir import Kind, Program, const, var
 from support.masks import (
     HEADS,
     Mask,
@@ -25,14 +33,6 @@ from support.masks import (
     states_of,
     where,
 )
-
-from flexdsl.analysis import BlockPlan, make_plan
-from flexdsl.analysis.grid import Grid
-from flexdsl.analysis.subdivide import Scene, map_tiles
-from flexdsl.analysis.table import table_of_map
-from flexdsl.analysis.values import bind
-from flexdsl.errors import ArgumentError, KindError
-from flexdsl.ir import Kind, Program, const, var
 
 
 def window(size: int) -> Callable[..., Any]:
@@ -64,16 +64,12 @@ CLOSED: dict[str, Mask] = {
     "chunk start by remainder": Mask(lambda b, h, q, kv: both(kv >= q - q % 48, kv <= q)),
     "block causal": Mask(lambda b, h, q, kv: q // 48 >= kv // 48),
     "blocks of unlike sizes": Mask(lambda b, h, q, kv: q // 16 >= kv // 5),
-    "window of chunks": Mask(
-        lambda b, h, q, kv: both(q // 16 >= kv // 16, q // 16 - kv // 16 < 3)
-    ),
+    "window of chunks": Mask(lambda b, h, q, kv: both(q // 16 >= kv // 16, q // 16 - kv // 16 < 3)),
     "window of each head": Mask(
         lambda b, h, q, kv: both(q >= kv, q - kv < PER_HEAD[h]), {}, (PER_HEAD,)
     ),
     "padding": Mask(lambda b, h, q, kv: kv < LENGTHS[b], {}, (LENGTHS,)),
-    "padded and causal": Mask(
-        lambda b, h, q, kv: both(kv < LENGTHS[b], q >= kv), {}, (LENGTHS,)
-    ),
+    "padded and causal": Mask(lambda b, h, q, kv: both(kv < LENGTHS[b], q >= kv), {}, (LENGTHS,)),
     "one head is causal": Mask(lambda b, h, q, kv: where(h == 1, q >= kv, kv < 9)),
     "late rows only": Mask(lambda b, h, q, kv: both(q >= 90, window(40)(b, h, q, kv))),
     "not a window": Mask(lambda b, h, q, kv: no(window(40)(b, h, q, kv))),
@@ -180,13 +176,11 @@ def test_sinks_that_touch_the_window(size: int) -> None:
     check(plan, dense_of(mask, shape, 1, 1))
 
 
-@settings(max_examples=150)
 @given(masks(), shapes())
 def test_any_mask(mask: Mask, shape: Shape) -> None:
     check(plan_of(mask, shape), dense_of(mask, shape))
 
 
-@settings(max_examples=150)
 @given(solvable_masks(), shapes())
 def test_masks_that_mostly_have_a_closed_form(mask: Mask, shape: Shape) -> None:
     check(plan_of(mask, shape), dense_of(mask, shape))

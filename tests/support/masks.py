@@ -193,7 +193,7 @@ def _choose(drawn: tuple[Any, ...]) -> Function:
 
 @st.composite
 def captures(draw: st.DrawFn) -> tuple[Table, ...]:
-    """An array as long as the positions (sorted, in any order or constant), and one of the heads."""
+    """An array as long as the positions, sorted or in any order or constant; one of the heads."""
     kind = draw(st.sampled_from(["sorted", "random", "constant"]))
     values = draw(st.lists(st.integers(0, 5), min_size=LONGEST, max_size=LONGEST))
     array = np.array({"sorted": sorted(values), "constant": values[:1] * LONGEST}.get(kind, values))

@@ -1,0 +1,99 @@
+"""What a plan says of itself in words and pictures."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flexdsl.analysis import make_plan
+from flexdsl.errors import ArgumentError, Span
+from flexdsl.ir import Kind, Program
+from support.masks import Mask, Table, both, either
+
+DOC = Table("doc", np.arange(512) // 100)
+WINDOW = Mask(lambda b, h, q, kv: both(q >= kv, q - kv < 128))
+DOCUMENTS = Mask(lambda b, h, q, kv: both(DOC[q] == DOC[kv], q >= kv), {}, (DOC,))
+
+
+def test_a_closed_form_in_words() -> None:
+    text = make_plan(WINDOW.program(), 512, 512).explain()
+    assert "closed form: for each q the allowed kv are one interval" in text
+    assert "max(0, q - 127) <= kv < q + 1" in text
+    assert "q >= kv: 37.5% empty, 25.0% partial, 37.5% full" in text
+    assert "57408 pairs (21.90%)" in text and "density: 43.75%" in text
+    assert "bytes that a kernel reads: 0" in text and "every query row has a key" in text
+
+
+def test_a_transposed_plan_in_words() -> None:
+    text = make_plan(WINDOW.program(), 512, 512).transposed().explain()
+    assert "for each kv the allowed q are one interval" in text
+    assert "kv <= q < kv + 128" in text
+
+
+def test_a_union_of_intervals_in_words() -> None:
+    sinks = Mask(lambda b, h, q, kv: both(q >= kv, either(kv < 4, q - kv < 128)))
+    text = make_plan(sinks.program(), 512, 512).explain()
+    assert "a union of 2 intervals" in text and "kv < min(q + 1, 4)" in text
+
+
+def test_a_table_points_at_what_stands_in_the_way() -> None:
+    program = DOCUMENTS.program()
+    load = program.expr.args[0].args[0]
+    span = Span("mods.py", 7, 11, 17, text="    return doc[q] == doc[kv] and q >= kv")
+    marked = Program(Kind.MASK, "documents", program.expr, program.values, {load: span})
+    text = make_plan(marked, 512, 512).explain()
+    assert "no closed form: doc[q] is read at q" in text.replace("kv", "q")
+    assert "mods.py:7:12" in text and "^^^^^^" in text
+
+
+def test_empty_rows_and_heads_in_words() -> None:
+    mask = Mask(lambda b, h, q, kv: q - kv >= 10 + h)
+    text = make_plan(mask.program(), 64, 64, heads=2, tile=(16, 16)).explain()
+    assert "some query rows have no key" in text and "depends on h" in text
+
+
+def test_no_pair_in_words() -> None:
+    assert "no pair is allowed" in make_plan(Mask(lambda *p: False).program(), 64, 64).explain()
+
+
+def test_a_drawing() -> None:
+    lines = str(make_plan(WINDOW.program(), 512, 512)).splitlines()
+    assert lines[:4] == ["▒···", "▒▒··", "·▒▒·", "··▒▒"]
+    assert lines[4].startswith("4 x 4 tiles of 128 x 128")
+    assert str(make_plan(None, 200, 300)).splitlines()[:2] == ["███", "███"]
+
+
+def test_a_long_drawing_is_sampled() -> None:
+    plan = make_plan(Mask(lambda b, h, q, kv: q >= kv).program(), 20000, 30000)
+    *rows, note = str(plan).splitlines()
+    assert len(rows) == 64 and {len(r) for r in rows} == {64}
+    assert rows[0] == "▒" + "·" * 63 and rows[-1].startswith("█" * 40)
+    assert "several tiles" in note
+    drawn = np.array([[c != "·" for c in row] for row in rows])
+    assert abs(drawn.mean() - plan.density) < 0.03
+
+
+def test_a_drawing_of_one_head_says_so() -> None:
+    plan = make_plan(Mask(lambda b, h, q, kv: q >= kv + h).program(), 256, 256, heads=2)
+    assert str(plan).endswith("batch 0, head 0")
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_a_picture(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"plan.{ending}"
+    make_plan(DOCUMENTS.program(), 512, 512).plot(path)
+    assert path.stat().st_size > 1000
+
+
+def test_a_picture_of_another_format(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"\.png or \.svg"):
+        make_plan(None, 5, 5).plot(tmp_path / "plan.gif")
+
+
+def test_a_picture_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ArgumentError, match=r"flexdsl\[plot\]"):
+        make_plan(None, 5, 5).plot(tmp_path / "plan.png")
