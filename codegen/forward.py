@@ -8,7 +8,7 @@ clipped. What is not done here: choosing tiles and warps (the runtime's table), 
 from __future__ import annotations
 
 from flexdsl.analysis.closed_form import TOP
-from flexdsl.ir import Expr, Program, print_expr
+from flexdsl.ir import Expr, Op, Program, print_expr, walk
 
 from .kernel import SOURCE_NOTE, Argument, ForwardSpec, Kernel, Role, pieces
 from .loops import TILE_RANGE, Loop, closed_form_loops, table_loops
@@ -84,10 +84,13 @@ def _prologue(body: Block, spec: ForwardSpec) -> None:
     body.line("kv_head = h // group")
     body.line("q_start = q_tile * BLOCK_M")
     body.line("row = q_start + tl.arange(0, BLOCK_M)")
-    body.comment("Positions; rows past the end stand for the last one, so that loads stay inside.")
     body.line("q_first = q_offset + q_start")
     body.line("q_last = q_offset + tl.minimum(q_start + BLOCK_M, q_len) - 1")
-    body.line("q = tl.minimum(q_offset + row, q_last)[:, None]")
+    if _loads_at("q", spec):
+        body.comment("Rows past the end stand for the last one, so that loads stay inside.")
+        body.line("q = tl.minimum(q_offset + row, q_last)[:, None]")
+    else:
+        body.line("q = (q_offset + row)[:, None]")
 
 
 def _start_state(
@@ -125,7 +128,9 @@ def _tile(loop: Loop, spec: ForwardSpec, lowering: Lowering, outer: Scope) -> No
     mask = spec.mask.expr if spec.mask is not None and loop.masked else None
     if spec.score is not None or mask is not None or loop.masked:
         body.line("key_index = (kv_start + tl.arange(0, BLOCK_N))[None, :]")
-        body.line("kv = tl.minimum(key_index, kv_len - 1)")
+        # A clipped index costs registers, so it is clipped only where something is loaded at it.
+        clipped = "tl.minimum(key_index, kv_len - 1)" if _loads_at("kv", spec) else "key_index"
+        body.line(f"kv = {clipped}")
     variables = {**outer.variables, "kv": "kv", "score": "score"}
     scope = Scope(body.block(), outer, variables)
     if spec.score is not None:
@@ -143,6 +148,13 @@ def _tile(loop: Loop, spec: ForwardSpec, lowering: Lowering, outer: Scope) -> No
             f' out_tile_{i} * rescale[:, None], input_precision="ieee")'
         )
     body.line("max_log2 = new_max")
+
+
+def _loads_at(variable: str, spec: ForwardSpec) -> bool:
+    """Is there a load whose index depends on `variable` and is not held inside its tensor?"""
+    expressions = [p.expr for p in (spec.mask, spec.score) if p is not None]
+    loads = (n for n in walk(*expressions) if n.op is Op.LOAD)
+    return any(variable in n.variables and n not in spec.clamped for n in loads)
 
 
 def _apply_mask(mask: Expr | None, lowering: Lowering, scope: Scope) -> None:
