@@ -6,6 +6,7 @@
       -> truth              NEVER, MAYBE or ALWAYS of a condition on many boxes in one pass
     prove, closed_form      a condition solved for kv (or q): a union of a few intervals
       -> tile_bounds        the bounds of whole tiles, proven exact; else declined
+      -> overlay            two intervals made one, where bounds of tiles stay exact
       -> closed_runs        runs and counts by evaluating the ends
     grid, subdivide         the tile grid, and its recursive subdivision down to single pairs
       -> table, facts       runs in CSR; exact pairs and empty rows

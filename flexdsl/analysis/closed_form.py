@@ -22,6 +22,7 @@ BOTTOM = const(0)  # "no bound below": positions are natural numbers
 TOP = const(2**31 - 1)  # "no bound above"
 TRUE = const(True)
 MAX_INTERVALS = 4
+MAX_CASES = 64  # of min, max, abs and where in comparisons
 MAX_UNFINISHED = 16  # pieces before those that are empty or contained have been dropped
 
 
@@ -141,6 +142,7 @@ class Solver:
         self.inner = inner
         self.prover = prover
         self.forms = LinearForms()
+        self._cases = MAX_CASES
 
     def solve(self, node: Expr, negated: bool = False) -> list[Piece]:
         """The union of pieces on which `node` holds (or does not). Raises `Declined`."""
@@ -193,6 +195,9 @@ class Solver:
             apply(op, form.to_expr(), const(0)), self.forms, lambda x: self.inner in x.variables
         )
         if cases is not None:
+            self._cases -= 1
+            if self._cases < 0:
+                raise Declined(f"{node!r} has more than {MAX_CASES} cases", node)
             return self.solve(cases)
         if op in (Op.EQ, Op.NE):
             low, high = (Op.LE, Op.GE) if op is Op.EQ else (Op.LT, Op.GT)

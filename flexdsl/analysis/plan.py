@@ -22,10 +22,11 @@ from flexdsl.analysis.draw import draw, plot
 from flexdsl.analysis.explain import explain
 from flexdsl.analysis.facts import count_pairs, has_empty_row
 from flexdsl.analysis.grid import Grid
+from flexdsl.analysis.overlay import absorb
 from flexdsl.analysis.prove import Prover
 from flexdsl.analysis.subdivide import Scene, TileMap, map_tiles
 from flexdsl.analysis.table import RunTable, table_of_map
-from flexdsl.analysis.tile_bounds import absorb, derive
+from flexdsl.analysis.tile_bounds import derive
 from flexdsl.analysis.values import bind
 from flexdsl.errors import ArgumentError, KindError
 from flexdsl.ir import Kind, Program, const

@@ -8,7 +8,7 @@ declined: a table is then more exact.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from flexdsl.analysis.affine import LinearForms, divisor_of
 from flexdsl.analysis.closed_form import (
@@ -24,6 +24,7 @@ from flexdsl.analysis.closed_form import (
     operands,
     without_remainders,
 )
+from flexdsl.analysis.overlay import overlay
 from flexdsl.analysis.prove import Prover
 from flexdsl.analysis.values import substitute
 from flexdsl.ir import Expr, Op, Type, apply, const, var
@@ -36,6 +37,7 @@ def derive(mask: Expr, inner: str, prover: Prover) -> ClosedForm:
     """
     pieces = Solver(inner, prover).solve(mask)
     intervals = [i for piece in pieces for i in _Bounder(prover, mask).intervals(piece)]
+    intervals = overlay(intervals, prover.outer)
     if len(intervals) > MAX_INTERVALS:
         raise Declined(f"it has {len(intervals)} intervals, and {MAX_INTERVALS} is the most", mask)
     return ClosedForm(inner, tuple(intervals))
@@ -193,47 +195,3 @@ def _common(directions: list[int | None]) -> int | None:
     if not moving:
         return 0
     return moving.pop() if len(moving) == 1 else None
-
-
-def absorb(form: ClosedForm, prover: Prover) -> ClosedForm:
-    """The same union, where an interval reaches down over one before it wherever the two touch.
-
-    A tile that is full in the union of both is then full in the second alone. It is done for a
-    first interval whose lower end is constant and a second one whose lower end rises.
-    """
-    intervals = list(form.intervals)
-    for k, second in enumerate(form.intervals):
-        for first in form.intervals:
-            if first is not second:
-                reached = _reach(first, second, prover)
-                intervals[k] = reached if reached is not None else intervals[k]
-    return replace(form, intervals=tuple(intervals))
-
-
-def _reach(first: Interval, second: Interval, prover: Prover) -> Interval | None:
-    outer = prover.outer
-    base, lower = first.lower, second.lower
-    names = {f"{outer}_first", f"{outer}_last", outer}
-    if outer in base.variables or outer not in lower.variables:
-        return None
-    if not prover.always(apply(Op.LE, base, lower)):
-        return None
-    try:
-        domain = Solver(outer, prover).solve(apply(Op.LE, lower, first.upper))
-    except Declined:
-        return None
-    if len(domain) != 1 or domain[0].lower is not BOTTOM or not prover.always(domain[0].guard):
-        return None
-    end = domain[0].upper
-    if names & end.variables:
-        return None
-
-    def at(name: str, otherwise: Expr) -> Expr:
-        return apply(Op.WHERE, apply(Op.LT, var(name), end), base, otherwise)
-
-    return replace(
-        second,
-        lower=at(outer, second.lower),
-        live_lower=at(f"{outer}_first", second.live_lower),
-        full_lower=at(f"{outer}_last", second.full_lower),
-    )

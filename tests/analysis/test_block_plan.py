@@ -16,7 +16,7 @@ from flexdsl.analysis.subdivide import Scene, map_tiles
 from flexdsl.analysis.table import table_of_map
 from flexdsl.analysis.values import bind
 from flexdsl.errors import ArgumentError, KindError
-from flexdsl.ir import Kind, Program, const, var
+from flexdsl.ir import DTYPE_BY_LIBRARY_NAME, Capture, Kind, Op, Program, apply, const, load, var
 from support.masks import (
     HEADS,
     Mask,
@@ -172,7 +172,7 @@ def test_sinks_that_touch_the_window(size: int) -> None:
     mask = Mask(lambda b, h, q, kv: both(q >= kv, either(kv < 4, q - kv < size)))
     shape = Shape(200, 200, (32, 32), 0)
     plan = plan_of(mask, shape, 1, 1)
-    assert plan.kind == "closed-form"
+    assert plan.kind == plan.transposed().kind == "closed-form"
     check(plan, dense_of(mask, shape, 1, 1))
 
 
@@ -196,6 +196,26 @@ def test_a_table_of_any_mask_is_the_same(mask: Mask, shape: Shape) -> None:
         for i in range(grid.q_tiles):
             runs = [(r.start, r.stop, r.full) for r in plan.runs(1, h, i)]
             assert table.runs(h * grid.q_tiles + i) == runs
+
+
+@pytest.mark.parametrize("name", ["sinks and window", "prefix", "window", "causal chunks"])
+def test_one_interval_of_the_transposed_plan(name: str) -> None:
+    form = plan_of(CLOSED[name], SHAPES[0]).transposed().closed_form
+    assert form is not None and len(form.intervals) == 1
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64", "uint8", "bfloat16", "float32", "bool"])
+def test_captures_of_torch(dtype: str) -> None:
+    torch = pytest.importorskip("torch")
+    tensor = (torch.arange(64) // 9 % 2).to(getattr(torch, dtype))
+    capture = Capture("x", DTYPE_BY_LIBRARY_NAME[dtype], 1)
+    at_q, at_kv = (load(capture, var(name)) for name in ("q", "kv"))
+    program = Program(Kind.MASK, "same", apply(Op.EQ, at_q, at_kv), {"x": tensor})
+    plan = make_plan(program, 64, 64, tile=(8, 8))
+    array = tensor.float().numpy()
+    np.testing.assert_array_equal(
+        plan.to_dense(), states_of((array[:, None] == array)[None, None], (8, 8))
+    )
 
 
 @pytest.mark.parametrize("sizes", [(0, 5, 1, 1), (5, 0, 1, 1), (5, 5, 0, 1), (5, 5, 1, 0)])
