@@ -20,8 +20,8 @@ from flexdsl.ir import Expr, Kind, Program, captures_of, rename_apart
 from flexdsl.mod import Mod, as_mod, from_program
 from flexdsl.runtime.memory import Memory
 
-# The most recent plans, and checks of ranges, that are kept.
-REMEMBERED = 64
+# The most recent plans, and checks of ranges, that are kept. A plan keeps its captures alive.
+REMEMBERED = 16
 _PLANS = Memory(REMEMBERED)
 _CHECKS = Memory(REMEMBERED)
 

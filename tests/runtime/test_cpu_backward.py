@@ -66,14 +66,16 @@ def test_gradients_of_captured_tensors():
     assert torch.autograd.gradcheck(call, (*leaves(TINY), table, heat), fast_mode=True)
 
 
-def test_captured_halves_are_summed_in_single_precision():
-    """4096 pairs add 2**-12 each: in bfloat16 the sum would stop long before 1."""
+def test_captured_halves_are_summed_in_single_precision(monkeypatch):
+    """4096 rows add 2**-14 each: in bfloat16 the sum would stop long before 0.25."""
+    monkeypatch.setattr("flexdsl.runtime.attention.TILE", (4096, 2))
+    monkeypatch.setattr(slabs, "LEAST_ROWS", 4096)
     bias = torch.zeros(1, dtype=torch.bfloat16, requires_grad=True)
     q = torch.zeros(1, 1, 4096, 1, dtype=torch.float32)
     k, v = torch.zeros(1, 1, 2, 1), torch.tensor([[[[1.0], [0.0]]]])
 
     def score(score, b, h, q, kv):
-        return score + fx.where(kv == 0, bias[0 * kv], 0.0)
+        return score + fx.where(kv == 0, bias[q // 4096], 0.0)
 
     fx.attention(q, k, v, score=score).mean().backward()
     assert bias.grad is not None and bias.grad.dtype is torch.bfloat16
