@@ -137,7 +137,8 @@ def _closed_form(scene: Scene, outer: Outer) -> ClosedForm | Declined:
     try:
         form = derive(scene.expr, inner, prover)
     except Declined as declined:
-        return declined
+        # The plan keeps the reason, not the frames that it was raised in.
+        return declined.with_traceback(None)
     if not Ends(form, scene.grid, scene.bindings).full_in_union_only():
         return form
     form = absorb(form, prover)

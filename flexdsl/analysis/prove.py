@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from flexdsl.analysis.affine import LinearForms
+from flexdsl.analysis.domain import Array
 from flexdsl.analysis.grid import Grid
 from flexdsl.analysis.truth import Judge
 from flexdsl.analysis.values import Bindings, specialise
@@ -20,6 +21,7 @@ from flexdsl.ir.ops import COMPARISONS
 
 SPLIT_OPS = frozenset({Op.MIN, Op.MAX, Op.ABS, Op.WHERE})
 MAX_CASES = 64
+LARGEST = 2**31 - 1  # kernels compute bounds in 32 bits
 
 
 def split_comparison(node: Expr, forms: LinearForms, wanted: Callable[[Expr], bool]) -> Expr | None:
@@ -89,7 +91,18 @@ class Prover:
         cases = split_comparison(condition, self.forms, lambda atom: True)
         return cases is not None and self._prove(cases, budget)
 
+    def fits(self, expr: Expr) -> bool:
+        """Does an index fit in 32 bits for every outer position, b and h?"""
+        found = Judge(expr, self.bindings).interval(self._box())
+        return bool(np.all((found.lo >= -LARGEST) & (found.hi <= LARGEST)))
+
     def _judge(self, condition: Expr) -> bool:
+        box = self._box()
+        if not condition.variables <= box.keys():
+            return False
+        return bool(np.all(Judge(condition, self.bindings).truth(box).always))
+
+    def _box(self) -> dict[str, tuple[Array, Array]]:
         first = self.grid.q_offset if self.outer == "q" else 0
         length = self.grid.q_len if self.outer == "q" else self.grid.kv_len
         ranges = {
@@ -97,7 +110,4 @@ class Prover:
             "h": (0, self.grid.heads - 1),
             self.outer: (first, first + length - 1),
         }
-        if not condition.variables <= ranges.keys():
-            return False
-        box = {n: (np.array([lo]), np.array([hi])) for n, (lo, hi) in ranges.items()}
-        return bool(np.all(Judge(condition, self.bindings).truth(box).always))
+        return {n: (np.array([lo]), np.array([hi])) for n, (lo, hi) in ranges.items()}

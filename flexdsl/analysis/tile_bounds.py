@@ -27,7 +27,9 @@ from flexdsl.analysis.closed_form import (
 from flexdsl.analysis.overlay import overlay
 from flexdsl.analysis.prove import Prover
 from flexdsl.analysis.values import substitute
-from flexdsl.ir import Expr, Op, Type, apply, const, var
+from flexdsl.ir import Expr, Op, Type, apply, const, var, walk
+
+GROWING = frozenset({Op.ADD, Op.SUB, Op.MUL, Op.NEG, Op.SHL})
 
 
 def derive(mask: Expr, inner: str, prover: Prover) -> ClosedForm:
@@ -65,6 +67,7 @@ class _Bounder:
     def intervals(self, piece: Piece) -> list[Interval]:
         """One interval for each range of outer positions in which the guard holds."""
         lower, upper = self._end(piece.lower), self._end(piece.upper)
+        self._require_small(lower.expr, upper.expr)
         self._require_contiguous(lower, upper)
         if self.prover.outer not in piece.guard.variables:
             domains = [Piece(BOTTOM, TOP, piece.guard)]
@@ -160,6 +163,12 @@ class _Bounder:
         if direction is None or factor is None:
             return None
         return direction if factor > 0 else -direction
+
+    def _require_small(self, *ends: Expr) -> None:
+        """A window of 2**31 - 1 is a fine "no window", but kv + window is then no number."""
+        for node in walk(*ends):
+            if node.op in GROWING and node.type is Type.INDEX and not self.prover.fits(node):
+                raise Declined(f"its bound {node!r} may not fit in 32 bits", self.mask)
 
     def _require_contiguous(self, lower: _End, upper: _End) -> None:
         """Ends that move together: no row is empty, and each touches the next.

@@ -14,9 +14,21 @@ from flexdsl.analysis import BlockPlan, make_plan
 from flexdsl.analysis.grid import Grid
 from flexdsl.analysis.subdivide import Scene, map_tiles
 from flexdsl.analysis.table import table_of_map
-from flexdsl.analysis.values import bind
-from flexdsl.errors import ArgumentError, KindError
-from flexdsl.ir import DTYPE_BY_LIBRARY_NAME, Capture, Kind, Op, Program, apply, const, load, var
+from flexdsl.analysis.values import bind, specialise, substitute
+from flexdsl.errors import ArgumentError, KindError, TypeMismatchError
+from flexdsl.ir import (
+    DTYPE_BY_LIBRARY_NAME,
+    Capture,
+    Kind,
+    Op,
+    Program,
+    Type,
+    apply,
+    const,
+    load,
+    var,
+)
+from support.expressions import VALUES, build, trees
 from support.masks import (
     HEADS,
     Mask,
@@ -184,6 +196,38 @@ def test_any_mask(mask: Mask, shape: Shape) -> None:
 @given(solvable_masks(), shapes())
 def test_masks_that_mostly_have_a_closed_form(mask: Mask, shape: Shape) -> None:
     check(plan_of(mask, shape), dense_of(mask, shape))
+
+
+@given(trees(Type.BOOL, depth=4), shapes())
+def test_any_expression_at_all(tree: tuple[object, ...], shape: Shape) -> None:
+    """Floats, NaN, division by zero and indices cut to an array: as the evaluator has them."""
+    try:
+        expr = substitute(build(tree), {var("score"): const(0.5)})
+        specialise(expr, bind(VALUES, expr))
+    except TypeMismatchError:
+        return
+    grid = Grid(shape.q_len, shape.kv_len, shape.tile, shape.q_offset, 2, HEADS)
+    scene = Scene(expr, bind(VALUES, expr), grid)
+    b, h = np.arange(2)[:, None, None, None], np.arange(HEADS)[:, None, None]
+    dense = scene.evaluate(b, h, np.arange(shape.q_len)[:, None], np.arange(shape.kv_len))
+    states = states_of(dense, shape.tile).reshape(-1, grid.kv_tiles)
+    table = table_of_map(map_tiles(scene), 2, HEADS, grid.q_tiles, False)
+    for row, expected in enumerate(states):
+        found = np.zeros(grid.kv_tiles, np.int8)
+        for start, stop, full in table.runs(row):
+            found[start:stop] = 1 + full
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_window_of_no_bound_stays_in_range() -> None:
+    """q + window would not fit in the 32 bits of a kernel."""
+    mask = Mask(lambda b, h, q, kv, w: abs(q - kv) < w, {"w": 2**31 - 1})
+    plan = plan_of(mask, SHAPES[0])
+    assert plan.kind == "table" and plan.why_table is not None
+    assert "32 bits" in plan.why_table.reason
+    assert plan.density == 1 and plan.pairs == 2 * HEADS * 192 * 192
+    causal = Mask(lambda b, h, q, kv, w: both(q >= kv, q - kv < w), {"w": 2**31 - 1})
+    assert plan_of(causal, SHAPES[0]).kind == "closed-form"
 
 
 @given(solvable_masks(), shapes())
