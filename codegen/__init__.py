@@ -1,6 +1,6 @@
 """Code generation: expressions and a plan become the text of a kernel.
 
-    ForwardSpec --forward--> Kernel(source, arguments)
+    KernelSpec --forward--> Kernel(source, arguments)
         loops.py   the loops over key tiles, from formulas or from a table of runs
         lower.py   the mask and the score modification as Triton expressions
         writer.py  lines, blocks and names
@@ -10,13 +10,13 @@ own arguments (`kernel.py`), and the runtime and the ahead-of-time builder pass 
 """
 
 from .forward import generate_forward
-from .kernel import Argument, ForwardSpec, Kernel, Role, heavy_last, pieces
+from .kernel import Argument, Kernel, KernelSpec, Role, heavy_last, pieces
 from .unbound import forward_spec
 
 __all__ = [
     "Argument",
-    "ForwardSpec",
     "Kernel",
+    "KernelSpec",
     "Role",
     "forward_spec",
     "generate_forward",

@@ -20,10 +20,10 @@ SOURCE_NOTE = "    source: "
 class Role(Enum):
     """What the caller passes for an argument; `name` and `index` of the argument say which."""
 
-    DESCRIPTOR = "descriptor of query, key, value or out; `index` elements of the head a block"
-    LSE = "pointer to the float32 logsumexp [B, Hq, Lq]"
+    DESCRIPTOR = "descriptor of a tensor [B, H, L, D]; blocks of `index` elements of the head"
+    ROWS = "pointer to one float32 number a query row, [B, Hq, Lq]"
     SCALE = "float32 scale of the scores"
-    SIZE = "int32: q_len, kv_len, q_offset, heads, group or q_tiles"
+    SIZE = "int32: a length or a count, by name"
     PARAMETER = "the value of a parameter, int32, int64 or float32"
     CAPTURE = "pointer to a captured tensor"
     LENGTH = "int32 length of a captured tensor along dimension `index`"
@@ -50,13 +50,14 @@ class Argument:
 
 
 @dataclass(frozen=True)
-class ForwardSpec:
-    """Everything that is fixed in the text of a forward kernel.
+class KernelSpec:
+    """Everything that is fixed in the text of a kernel.
 
     Attributes:
         mask: the mask, None where every pair is allowed.
         score: the score modification, None where there is none. Its names and the mask's differ.
-        closed_form: the loops as formulas; None where the plan is a table of runs.
+        closed_form: the loops as formulas; None where the plan is a table of runs. Of key
+            positions for each row, or of rows for each key position in the kernel of dK and dV.
         head_dim: elements of a query and a key.
         value_dim: elements of a value.
         clamped: loads whose index can leave its tensor on a pair that is not allowed.

@@ -1,4 +1,4 @@
-"""The loops over key tiles: from a plan's formulas or from its table of runs.
+"""The loops over the tiles of one axis: from a plan's formulas or from its table of runs.
 
 Full tiles and masked tiles have a loop each. With formulas there is one loop of each kind however
 many intervals the mask has: it counts through the segments, so that its loads stay pipelined. Which
@@ -14,30 +14,53 @@ from itertools import pairwise
 from flexdsl.analysis.closed_form import ClosedForm, Interval
 from flexdsl.ir import Op
 
-from .kernel import Role
+from .kernel import KernelSpec, Role
 from .lower import Lowering, Scope
 from .writer import Block
 
-# The key tiles of one interval, from its ends over the rows of a query tile. An end is a number of
-# keys; one that is missing is 0 or 2**31 - 1.
+# The tiles of one interval, from its ends over a whole outer tile. An end is an index on the inner
+# axis; one that is missing is 0 (or less) or 2**31 - 1 (or near it).
 TILE_RANGE = '''\
 @triton.jit
-def tile_range(live_lower, full_lower, full_upper, live_upper, kv_len, BLOCK_N):
-    """Key tiles [start, stop) with an allowed pair; of them, [full_start, full_stop) are full."""
-    stop = tl.cdiv(tl.minimum(tl.maximum(live_upper, 0), kv_len), BLOCK_N)
-    start = tl.minimum(live_lower // BLOCK_N, stop)
-    full_start = tl.minimum(tl.maximum(tl.cdiv(full_lower, BLOCK_N), start), stop)
-    full_stop = tl.minimum(tl.maximum(full_upper, 0), kv_len) // BLOCK_N
+def tile_range(live_lower, full_lower, full_upper, live_upper, length, BLOCK):
+    """Tiles [start, stop) with an allowed pair; of them, [full_start, full_stop) are full."""
+    stop = tl.cdiv(tl.minimum(tl.maximum(live_upper, 0), length), BLOCK)
+    start = tl.minimum(tl.maximum(live_lower, 0) // BLOCK, stop)
+    full_start = tl.minimum(tl.maximum(tl.cdiv(tl.maximum(full_lower, 0), BLOCK), start), stop)
+    full_stop = tl.minimum(tl.maximum(full_upper, 0), length) // BLOCK
     return start, full_start, tl.minimum(tl.maximum(full_stop, full_start), stop), stop
 '''
 
 
 @dataclass(frozen=True, slots=True)
-class Range:
-    """The key tiles of one interval: names in the kernel.
+class Axis:
+    """The axis that loops run along, and the one that programs are spread over.
 
     Attributes:
-        from_zero: it begins with full tiles at key 0 by its form, whatever the row.
+        tile: name of the tile's number in a loop.
+        length: name of the axis' length.
+        block: name of a tile's length.
+        first: position of index 0, as a term to subtract from a position; "" where it is 0.
+        outer_tile: name of the program's own tile.
+    """
+
+    tile: str
+    length: str
+    block: str
+    first: str
+    outer_tile: str
+
+
+KEYS = Axis("kv_tile", "kv_len", "BLOCK_N", "", "q_tile")
+QUERIES = Axis("q_tile", "q_len", "BLOCK_M", " - q_offset", "kv_tile")
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The tiles of one interval: names in the kernel.
+
+    Attributes:
+        from_zero: it begins with full tiles at index 0 by its form, whatever the outer tile.
     """
 
     start: str
@@ -54,22 +77,38 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """One loop over key tiles: `kv_tile` is set when `body` begins.
+    """One loop over tiles, whose number is set when `body` begins.
 
     Attributes:
         body: where its work goes.
-        masked: the mask and the end of the keys are to be looked at.
+        masked: the mask and the end of the axis are to be looked at.
     """
 
     body: Block
     masked: bool
 
 
-def closed_form_loops(
-    form: ClosedForm, lowering: Lowering, scope: Scope, block: Block, has_mask: bool
+def write_loops(
+    axis: Axis, spec: KernelSpec, lowering: Lowering, scope: Scope, block: Block
+) -> list[Loop]:
+    """Write the loops of a kernel's plan into `block`, full tiles first.
+
+    What is computed once for all loops goes to the block of `scope`.
+    """
+    if spec.closed_form is None:
+        return list(_table_loops(axis, lowering, scope, block))
+    return list(_closed_form_loops(axis, spec, spec.closed_form, lowering, scope, block))
+
+
+def _closed_form_loops(
+    axis: Axis,
+    spec: KernelSpec,
+    form: ClosedForm,
+    lowering: Lowering,
+    scope: Scope,
+    block: Block,
 ) -> Iterator[Loop]:
-    """Write the loops of a plan in closed form into `block`, full tiles first."""
-    ranges = [_tile_range(i, n, lowering, scope) for n, i in _ordered(form)]
+    ranges = [_tile_range(axis, i, n, lowering, scope) for n, i in _ordered(form)]
     _make_disjoint(ranges, scope.block)
     full = [(r.full_start, r.full_stop) for r in ranges]
     masked = [
@@ -80,12 +119,13 @@ def closed_form_loops(
     ]
     for segments, is_masked, title in (
         (full, False, "Full tiles: every pair is allowed."),
-        (masked, True, "Masked tiles: the mask is looked at, and the end of the keys."),
+        (masked, True, "Masked tiles: the mask is looked at, and the end of the axis."),
     ):
         if segments:
             block.line()
-            block.comment(title if has_mask or not is_masked else "The last tile, if it is cut.")
-            yield from _counted_loop(segments, is_masked, lowering, block)
+            only_end = is_masked and spec.mask is None
+            block.comment("The last tile, if it is cut." if only_end else title)
+            yield from _counted_loop(axis, segments, is_masked, lowering, block)
 
 
 def _ordered(form: ClosedForm) -> Iterator[tuple[str, Interval]]:
@@ -100,14 +140,16 @@ def _from_zero(interval: Interval) -> bool:
     return all(e.op is Op.CONST and e.attribute == 0 for e in ends)
 
 
-def _tile_range(interval: Interval, suffix: str, lowering: Lowering, scope: Scope) -> Range:
-    """Write the tile range of one interval, from its ends in keys."""
+def _tile_range(
+    axis: Axis, interval: Interval, suffix: str, lowering: Lowering, scope: Scope
+) -> Range:
+    """Write the tile range of one interval, from its ends in positions."""
     roots = (interval.live_lower, interval.full_lower, interval.full_upper, interval.live_upper)
-    ends = lowering.lower(roots, scope)
+    ends = [f"{end}{axis.first}" for end in lowering.lower(roots, scope)]
     lowering.helpers.add("tile_range")
     wanted = ("start", "full_start", "full_stop", "stop")
     names = [lowering.names.fresh(f"{n}{suffix}") for n in wanted]
-    call = f"tile_range({', '.join(ends)}, kv_len, BLOCK_N)"
+    call = f"tile_range({', '.join(ends)}, {axis.length}, {axis.block})"
     scope.block.line(f"{', '.join(names)} = {call}")
     return Range(*names, _from_zero(interval))
 
@@ -132,12 +174,16 @@ def _make_disjoint(ranges: list[Range], block: Block) -> None:
 
 
 def _counted_loop(
-    segments: list[tuple[str, str]], masked: bool, lowering: Lowering, block: Block
+    axis: Axis,
+    segments: list[tuple[str, str]],
+    masked: bool,
+    lowering: Lowering,
+    block: Block,
 ) -> Iterator[Loop]:
-    """Write one loop that counts through `segments`, each [start, stop) of key tiles."""
+    """Write one loop that counts through `segments`, each [start, stop) of tiles."""
     if len(segments) == 1:
         start, stop = segments[0]
-        with block.indented(f"for kv_tile in tl.range({start}, {stop}):") as body:
+        with block.indented(f"for {axis.tile} in tl.range({start}, {stop}):") as body:
             yield Loop(body, masked)
         return
     fresh = lowering.names.fresh
@@ -149,12 +195,12 @@ def _counted_loop(
         ends.append(name)
     step = fresh("step")
     with block.indented(f"for {step} in tl.range(0, {ends[-1]}):") as body:
-        body.line(f"kv_tile = {step} + {_shift(segments, ends, step)}")
+        body.line(f"{axis.tile} = {step} + {_shift(segments, ends, step)}")
         yield Loop(body, masked)
 
 
 def _shift(segments: list[tuple[str, str]], ends: list[str], step: str) -> str:
-    """What to add to `step` to get the key tile, by the segment that it falls into."""
+    """What to add to `step` to get the tile, by the segment that it falls into."""
     shift = f"{segments[-1][0]} - {ends[-2]}"
     for i in range(len(segments) - 2, -1, -1):
         start = segments[i][0] if i == 0 else f"{segments[i][0]} - {ends[i - 1]}"
@@ -162,13 +208,12 @@ def _shift(segments: list[tuple[str, str]], ends: list[str], step: str) -> str:
     return shift
 
 
-def table_loops(lowering: Lowering, scope: Scope, block: Block) -> Iterator[Loop]:
-    """Write the loops of a plan that is a table of runs into `block`, full tiles first."""
+def _table_loops(axis: Axis, lowering: Lowering, scope: Scope, block: Block) -> Iterator[Loop]:
     table = {
         n: lowering.argument(Role.TABLE, n) for n in ("offsets", "full_ends", "starts", "stops")
     }
     strides = [lowering.argument(Role.TABLE_STRIDE, n, 0, f"table_stride_{n}") for n in "bh"]
-    scope.block.line(f"row_of_runs = b * {strides[0]} + h * {strides[1]} + q_tile")
+    scope.block.line(f"row_of_runs = b * {strides[0]} + h * {strides[1]} + {axis.outer_tile}")
     scope.block.line(f"first_run = tl.load({table['offsets']} + row_of_runs)")
     scope.block.line(f"full_end = tl.load({table['full_ends']} + row_of_runs)")
     scope.block.line(f"last_run = tl.load({table['offsets']} + row_of_runs + 1)")
@@ -181,5 +226,5 @@ def table_loops(lowering: Lowering, scope: Scope, block: Block) -> Iterator[Loop
         with block.indented(f"for run in range({start}, {stop}):") as runs:
             runs.line(f"start = tl.load({table['starts']} + run)")
             runs.line(f"stop = tl.load({table['stops']} + run)")
-            with runs.indented("for kv_tile in tl.range(start, stop):") as body:
+            with runs.indented(f"for {axis.tile} in tl.range(start, stop):") as body:
                 yield Loop(body, masked)

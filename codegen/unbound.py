@@ -9,18 +9,18 @@ from __future__ import annotations
 from flexdsl.analysis.typical import typical_closed_form
 from flexdsl.ir import Op, Program, rename_apart, walk
 
-from .kernel import ForwardSpec, heavy_last
+from .kernel import KernelSpec, heavy_last
 
 
 def forward_spec(
     mask: Program | None, score: Program | None, head_dim: int, value_dim: int
-) -> ForwardSpec:
+) -> KernelSpec:
     """What a forward kernel of this mask and score has in its text, whatever the lengths."""
     if score is not None and mask is not None:
         score = rename_apart(score, mask.values)
     closed_form = typical_closed_form(mask)
     expressions = [p.expr for p in (mask, score) if p is not None]
-    return ForwardSpec(
+    return KernelSpec(
         None if mask is None or mask.expr.op is Op.CONST else mask,
         score,
         closed_form,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flexdsl.aot.targets import Target, parse_target
-from flexdsl.codegen import Argument, ForwardSpec, Kernel, Role, forward_spec, generate_forward
+from flexdsl.codegen import Argument, Kernel, KernelSpec, Role, forward_spec, generate_forward
 from flexdsl.errors import ArgumentError, BackendError, TargetError
 from flexdsl.ir import Capture, Kind, Program, Type, captures_of, params_of
 from flexdsl.mod import as_mod
@@ -110,7 +110,7 @@ _SHARED_LIMIT = {
 
 
 def _compile(
-    kernel: Kernel, spec: ForwardSpec, target: Target, dtype: str, config: Config
+    kernel: Kernel, spec: KernelSpec, target: Target, dtype: str, config: Config
 ) -> Compiled:
     import triton
     from triton.backends.compiler import GPUTarget
@@ -133,7 +133,7 @@ def _compile(
     return Compiled(kernel, target, config, dict(compiled.asm), compiled.metadata.shared)
 
 
-def _type_names(spec: ForwardSpec) -> dict[str, str]:
+def _type_names(spec: KernelSpec) -> dict[str, str]:
     """Triton's name for the type of each parameter and of the elements of each capture."""
     programs = [p for p in (spec.mask, spec.score) if isinstance(p, Program)]
     names: dict[str, str] = {}
@@ -154,7 +154,7 @@ def _signature(argument: Argument, dtype: str, config: Config, types: Mapping[st
         case Role.DESCRIPTOR:
             rows = config.block_m if argument.of in ("query", "out") else config.block_n
             return f"tensordesc<{dtype}[1, 1, {rows}, {argument.index}]>"
-        case Role.LSE:
+        case Role.ROWS:
             return "*fp32"
         case Role.SCALE:
             return "fp32"

@@ -19,7 +19,7 @@ from triton.runtime.errors import OutOfResources
 
 from flexdsl.analysis import BlockPlan
 from flexdsl.analysis.closed_form import ClosedForm
-from flexdsl.codegen import Argument, ForwardSpec, Kernel, Role, generate_forward, heavy_last
+from flexdsl.codegen import Argument, Kernel, KernelSpec, Role, generate_forward, heavy_last
 from flexdsl.errors import BackendError
 from flexdsl.ir import Capture, Op, captures_of
 from flexdsl.runtime import bind
@@ -120,7 +120,7 @@ class _Launch:
     def _kernel(self, closed_form: ClosedForm | None) -> Kernel:
         q, v = self.tensors["query"], self.tensors["value"]
         mask, score = self.bound.mask, self.bound.score
-        spec = ForwardSpec(
+        spec = KernelSpec(
             mask if mask is None or mask.expr.op is not Op.CONST else None,
             score,
             closed_form,
@@ -158,7 +158,7 @@ class _Launch:
                 is_row = argument.of in ("query", "out")
                 rows = config.block_m if is_row else config.block_n
                 return describe(self.tensors[argument.of], rows, argument.index)
-            case Role.LSE:
+            case Role.ROWS:
                 return self.lse
             case Role.SCALE:
                 return self.scale * (LOG2E if self.bound.score is None else 1.0)

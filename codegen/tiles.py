@@ -1,0 +1,105 @@
+"""Lines that every attention kernel has: tiles in pieces, positions, modified scores, the mask.
+
+Where they stand and what becomes of them is for the file of each kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from flexdsl.ir import Op, walk
+
+from .kernel import Argument, KernelSpec, Role, pieces
+from .lower import Lowering, Scope
+from .module import SIZES
+from .writer import Block, Names
+
+IEEE = 'input_precision="ieee"'  # float32 inputs are not cut to tf32
+
+# Names that the kernels' own lines use, which no parameter or capture may take.
+_RESERVED = frozenset(
+    """triton tl b h q kv score kv_head q_tile kv_tile program q_start kv_start q_first q_last
+    kv_first kv_last row key_index max_log2 total scores weights new_max shift rescale run start
+    stop first_run full_end last_run row_of_runs swap dead scale BLOCK_M BLOCK_N LOG2E LN2
+    tanh floor_div floor_mod tile_range forward backward_query backward_key rows_of_head d_weights
+    d_scores lse lse_row logsumexp lse_log2 delta member lse_of_row delta_of_row""".split()  # noqa: SIM905
+)
+_NUMBERED = ("query_tile", "key_tile", "value_tile", "out_tile", "result")
+_NUMBERED += ("d_out_tile", "d_query_tile", "d_key_tile", "d_value_tile")
+
+
+def names_of_kernel(arguments: Iterable[Argument]) -> Names:
+    """Names with everything taken that the kernel's own lines use."""
+    numbered = (f"{name}_{i}" for name in _NUMBERED for i in range(8))
+    return Names({*_RESERVED, *SIZES, *numbered, *(a.name for a in arguments)})
+
+
+def descriptors(tensors: dict[str, int]) -> list[Argument]:
+    """The descriptors of tensors, given by name with their head dimension: one for each width."""
+    return [
+        Argument(f"{tensor}_{width}", Role.DESCRIPTOR, tensor, width)
+        for tensor, dim in tensors.items()
+        for width in dict.fromkeys(w for _, w in pieces(dim))
+    ]
+
+
+def load_piece(tensor: str, at: str, rows: str, offset: int, width: int) -> str:
+    """The source that loads `rows` by `width` elements of a head."""
+    return f"{tensor}_{width}.load([{at}, {offset}]).reshape([{rows}, {width}])"
+
+
+def store_piece(tensor: str, at: str, rows: str, offset: int, width: int, value: str) -> str:
+    """The source that stores `rows` by `width` elements of a head, in the tensor's dtype."""
+    cast = f"{value}.to({tensor}_{width}.dtype).reshape([1, 1, {rows}, {width}])"
+    return f"{tensor}_{width}.store([{at}, {offset}], {cast})"
+
+
+def loads_at(variable: str, spec: KernelSpec) -> bool:
+    """Is there a load whose index depends on `variable` and is not held inside its tensor?"""
+    expressions = [p.expr for p in (spec.mask, spec.score) if p is not None]
+    loads = (n for n in walk(*expressions) if n.op is Op.LOAD)
+    return any(variable in n.variables and n not in spec.clamped for n in loads)
+
+
+def write_row_positions(block: Block, spec: KernelSpec, axis: str) -> None:
+    """Write `row` and `q`, the positions of the query tile's rows, along `axis` of a tile.
+
+    Rows past the end have to stand for the last one where something is loaded at them. Elsewhere
+    they stay as they are: a clipped position costs registers.
+    """
+    block.line("row = q_start + tl.arange(0, BLOCK_M)")
+    if loads_at("q", spec):
+        block.comment("Rows past the end stand for the last one, so that loads stay inside.")
+        block.line(f"q = (q_offset + tl.minimum(row, q_len - 1))[{axis}]")
+    else:
+        block.line(f"q = (q_offset + row)[{axis}]")
+
+
+def write_key_positions(block: Block, spec: KernelSpec, axis: str) -> None:
+    """Write `key_index` and `kv`, the positions of the key tile's keys, along `axis` of a tile."""
+    block.line(f"key_index = (kv_start + tl.arange(0, BLOCK_N))[{axis}]")
+    clipped = "tl.minimum(key_index, kv_len - 1)" if loads_at("kv", spec) else "key_index"
+    block.line(f"kv = {clipped}")
+
+
+def uses_positions(spec: KernelSpec, masked: bool) -> bool:
+    """Are positions along the loop's axis looked at in its tiles?"""
+    return masked or spec.score is not None
+
+
+def tile_scope(block: Block, outer: Scope, inner: str) -> Scope:
+    """The place in a tile's work where `inner` ("q" or "kv") and the score are known."""
+    variables = {**outer.variables, inner: inner, "score": "score"}
+    return Scope(block.block(), outer, variables)
+
+
+def write_allowed(spec: KernelSpec, lowering: Lowering, scope: Scope, inside: str) -> str:
+    """Write the mask of a masked tile; the source of the bool that is true where a pair counts.
+
+    Args:
+        inside: the source of the bool that is true inside the axis.
+    """
+    if spec.mask is None:
+        return inside
+    (allowed,) = lowering.lower([spec.mask.expr], scope, "allowed")
+    return f"{allowed} & {inside}"
