@@ -203,7 +203,7 @@ def test_any_expression_at_all(tree: tuple[object, ...], shape: Shape) -> None:
     """Floats, NaN, division by zero and indices cut to an array: as the evaluator has them."""
     try:
         expr = substitute(build(tree), {var("score"): const(0.5)})
-        specialise(expr, bind(VALUES, expr))
+        expr = specialise(expr, bind(VALUES, expr))
     except TypeMismatchError:
         return
     grid = Grid(shape.q_len, shape.kv_len, shape.tile, shape.q_offset, 2, HEADS)
