@@ -9,6 +9,7 @@ Text in, text out: nothing here compiles, launches or imports torch and triton. 
 own arguments (`kernel.py`), and the runtime and the ahead-of-time builder pass what it lists.
 """
 
+from .backward import generate_backward_key, generate_backward_query
 from .forward import generate_forward
 from .kernel import Argument, Kernel, KernelSpec, Role, heavy_last, pieces
 from .unbound import forward_spec
@@ -19,6 +20,8 @@ __all__ = [
     "KernelSpec",
     "Role",
     "forward_spec",
+    "generate_backward_key",
+    "generate_backward_query",
     "generate_forward",
     "heavy_last",
     "pieces",

@@ -26,7 +26,8 @@ SIZES = {
 _HELPERS = {**HELPERS, "tile_range": TILE_RANGE}
 # Arguments that change from call to call: none of their values may compile a kernel anew.
 _CHANGING = (Role.SIZE, Role.PARAMETER, Role.LENGTH, Role.TABLE_STRIDE)
-_TENSORS_OF_ROWS = ("query", "out", "d_out", "d_query")
+# Tensors whose blocks have BLOCK_M rows; those of the others have BLOCK_N.
+TENSORS_OF_ROWS = ("query", "out", "d_out", "d_query")
 
 
 def write_module(
@@ -93,7 +94,7 @@ def _upper(end: Expr, inner: str) -> str:
 def _comment(argument: Argument) -> str:
     match argument.role:
         case Role.DESCRIPTOR:
-            rows = "BLOCK_M" if argument.of in _TENSORS_OF_ROWS else "BLOCK_N"
+            rows = "BLOCK_M" if argument.of in TENSORS_OF_ROWS else "BLOCK_N"
             return f"descriptor, blocks of [1, 1, {rows}, {argument.index}]"
         case Role.ROWS:
             return "float32 [batch, heads, q_len]"

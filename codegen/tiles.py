@@ -97,9 +97,9 @@ def write_allowed(spec: KernelSpec, lowering: Lowering, scope: Scope, inside: st
     """Write the mask of a masked tile; the source of the bool that is true where a pair counts.
 
     Args:
-        inside: the source of the bool that is true inside the axis.
+        inside: the source of the bool that is true inside the axis; "" where that does not matter.
     """
     if spec.mask is None:
         return inside
     (allowed,) = lowering.lower([spec.mask.expr], scope, "allowed")
-    return f"{allowed} & {inside}"
+    return f"{allowed} & {inside}" if inside else allowed

@@ -113,15 +113,16 @@ def _cpu(bound: bind.Bound, scale: float, q: Tensor, k: Tensor, v: Tensor) -> Pa
 
 
 def _triton(bound: bind.Bound, scale: float, q: Tensor, k: Tensor, v: Tensor) -> Pair:
-    if _needs_gradient(bound, q, k, v):
+    learned = [n for n, x in bound.score_values.items() if _requires_gradient(x)]
+    if learned:
         raise BackendError(
-            "an input requires a gradient, and backend 'triton' has no backward kernel",
-            fix="with torch.no_grad(): ... for the output alone; for gradients, tensors on the CPU"
-            " with backend='cpu'",
+            f"{learned[0]}, captured by the score modification, requires a gradient, and"
+            " backend 'triton' has none for it",
+            fix="backend='cpu', which has; or the captured tensor without requires_grad",
         )
-    from flexdsl.runtime.triton_forward import forward
+    from flexdsl.runtime.triton_backward import attention
 
-    return forward(bound, scale, q, k, v)
+    return attention(bound, scale, q, k, v)
 
 
 def _reference(bound: bind.Bound, scale: float, q: Tensor, k: Tensor, v: Tensor) -> Pair:
@@ -142,6 +143,8 @@ def _reference(bound: bind.Bound, scale: float, q: Tensor, k: Tensor, v: Tensor)
 
 
 def _needs_gradient(bound: bind.Bound, q: Tensor, k: Tensor, v: Tensor) -> bool:
-    tensors = (q, k, v, *bound.score_values.values())
-    required = any(isinstance(x, Tensor) and x.requires_grad for x in tensors)
-    return required and torch.is_grad_enabled()
+    return any(_requires_gradient(x) for x in (q, k, v, *bound.score_values.values()))
+
+
+def _requires_gradient(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad and torch.is_grad_enabled()

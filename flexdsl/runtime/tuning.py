@@ -45,6 +45,23 @@ _32_BIT = {
 }
 MAX_HEAD_DIM = 256
 
+# Backward: of the kernel of dQ, and of the kernel of dK and dV.
+_BACKWARD_QUERY = {
+    64: (Config(128, 64, 4, 3), Config(64, 64, 4, 2), Config(64, 32, 4, 2)),
+    128: (Config(128, 64, 8, 2), Config(64, 64, 4, 2), Config(64, 32, 4, 2)),
+    256: (Config(64, 64, 8, 1), Config(64, 32, 4, 1), Config(32, 32, 4, 1)),
+}
+_BACKWARD_KEY = {
+    64: (Config(64, 128, 4, 3), Config(64, 64, 4, 2), Config(32, 64, 4, 2)),
+    128: (Config(64, 128, 8, 2), Config(64, 64, 4, 2), Config(32, 64, 4, 2)),
+    256: (Config(32, 64, 8, 1), Config(32, 32, 4, 1)),
+}
+_BACKWARD_32_BIT = {
+    64: (Config(32, 32, 4, 2), Config(32, 32, 4, 1)),
+    128: (Config(32, 32, 4, 1), Config(16, 32, 4, 1)),
+    256: (Config(16, 16, 4, 1),),
+}
+
 
 def forward_configs(capability: int, head_dim: int, itemsize: int) -> tuple[Config, ...]:
     """The configurations to try for a forward kernel, fastest first.
@@ -58,3 +75,19 @@ def forward_configs(capability: int, head_dim: int, itemsize: int) -> tuple[Conf
     if itemsize >= 4:
         table = _32_BIT
     return next(configs for limit, configs in table.items() if head_dim <= limit)
+
+
+@dataclass(frozen=True, slots=True)
+class BackwardConfigs:
+    """Configurations of the kernel of dQ, and of the kernel of dK and dV, fastest first."""
+
+    query: tuple[Config, ...]
+    key: tuple[Config, ...]
+
+
+def backward_configs(capability: int, head_dim: int, itemsize: int) -> BackwardConfigs:
+    """The configurations to try for the backward kernels; arguments as in `forward_configs`."""
+    tables = (_BACKWARD_32_BIT,) * 2 if itemsize >= 4 else (_BACKWARD_QUERY, _BACKWARD_KEY)
+    return BackwardConfigs(
+        *(next(configs for limit, configs in t.items() if head_dim <= limit) for t in tables)
+    )

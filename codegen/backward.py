@@ -1,0 +1,230 @@
+"""The backward kernels, portable Triton: `backward_query` gives dQ, `backward_key` gives dK and dV.
+
+Both compute the scores of a tile again and the weights from the forward's logsumexp, so that
+nothing of the size of the matrix is kept. Every number has one program that adds it up in a fixed
+order: results are the same in every run, and there are no atomics. With P the weights, S' the
+modified and S the plain scores times the scale:
+
+    dV = P^T dO        dP = dO V^T        dS = P * (dP - delta) * dS'/dS
+    dK = scale * dS^T Q        dQ = scale * dS K        delta = rowsum(dO * O) - dlse
+
+(FlashAttention, arXiv 2205.14135, appendix B.4.) `backward_key` works on transposed tiles, S^T =
+K Q^T, so that no accumulator has to be transposed.
+"""
+
+from __future__ import annotations
+
+from flexdsl.analysis.derivative import derivatives
+from flexdsl.ir import Expr, const, var
+
+from .forward import write_query_tile, write_scores
+from .kernel import Argument, Kernel, KernelSpec, Role, pieces
+from .loops import KEYS, QUERIES, Loop, write_loops
+from .lower import Lowering, Scope
+from .module import write_module
+from .tiles import (
+    IEEE,
+    descriptors,
+    load_piece,
+    names_of_kernel,
+    store_piece,
+    tile_scope,
+    uses_positions,
+    write_allowed,
+    write_key_positions,
+    write_row_positions,
+)
+from .writer import Block
+
+_SHARED_SIZES = ("q_len", "kv_len", "q_offset", "heads", "group")
+_ROWS = ("lse_log2", "delta")
+
+
+def generate_backward_query(spec: KernelSpec) -> Kernel:
+    """The kernel of dQ: one query tile a program, loops over key tiles.
+
+    Returns:
+        A kernel whose entry is `backward_query` and whose grid is `q_tiles * batch * heads`.
+    """
+    d, dv = spec.head_dim, spec.value_dim
+    tensors = {"query": d, "key": d, "value": dv, "d_out": dv, "d_query": d}
+    fixed = _arguments(tensors, (*_SHARED_SIZES, "q_tiles"))
+    lowering = Lowering(names_of_kernel(fixed), spec.clamped, spec.wide)
+    body = Block(1)
+    write_query_tile(body, spec)
+    scope = Scope(body.block(), None, {n: n for n in ("b", "h", "q", "q_first", "q_last")})
+    _load_tiles(body, "query", "b, h, q_start", "BLOCK_M", d)
+    _load_tiles(body, "d_out", "b, h, q_start", "BLOCK_M", dv)
+    _load_rows(body, ":, None")
+    _zeros(body, "d_query", "BLOCK_M", d)
+    for loop in write_loops(KEYS, spec, lowering, scope, body):
+        _query_tile(loop, spec, lowering, scope)
+    body.line()
+    _store(body, "d_query", "b, h, q_start", "BLOCK_M", d, _scale(spec))
+    return _kernel("Gradient of the queries", "backward_query", spec, fixed, lowering, body)
+
+
+def generate_backward_key(spec: KernelSpec) -> Kernel:
+    """The kernel of dK and dV: one key tile a program, loops over its query heads and query tiles.
+
+    Args:
+        spec: its closed form, where there is one, is of query positions for each key.
+
+    Returns:
+        A kernel whose entry is `backward_key` and whose grid is `kv_tiles * batch * kv_heads`.
+    """
+    d, dv = spec.head_dim, spec.value_dim
+    tensors = {"query": d, "key": d, "value": dv, "d_out": dv, "d_key": d, "d_value": dv}
+    fixed = _arguments(tensors, (*_SHARED_SIZES, "kv_heads", "kv_tiles"))
+    lowering = Lowering(names_of_kernel(fixed), spec.clamped, spec.wide)
+    body = Block(1)
+    body.line("program = tl.program_id(0)")
+    body.line("kv_tile = program % kv_tiles")
+    body.line("b = program // kv_tiles // kv_heads")
+    body.line("kv_head = program // kv_tiles % kv_heads")
+    body.line("kv_start = kv_tile * BLOCK_N")
+    body.line("kv_first = kv_start")
+    body.line("kv_last = tl.minimum(kv_start + BLOCK_N, kv_len) - 1")
+    write_key_positions(body, spec, ":, None")
+    scope = Scope(body.block(), None, {n: n for n in ("b", "kv", "kv_first", "kv_last")})
+    _load_tiles(body, "key", "b, kv_head, kv_start", "BLOCK_N", d)
+    _load_tiles(body, "value", "b, kv_head, kv_start", "BLOCK_N", dv)
+    _zeros(body, "d_key", "BLOCK_N", d)
+    _zeros(body, "d_value", "BLOCK_N", dv)
+    body.line()
+    with body.indented("for member in range(0, group):") as group:
+        group.line("h = kv_head * group + member")
+        head = Scope(group.block(), scope, {**scope.variables, "h": "h"})
+        for loop in write_loops(QUERIES, spec, lowering, head, group):
+            _key_tile(loop, spec, lowering, head)
+    body.line()
+    _store(body, "d_key", "b, kv_head, kv_start", "BLOCK_N", d, _scale(spec))
+    _store(body, "d_value", "b, kv_head, kv_start", "BLOCK_N", dv, "")
+    title = "Gradients of the keys and values"
+    return _kernel(title, "backward_key", spec, fixed, lowering, body)
+
+
+def _arguments(tensors: dict[str, int], sizes: tuple[str, ...]) -> tuple[Argument, ...]:
+    return (
+        *descriptors(tensors),
+        *(Argument(name, Role.ROWS, name) for name in _ROWS),
+        Argument("scale", Role.SCALE, "scale"),
+        *(Argument(s, Role.SIZE, s) for s in sizes),
+    )
+
+
+def _kernel(
+    title: str,
+    entry: str,
+    spec: KernelSpec,
+    fixed: tuple[Argument, ...],
+    lowering: Lowering,
+    body: Block,
+) -> Kernel:
+    arguments = (*fixed, *lowering.arguments.values())
+    text = write_module(title, entry, spec, arguments, lowering.helpers, body)
+    return Kernel(text, entry, arguments)
+
+
+def _load_tiles(block: Block, tensor: str, at: str, rows: str, dim: int) -> None:
+    for i, (offset, width) in enumerate(pieces(dim)):
+        block.line(f"{tensor}_tile_{i} = {load_piece(tensor, at, rows, offset, width)}")
+
+
+def _zeros(block: Block, tensor: str, rows: str, dim: int) -> None:
+    for i, (_, width) in enumerate(pieces(dim)):
+        block.line(f"{tensor}_tile_{i} = tl.zeros([{rows}, {width}], tl.float32)")
+
+
+def _store(block: Block, tensor: str, at: str, rows: str, dim: int, factor: str) -> None:
+    for i, (offset, width) in enumerate(pieces(dim)):
+        value = f"({tensor}_tile_{i}{factor})"
+        block.line(store_piece(tensor, at, rows, offset, width, value))
+
+
+def _scale(spec: KernelSpec) -> str:
+    """The factor from a gradient by the scores to one by the dot products; LN2 undoes log2(e)."""
+    return " * scale" if spec.score is not None else " * (scale * LN2)"
+
+
+def _load_rows(block: Block, axis: str) -> None:
+    """Write the loads of the rows' logsumexp and delta, along `axis` of a tile.
+
+    A row past the end has an infinite logsumexp, hence no weight.
+    """
+    block.line("rows_of_head = (b * heads + h).to(tl.int64) * q_len + row")
+    inside = "mask=row < q_len"
+    infinite = 'other=float("inf")'
+    block.line(f"lse_of_row = tl.load(lse_log2 + rows_of_head, {inside}, {infinite})[{axis}]")
+    block.line(f"delta_of_row = tl.load(delta + rows_of_head, {inside}, other=0.0)[{axis}]")
+
+
+def _query_tile(loop: Loop, spec: KernelSpec, lowering: Lowering, outer: Scope) -> None:
+    body = loop.body
+    body.line("kv_start = kv_tile * BLOCK_N")
+    write_scores(body, spec)
+    if uses_positions(spec, loop.masked):
+        write_key_positions(body, spec, "None, :")
+    scope = tile_scope(body, outer, "kv")
+    slope = _write_weights(loop, spec, lowering, scope, "(key_index < kv_len)")
+    for i, (offset, width) in enumerate(pieces(spec.value_dim)):
+        load = load_piece("value", "b, kv_head, kv_start", "BLOCK_N", offset, width)
+        body.line(f"value_tile = {load}")
+        so_far = "" if i == 0 else "d_weights, "
+        body.line(f"d_weights = tl.dot(d_out_tile_{i}, value_tile.T, {so_far}{IEEE})")
+    body.line(f"d_scores = weights * (d_weights - delta_of_row){slope}")
+    for i in range(len(pieces(spec.head_dim))):
+        _accumulate(body, f"d_query_tile_{i}", "d_scores", f"key_tile_{i}")
+
+
+def _key_tile(loop: Loop, spec: KernelSpec, lowering: Lowering, outer: Scope) -> None:
+    body = loop.body
+    body.line("q_start = q_tile * BLOCK_M")
+    write_row_positions(body, spec, "None, :")
+    for i, (offset, width) in enumerate(pieces(spec.head_dim)):
+        load = load_piece("query", "b, h, q_start", "BLOCK_M", offset, width)
+        body.line(f"query_tile_{i} = {load}")
+        so_far = "" if i == 0 else "scores, "
+        body.line(f"scores = tl.dot(key_tile_{i}, query_tile_{i}.T, {so_far}{IEEE})")
+    _load_rows(body, "None, :")
+    scope = tile_scope(body, outer, "q")
+    # Rows past the end have no weight, and keys past the end are not stored: no end to look at.
+    slope = _write_weights(loop, spec, lowering, scope, "")
+    for i, (offset, width) in enumerate(pieces(spec.value_dim)):
+        load = load_piece("d_out", "b, h, q_start", "BLOCK_M", offset, width)
+        body.line(f"d_out_tile_{i} = {load}")
+        _accumulate(body, f"d_value_tile_{i}", "weights", f"d_out_tile_{i}")
+        so_far = "" if i == 0 else "d_weights, "
+        body.line(f"d_weights = tl.dot(value_tile_{i}, d_out_tile_{i}.T, {so_far}{IEEE})")
+    body.line(f"d_scores = weights * (d_weights - delta_of_row){slope}")
+    for i in range(len(pieces(spec.head_dim))):
+        _accumulate(body, f"d_key_tile_{i}", "d_scores", f"query_tile_{i}")
+
+
+def _accumulate(block: Block, into: str, left: str, right: str) -> None:
+    """Write `into += left right`, the left operand cut to the dtype of the right one."""
+    block.line(f"{into} = tl.dot({left}.to({right}.dtype), {right}, {into}, {IEEE})")
+
+
+def _write_weights(
+    loop: Loop, spec: KernelSpec, lowering: Lowering, scope: Scope, inside: str
+) -> str:
+    """Write the weights of a tile; the factor of dS that the score modification brings."""
+    block, slope = scope.block, ""
+    factor = "scale"
+    if spec.score is not None:
+        block.line("score = scores * scale")
+        modified, slope = lowering.lower([spec.score.expr, _slope(spec.score.expr)], scope)
+        slope = "" if slope == "1.0" else f" * ({slope})"
+        block.line(f"scores = {modified}")
+        factor = "LOG2E"
+    block.line(f"weights = tl.exp2(scores * {factor} - lse_of_row)")
+    if loop.masked and (spec.mask is not None or inside):
+        allowed = write_allowed(spec, lowering, scope, inside)
+        block.line(f"weights = tl.where({allowed}, weights, 0.0)")
+    return slope
+
+
+def _slope(score: Expr) -> Expr:
+    """The derivative of the modified score by the score."""
+    return derivatives(score).get(var("score"), const(0.0))

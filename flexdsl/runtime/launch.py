@@ -1,0 +1,224 @@
+"""Launch a generated kernel: pass it the arguments that it lists, with a configuration that fits.
+
+It runs on a GPU, and on the CPU under Triton's interpreter (TRITON_INTERPRET=1), which tests use.
+A configuration for which the GPU has not enough shared memory or registers is followed by the next
+one of the table; where none is left, that is an error. Which kernel, plan and tensors: the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from triton.runtime.errors import OutOfResources
+
+from flexdsl.analysis import BlockPlan
+from flexdsl.codegen import Argument, Kernel, KernelSpec, Role
+from flexdsl.codegen.module import TENSORS_OF_ROWS
+from flexdsl.errors import BackendError
+from flexdsl.ir import Capture, Op, captures_of
+from flexdsl.runtime import bind
+from flexdsl.runtime.cache import load
+from flexdsl.runtime.descriptors import describe
+from flexdsl.runtime.run_table import DeviceTable, to_device
+from flexdsl.runtime.tuning import Config
+
+LOG2E = 1.4426950408889634
+
+_KERNELS: dict[tuple[Any, ...], Kernel] = {}
+_CHOSEN: dict[tuple[Any, ...], Config] = {}
+_TABLES: WeakKeyDictionary[BlockPlan, dict[torch.device, DeviceTable]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """What the kernels of one call of `attention` have in common.
+
+    Attributes:
+        bound: mask, score and their values.
+        scale: factor of the scores.
+        tensors: those with descriptors, aligned, by the name that kernels use; query and key are
+            among them.
+        rows: float32 [B, Hq, Lq] tensors by name.
+    """
+
+    bound: bind.Bound
+    scale: float
+    tensors: Mapping[str, Tensor]
+    rows: Mapping[str, Tensor]
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Parameters and captures of mask and score, by name."""
+        return {**self.bound.mask_values, **self.bound.score_values}
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self.tensors["query"].device
+
+    def plan(self, config: Config) -> BlockPlan:
+        """The user's plan where it has this tile or needs none, else one of this tile."""
+        given = self.bound.plan
+        if given is not None and (given.closed_form or given.tile_shape == config.tile):
+            return given
+        return bind.find_plan(self.bound.mask, self.bound.lengths, config.tile)
+
+    def spec(self, plan: BlockPlan, heavy_last: bool) -> KernelSpec:
+        """What a kernel of this call has in its text."""
+        mask, score = self.bound.mask, self.bound.score
+        head_dim, value_dim = (self.tensors[n].shape[3] for n in ("query", "value"))
+        return KernelSpec(
+            mask if mask is None or mask.expr.op is not Op.CONST else None,
+            score,
+            plan.closed_form,
+            head_dim,
+            value_dim,
+            self.bound.clamped,
+            self._wide(),
+            heavy_last,
+        )
+
+    def _wide(self) -> frozenset[Capture]:
+        values = self.values
+        programs = [p for p in (self.bound.mask, self.bound.score) if p is not None]
+        captures = (c for p in programs for c in captures_of(p.expr))
+        return frozenset(c for c in captures if values[c.name].numel() >= 2**31)
+
+
+def run_first_that_fits(
+    entry: str, call: Call, configs: tuple[Config, ...], run: Callable[[Config], None]
+) -> None:
+    """Run with the first configuration that fits the GPU, remembered for such calls.
+
+    Raises:
+        BackendError: none fits.
+    """
+    query, value = call.tensors["query"], call.tensors["value"]
+    expressions = tuple(p and p.expr for p in (call.bound.mask, call.bound.score))
+    key = (entry, expressions, query.shape[3], value.shape[3], query.dtype, query.device)
+    if key in _CHOSEN:
+        configs = configs[configs.index(_CHOSEN[key]) :]
+    reason = ""
+    for config in configs:
+        try:
+            run(config)
+        except OutOfResources as error:
+            reason = str(error)
+            continue
+        _CHOSEN[key] = config
+        return
+    raise BackendError(
+        f"no tile size fits this GPU for head dimensions {query.shape[3]} and {value.shape[3]}",
+        why=reason,
+        fix="backend='cpu', or a smaller head dimension",
+    )
+
+
+def kernel_of(generate: Callable[[KernelSpec], Kernel], spec: KernelSpec) -> Kernel:
+    """The kernel that `generate` makes of `spec`, made once."""
+    key = (
+        generate,
+        *(p and p.expr for p in (spec.mask, spec.score)),
+        *(spec.closed_form, spec.head_dim, spec.value_dim),
+        *(spec.clamped, spec.wide, spec.heavy_last),
+    )
+    if key not in _KERNELS:
+        _KERNELS[key] = generate(spec)
+    return _KERNELS[key]
+
+
+def launch(kernel: Kernel, call: Call, plan: BlockPlan, config: Config) -> None:
+    """Launch `kernel` with one program for each outer tile of `plan` and each of its heads.
+
+    Raises:
+        OutOfResources: the configuration does not fit the GPU.
+    """
+    tensors = call.tensors
+    arguments = [_argument(a, call, plan, config) for a in kernel.arguments]
+    of_keys = plan.outer == "kv"
+    tiles = _tiles(call, config)["kv_tiles" if of_keys else "q_tiles"]
+    batch, heads = tensors["key" if of_keys else "query"].shape[:2]
+    with torch.cuda.device(call.device) if call.device.type == "cuda" else nullcontext():
+        load(kernel)[(tiles * batch * heads,)](
+            *arguments,
+            BLOCK_M=config.block_m,
+            BLOCK_N=config.block_n,
+            num_warps=config.num_warps,
+            num_stages=config.num_stages,
+        )
+
+
+def _tiles(call: Call, config: Config) -> dict[str, int]:
+    lengths = call.bound.lengths
+    return {
+        "q_tiles": -(-lengths.q_len // config.block_m),
+        "kv_tiles": -(-lengths.kv_len // config.block_n),
+    }
+
+
+def _argument(argument: Argument, call: Call, plan: BlockPlan, config: Config) -> Any:
+    name, index = argument.of, argument.index
+    match argument.role:
+        case Role.DESCRIPTOR:
+            rows = config.block_m if name in TENSORS_OF_ROWS else config.block_n
+            return describe(call.tensors[name], rows, index)
+        case Role.ROWS:
+            return call.rows[name]
+        case Role.SCALE:
+            return call.scale * (LOG2E if call.bound.score is None else 1.0)
+        case Role.SIZE:
+            return _size(name, call, config)
+        case Role.PARAMETER | Role.CAPTURE:
+            return call.values[name]
+        case Role.LENGTH:
+            return call.values[name].shape[index]
+        case Role.STRIDE:
+            return call.values[name].stride(index)
+        case Role.TABLE:
+            return getattr(_device_table(plan, call.device), name)
+        case Role.TABLE_STRIDE:
+            return _table_stride(name, plan, call)
+
+
+def _size(name: str, call: Call, config: Config) -> int:
+    kv_heads = call.tensors["key"].shape[1]
+    lengths = call.bound.lengths
+    sizes = {"kv_heads": kv_heads, "group": lengths.heads // kv_heads, **_tiles(call, config)}
+    return sizes[name] if name in sizes else int(getattr(lengths, name))
+
+
+def _table_stride(axis: str, plan: BlockPlan, call: Call) -> int:
+    """Rows of the run table from one batch ("b") or head ("h") to the next."""
+    rows_of_head = plan.kv_tiles if plan.outer == "kv" else plan.q_tiles
+    if axis == "h":
+        return rows_of_head if plan.depends_on_head else 0
+    heads = call.bound.lengths.heads if plan.depends_on_head else 1
+    return rows_of_head * heads if plan.depends_on_batch else 0
+
+
+@cache
+def capability(device: torch.device) -> int:
+    """90 for Hopper and so on; 0 for a GPU that is not NVIDIA's, and for the interpreter."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return 0
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+def _device_table(plan: BlockPlan, device: torch.device) -> DeviceTable:
+    """The plan's table on the device, uploaded once for a plan."""
+    tables = _TABLES.setdefault(plan, {})
+    if device not in tables:
+        assert plan.table is not None
+        # Key tiles of a query tile look at the end of the keys in masked runs only; query tiles of
+        # a key tile need no look at the end of the queries.
+        cut = plan.outer == "q" and plan.kv_len % plan.tile_shape[1] != 0
+        tables[device] = to_device(plan.table, plan.kv_tiles, cut, device)
+    return tables[device]

@@ -1,0 +1,119 @@
+"""The generated kernels under autograd: gradients of q, k and v, from the output and from lse.
+
+What is kept between forward and backward is q, k, v, the output and lse. Each gradient is added up
+in a fixed order, so that two runs give the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flexdsl.codegen import generate_backward_key, generate_backward_query, heavy_last
+from flexdsl.errors import BackendError
+from flexdsl.runtime import bind
+from flexdsl.runtime.descriptors import aligned, empty_aligned
+from flexdsl.runtime.launch import (
+    LOG2E,
+    Call,
+    capability,
+    kernel_of,
+    launch,
+    run_first_that_fits,
+)
+from flexdsl.runtime.triton_forward import forward
+from flexdsl.runtime.tuning import Config, backward_configs
+
+
+def attention(
+    bound: bind.Bound, scale: float, q: Tensor, k: Tensor, v: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Attention by generated kernels, with gradients.
+
+    Returns:
+        Output [B, Hq, Lq, Dv] in q's dtype, and float32 lse [B, Hq, Lq].
+    """
+    out, lse = _Attention.apply(bound, scale, q, k, v)
+    return out, lse
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, bound: bind.Bound, scale: float, q: Tensor, k: Tensor, v: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        out, lse = forward(bound, scale, q, k, v)
+        values = (*bound.mask_values.values(), *bound.score_values.values())
+        # Captures are saved for autograd's check that nobody has changed them since.
+        captures = [x for x in values if isinstance(x, Tensor)]
+        ctx.save_for_backward(q, k, v, out, lse, *captures)
+        ctx.bound, ctx.scale = bound, scale
+        ctx.set_materialize_grads(False)
+        return out, lse
+
+    @staticmethod
+    def backward(ctx: Any, d_out: Tensor | None, d_lse: Tensor | None) -> tuple[Any, ...]:
+        q, k, v, out, lse = ctx.saved_tensors[:5]
+        if torch.is_grad_enabled():
+            raise BackendError(
+                "backend 'triton' has no second derivative of attention",
+                why="its backward recomputes the scores without recording them",
+                fix="backend='reference' for a gradient of a gradient, on short sequences",
+            )
+        d_out = torch.zeros_like(out) if d_out is None else d_out
+        return None, None, *backward(ctx.bound, ctx.scale, (q, k, v), out, lse, d_out, d_lse)
+
+
+def backward(
+    bound: bind.Bound,
+    scale: float,
+    inputs: tuple[Tensor, Tensor, Tensor],
+    out: Tensor,
+    lse: Tensor,
+    d_out: Tensor,
+    d_lse: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v.
+
+    Args:
+        inputs: q, k and v of the forward call.
+        out, lse: what it gave.
+        d_out: gradient by the output.
+        d_lse: gradient by lse, or None.
+
+    Raises:
+        BackendError: no configuration fits the GPU.
+    """
+    q, k, v = inputs
+    gradients = tuple(empty_aligned(x.shape, x) for x in inputs)
+    if out.numel() == 0 or k.numel() == 0:
+        return tuple(g.zero_().contiguous() for g in gradients)  # type: ignore[return-value]
+    delta = (d_out.float() * out.float()).sum(-1)
+    if d_lse is not None:
+        # An empty row's lse is -inf whatever its inputs are.
+        delta = delta - d_lse.masked_fill(lse.isneginf(), 0.0)
+    rows = {"delta": delta, "lse_log2": (lse * LOG2E).masked_fill(lse.isneginf(), math.inf)}
+    names = ("query", "key", "value", "d_out", "d_query", "d_key", "d_value")
+    tensors = dict(zip(names, (*map(aligned, (q, k, v, d_out)), *gradients), strict=True))
+    call = Call(bound, scale, tensors, rows)
+    device, itemsize = capability(q.device), q.element_size()
+    widest = max(q.shape[3], v.shape[3])
+    configs = backward_configs(device, widest, itemsize)
+    run_first_that_fits("backward_query", call, configs.query, lambda c: _run_query(call, c))
+    run_first_that_fits("backward_key", call, configs.key, lambda c: _run_key(call, c))
+    d_query, d_key, d_value = (g.contiguous() for g in gradients)
+    return d_query, d_key, d_value
+
+
+def _run_query(call: Call, config: Config) -> None:
+    plan = call.plan(config)
+    last = plan.closed_form is not None and heavy_last(plan.closed_form)
+    launch(kernel_of(generate_backward_query, call.spec(plan, last)), call, plan, config)
+
+
+def _run_key(call: Call, config: Config) -> None:
+    plan = call.plan(config).transposed()
+    launch(kernel_of(generate_backward_key, call.spec(plan, False)), call, plan, config)
