@@ -151,7 +151,8 @@ def _tile_range(
     names = [lowering.names.fresh(f"{n}{suffix}") for n in wanted]
     call = f"tile_range({', '.join(ends)}, {axis.length}, {axis.block})"
     scope.block.line(f"{', '.join(names)} = {call}")
-    return Range(*names, _from_zero(interval))
+    start, full_start, full_stop, stop = names
+    return Range(start, full_start, full_stop, stop, _from_zero(interval))
 
 
 def _make_disjoint(ranges: list[Range], block: Block) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import linecache
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,9 @@ class FlexdslError(Exception):
         self.what, self.why, self.fix, self.span, self.notes = what, why, fix, span, notes
         super().__init__(self.render())
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.what, self.why, self.fix, self.span, self.notes)
+
     def at(self, span: Span | None, notes: tuple[tuple[str, Span], ...] = ()) -> FlexdslError:
         """The same error pointing at `span`, for a room that learns the place later."""
         return type(self)(self.what, why=self.why, fix=self.fix, span=span, notes=notes)
@@ -86,6 +89,18 @@ class FlexdslError(Exception):
         if self.fix:
             lines.append(f"  write instead: {self.fix}")
         return "\n".join(lines)
+
+
+def _rebuild(
+    kind: type[FlexdslError],
+    what: str,
+    why: str,
+    fix: str,
+    span: Span | None,
+    notes: tuple[tuple[str, Span], ...],
+) -> FlexdslError:
+    """What pickle calls: errors cross the borders of processes in parallel builds."""
+    return kind(what, why=why, fix=fix, span=span, notes=notes)
 
 
 class TypeMismatchError(FlexdslError, TypeError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from flexdsl import errors
@@ -60,3 +62,10 @@ def test_a_span_of_a_file_reads_its_line(tmp_path):
 
 def test_a_span_without_source_says_the_place():
     assert Span("<gone>", 7, 2, 3).render() == "  --> <gone>:7:3"
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_an_error_crosses_to_another_process(kind):
+    error = kind("what", why="why", fix="fix", span=Span("f.py", 1, 0, 1, "x"), notes=())
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is kind and str(copy) == str(error) and copy.span == error.span

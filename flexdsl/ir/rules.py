@@ -25,12 +25,26 @@ def simplify(op: Op, args: Args, make: Make) -> Expr | None:
 
     Args:
         make: the constructor to build new nodes with, `construct.apply`.
+
+    Raises:
+        TypeMismatchError: a constant operand for which the op has no value.
     """
+    _check_constant(op, args)
     folded = _fold(op, args)
     if folded is not None:
         return folded
     rule = _RULES.get(op)
     return rule(op, args, make) if rule else None
+
+
+def _check_constant(op: Op, args: Args) -> None:
+    last = args[-1]
+    if op in (Op.FLOORDIV, Op.MOD) and _is(last, 0):
+        raise TypeMismatchError("division by the constant zero", fix="another divisor")
+    if op in (Op.SHL, Op.SHR) and last.op is Op.CONST and last.attribute not in range(64):
+        raise TypeMismatchError(
+            f"a shift by {last.attribute}", why="integers have 64 bits", fix="a shift by 0 to 63"
+        )
 
 
 def _fold(op: Op, args: Args) -> Expr | None:
@@ -41,7 +55,7 @@ def _fold(op: Op, args: Args) -> Expr | None:
     except ZeroDivisionError as error:
         raise TypeMismatchError("division by the constant zero", fix="another divisor") from error
     except (ValueError, OverflowError):
-        return None
+        return None  # left to the kernel, where the float is infinite or no number
     type = OPS[op].result or args[-1].type
     if type is Type.INDEX and not -(2**63) <= value < 2**63:
         raise TypeMismatchError(f"the constant {value} does not fit in 64 bits")

@@ -14,8 +14,9 @@ from flexdsl.ir.ops import Op
 
 
 def sigmoid(x: float) -> float:
-    """1 / (1 + exp(-x)), without overflow."""
-    return 1.0 / (1.0 + math.exp(-x)) if x >= 0 else 1.0 - 1.0 / (1.0 + math.exp(x))
+    """1 / (1 + exp(-x)), without overflow or cancellation."""
+    e = math.exp(-abs(x))
+    return 1.0 / (1.0 + e) if x >= 0 else e / (1.0 + e)
 
 
 SCALAR: dict[Op, Callable[..., Any]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import math
 import pickle
 
 import pytest
@@ -113,3 +114,20 @@ def test_a_load_takes_one_integer_for_each_dimension():
 def test_an_expression_has_no_truth_value():
     with pytest.raises(UnsupportedError):
         bool(apply(Op.GE, q, param("window", Type.INDEX)))
+
+
+@pytest.mark.parametrize("op", [Op.FLOORDIV, Op.MOD])
+def test_a_constant_divisor_of_zero(op):
+    with pytest.raises(TypeMismatchError, match="zero"):
+        apply(op, var("q"), const(0))
+
+
+@pytest.mark.parametrize("amount", [-1, 64, 7 << 40])
+def test_a_shift_beyond_the_integer(amount):
+    with pytest.raises(TypeMismatchError, match="0 to 63"):
+        apply(Op.SHL, const(7), const(amount))
+
+
+def test_sigmoid_keeps_its_precision():
+    folded = apply(Op.SIGMOID, const(-40.0)).attribute
+    assert folded == pytest.approx(math.exp(-40.0), rel=1e-12)
