@@ -322,9 +322,11 @@ class Solver:
         return None
 
     def _touch(self, a: Piece, b: Piece) -> bool:
-        """Do two pieces, neither of them inside out, overlap or adjoin at every outer position?"""
-        ordered = all(self._at_most(x.lower, x.upper) for x in (a, b))
-        return ordered and self._at_most(a.lower, b.upper) and self._at_most(b.lower, a.upper)
+        """Do two pieces overlap or adjoin at every outer position?
+
+        Where one is inside out (upper < lower), both its ends lie in the other: no harm is done.
+        """
+        return self._at_most(a.lower, b.upper) and self._at_most(b.lower, a.upper)
 
 
 def without_remainders(form: Linear, forms: LinearForms, wanted: Callable[[Expr], bool]) -> Linear:

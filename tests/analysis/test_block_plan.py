@@ -92,7 +92,12 @@ CLOSED: dict[str, Mask] = {
     "everything": Mask(lambda b, h, q, kv: True),
     "nothing": Mask(lambda b, h, q, kv: False),
 }
+NONE_FOR_ONE = Table("window", np.array([0, 40, 100]))
 TABLE: dict[str, Mask] = {
+    "rows far apart": Mask(lambda b, h, q, kv: kv == q * 50),
+    "one head sees nothing": Mask(
+        lambda b, h, q, kv: both(q >= kv, q - kv < NONE_FOR_ONE[h]), {}, (NONE_FOR_ONE,)
+    ),
     "documents": Mask(lambda b, h, q, kv: both(DOC[q] == DOC[kv], q >= kv), {}, (DOC,)),
     "mixed documents": Mask(lambda b, h, q, kv: MIXED[q] == MIXED[kv], {}, (MIXED,)),
     "documents of each batch": Mask(
