@@ -71,11 +71,7 @@ def make_plan(
     """
     sizes = {"q_len": q_len, "kv_len": kv_len, "batch": batch, "heads": heads}
     _check_sizes(sizes, tile, q_offset)
-    if mask is not None and mask.kind is not Kind.MASK:
-        raise KindError(
-            f"{mask.name} is a score modification, and a plan is made of a mask",
-            fix="pass a mask mod, which returns a bool",
-        )
+    _check_kind(mask)
     expr = const(True) if mask is None else mask.expr
     bindings = bind({} if mask is None else mask.values, expr)
     if mask is not None:
@@ -145,6 +141,14 @@ def _closed_form(scene: Scene, outer: Outer) -> ClosedForm | Declined:
     if not Ends(form, scene.grid, scene.bindings).full_in_union_only():
         return form
     return Declined("a tile may be full in the union of two intervals only", scene.expr)
+
+
+def _check_kind(mask: Program | None) -> None:
+    if mask is not None and mask.kind is not Kind.MASK:
+        raise KindError(
+            f"{mask.name} is a score modification, and a plan is made of a mask",
+            fix="pass a mask mod, which returns a bool",
+        )
 
 
 def _check_sizes(sizes: dict[str, int], tile: tuple[int, int], q_offset: int) -> None:
