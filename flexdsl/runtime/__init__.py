@@ -1,7 +1,8 @@
 """The runtime: attention on tensors. Only it, and the rooms that stand on it, import torch.
 
     attention -> validate -> bind (memory)                  checks, captures, plans
-              -> cpu_backward -> cpu, cpu_score -> slabs    the CPU executor and its gradients
+              -> cpu_backward -> cpu, cpu_score             the CPU executor and its gradients:
+                 -> slabs, workers                      pieces of a plan, on threads
               -> triton_forward -> cache, tuning, ...       launch of generated kernels
               -> reference                                  dense float64, the oracle
 

@@ -3,7 +3,7 @@
 For each slab (`slabs.py`): scores of all live keys at once, the score modification everywhere, the
 mask on the columns of partial tiles, a softmax in place, and the product with the values. float16
 and bfloat16 are computed in float32, float64 in float64. Beyond the inputs and outputs (and their
-float32 copies) it holds a few slabs of scores, never a matrix of all pairs.
+float32 copies) it holds a few slabs of scores for each thread, never a matrix of all pairs.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 from flexdsl.runtime.evaluate import evaluate
 from flexdsl.runtime.problem import Problem
 from flexdsl.runtime.slabs import Slab, slabs
+from flexdsl.runtime.workers import for_each
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,13 +124,16 @@ def forward(space: Workspace) -> tuple[Tensor, Tensor]:
     out = q.new_empty(*q.shape[:3], space.v.shape[2])
     lse = q.new_empty(q.shape[:3], dtype=space.dtype)
     todo = space.slabs()
-    buffer = space.buffer(todo)
-    for slab in todo:
+
+    def work(buffer: Tensor, slab: Slab) -> None:
         index = slab.heads, slab.groups, slab.rows
         if slab.keys.count == 0:
             out[index], lse[index] = 0.0, -math.inf
         else:
             out[index], lse[index] = _forward_slab(space, slab, buffer)
+
+    # Later rows often have more keys: the largest pieces first leave no thread waiting at the end.
+    for_each(todo[::-1], lambda: space.buffer(todo), work)
     return out, lse
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,7 +27,8 @@ from flexdsl.runtime.cpu import (
 )
 from flexdsl.runtime.cpu_score import differentiable_scores, learned_captures
 from flexdsl.runtime.problem import Problem
-from flexdsl.runtime.slabs import Slab
+from flexdsl.runtime.slabs import Slab, shares
+from flexdsl.runtime.workers import for_each
 
 
 def attention(problem: Problem, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,18 +122,33 @@ def backward(
         dout, dlse: gradients of the loss by them, or None for zero.
     """
     incoming = _incoming(space, out, lse, dout, dlse)
-    captures = {
-        name: torch.zeros_like(value, dtype=space.dtype)
-        for name, value in learned_captures(space.problem).items()
-    }
-    dq = torch.zeros_like(space.q, dtype=space.dtype)
-    result = Gradients(dq, torch.zeros_like(space.k), torch.zeros_like(space.v), captures)
+    learned = learned_captures(space.problem)
+    total = Gradients(
+        torch.zeros_like(space.q, dtype=space.dtype),
+        torch.zeros_like(space.k),
+        torch.zeros_like(space.v),
+        {name: torch.zeros_like(x, dtype=space.dtype) for name, x in learned.items()},
+    )
     todo = space.slabs()
-    buffers = space.buffer(todo), space.buffer(todo)
-    for slab in todo:
-        if slab.keys.count:
-            _backward_slab(space, slab, incoming, result, buffers)
-    return result
+    parts = [
+        (
+            share,
+            replace(total, captures={n: torch.zeros_like(x) for n, x in total.captures.items()}),
+        )
+        for share in shares(todo, space.q.shape[0], 4 * torch.get_num_threads())
+    ]
+
+    def work(buffers: tuple[Tensor, Tensor], part: tuple[list[Slab], Gradients]) -> None:
+        for slab in part[0]:
+            if slab.keys.count:
+                _backward_slab(space, slab, incoming, part[1], buffers)
+
+    for_each(parts, lambda: (space.buffer(todo), space.buffer(todo)), work)
+    # Each part has its own sums, added in one order, so that a call always gives the same bits.
+    for _, part in parts:
+        for name, sum in part.captures.items():
+            total.captures[name].add_(sum)
+    return total
 
 
 def _incoming(

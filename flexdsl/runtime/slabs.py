@@ -6,8 +6,8 @@ long as possible. Forward and backward walk the same slabs. Nothing is computed 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -91,6 +91,23 @@ def slabs(plan: BlockPlan, batch: int, kv_heads: int, group: int) -> Iterator[Sl
                         slice(row, min(row + rows, last)),
                         keys,
                     )
+
+
+def shares(todo: Sequence[Slab], count: int, parts: int) -> list[list[Slab]]:
+    """The slabs of at most `parts` ranges of the `count` flattened heads, cut at their borders.
+
+    No two lists have a key head in common, so that each can add to its gradients alone.
+    """
+    width = max(1, -(-count // parts))
+    cuts = [(first, first + width) for first in range(0, count, width)]
+    return [[s for slab in todo for s in _within(slab, *cut)] for cut in cuts]
+
+
+def _within(slab: Slab, first: int, last: int) -> list[Slab]:
+    """The part of a slab whose heads are in [first, last): one slab or none."""
+    step = slab.heads.step or 1
+    kept = [n for n in range(slab.heads.start, slab.heads.stop, step) if first <= n < last]
+    return [replace(slab, heads=slice(kept[0], kept[-1] + 1, step))] if kept else []
 
 
 def live_keys(plan: BlockPlan, b: int, h: int, tile: int) -> Keys:

@@ -195,6 +195,11 @@ def test_no_matrix_of_all_pairs_is_made():
 
 
 def _largest_allocation(function) -> int:
-    with torch.profiler.profile(profile_memory=True) as profile:
-        function()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the profiler sees the calling thread alone
+    try:
+        with torch.profiler.profile(profile_memory=True) as profile:
+            function()
+    finally:
+        torch.set_num_threads(threads)
     return max(event.self_cpu_memory_usage for event in profile.events())
