@@ -1,9 +1,12 @@
 """Code generation: expressions and a plan become the text of a kernel.
 
-    KernelSpec --forward--> Kernel(source, arguments)
-        loops.py   the loops over key tiles, from formulas or from a table of runs
+    KernelSpec --forward | backward--> Kernel(source, arguments)
+        tiles.py   lines that all kernels have
+        loops.py   the loops over tiles, from formulas or from a table of runs
         lower.py   the mask and the score modification as Triton expressions
+        module.py  the module around a kernel
         writer.py  lines, blocks and names
+    programs   --unbound--> Kernel      for calls that are not known yet
 
 Text in, text out: nothing here compiles, launches or imports torch and triton. A kernel lists its
 own arguments (`kernel.py`), and the runtime and the ahead-of-time builder pass what it lists.
@@ -12,17 +15,20 @@ own arguments (`kernel.py`), and the runtime and the ahead-of-time builder pass 
 from .backward import generate_backward_key, generate_backward_query
 from .forward import generate_forward
 from .kernel import Argument, Kernel, KernelSpec, Role, heavy_last, pieces
-from .unbound import forward_spec
+from .unbound import Phase, generate_unbound, parse_phase, unbound_spec
 
 __all__ = [
     "Argument",
     "Kernel",
     "KernelSpec",
+    "Phase",
     "Role",
-    "forward_spec",
     "generate_backward_key",
     "generate_backward_query",
     "generate_forward",
+    "generate_unbound",
     "heavy_last",
+    "parse_phase",
     "pieces",
+    "unbound_spec",
 ]

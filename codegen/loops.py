@@ -225,7 +225,7 @@ def _table_loops(axis: Axis, lowering: Lowering, scope: Scope, block: Block) -> 
         block.line()
         block.comment(title)
         with block.indented(f"for run in range({start}, {stop}):") as runs:
-            runs.line(f"start = tl.load({table['starts']} + run)")
-            runs.line(f"stop = tl.load({table['stops']} + run)")
-            with runs.indented(f"for {axis.tile} in tl.range(start, stop):") as body:
+            runs.line(f"run_start = tl.load({table['starts']} + run)")
+            runs.line(f"run_stop = tl.load({table['stops']} + run)")
+            with runs.indented(f"for {axis.tile} in tl.range(run_start, run_stop):") as body:
                 yield Loop(body, masked)

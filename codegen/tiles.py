@@ -19,13 +19,16 @@ IEEE = 'input_precision="ieee"'  # float32 inputs are not cut to tf32
 # Names that the kernels' own lines use, which no parameter or capture may take.
 _RESERVED = frozenset(
     """triton tl b h q kv score kv_head q_tile kv_tile program q_start kv_start q_first q_last
-    kv_first kv_last row key_index max_log2 total scores weights new_max shift rescale run start
-    stop first_run full_end last_run row_of_runs swap dead scale BLOCK_M BLOCK_N LOG2E LN2
-    tanh floor_div floor_mod tile_range forward backward_query backward_key rows_of_head d_weights
-    d_scores lse lse_row logsumexp lse_log2 delta member lse_of_row delta_of_row""".split()  # noqa: SIM905
+    kv_first kv_last row key_index max_log2 total scores weights new_max shift rescale run
+    run_start run_stop first_run full_end last_run row_of_runs swap dead scale BLOCK_M BLOCK_N
+    LOG2E LN2 tanh floor_div floor_mod tile_range forward backward_query backward_key rows_of_head
+    d_weights d_scores lse lse_row logsumexp lse_log2 delta member lse_of_row delta_of_row
+    """.split()  # noqa: SIM905
 )
-_NUMBERED = ("query_tile", "key_tile", "value_tile", "out_tile", "result")
-_NUMBERED += ("d_out_tile", "d_query_tile", "d_key_tile", "d_value_tile")
+_NUMBERED = (
+    *("query_tile", "key_tile", "value_tile", "out_tile"),
+    *("d_out_tile", "d_query_tile", "d_key_tile", "d_value_tile"),
+)
 
 
 def names_of_kernel(arguments: Iterable[Argument]) -> Names:

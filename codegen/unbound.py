@@ -6,19 +6,55 @@ sequences, and every load is held inside its tensor.
 
 from __future__ import annotations
 
+from enum import Enum
+
 from flexdsl.analysis.typical import typical_closed_form
+from flexdsl.errors import ArgumentError
 from flexdsl.ir import Op, Program, rename_apart, walk
 
-from .kernel import KernelSpec, heavy_last
+from .backward import generate_backward_key, generate_backward_query
+from .forward import generate_forward
+from .kernel import Kernel, KernelSpec, heavy_last
 
 
-def forward_spec(
-    mask: Program | None, score: Program | None, head_dim: int, value_dim: int
+class Phase(Enum):
+    """One of the kernels of attention, by the name of its entry."""
+
+    FORWARD = "forward"
+    BACKWARD_QUERY = "backward_query"
+    BACKWARD_KEY = "backward_key"
+
+
+def parse_phase(name: str) -> Phase:
+    """The phase of that name.
+
+    Raises:
+        ArgumentError: there is none.
+    """
+    if name not in {p.value for p in Phase}:
+        known = ", ".join(repr(p.value) for p in Phase)
+        raise ArgumentError(f"there is no phase {name!r}", fix=f"one of {known}")
+    return Phase(name)
+
+
+GENERATORS = {
+    Phase.FORWARD: generate_forward,
+    Phase.BACKWARD_QUERY: generate_backward_query,
+    Phase.BACKWARD_KEY: generate_backward_key,
+}
+
+
+def unbound_spec(
+    mask: Program | None,
+    score: Program | None,
+    head_dim: int,
+    value_dim: int,
+    phase: Phase = Phase.FORWARD,
 ) -> KernelSpec:
-    """What a forward kernel of this mask and score has in its text, whatever the lengths."""
+    """What the kernel of `phase` has in its text for this mask and score, whatever the lengths."""
     if score is not None and mask is not None:
         score = rename_apart(score, mask.values)
-    closed_form = typical_closed_form(mask)
+    closed_form = typical_closed_form(mask, "q" if phase is Phase.BACKWARD_KEY else "kv")
     expressions = [p.expr for p in (mask, score) if p is not None]
     return KernelSpec(
         None if mask is None or mask.expr.op is Op.CONST else mask,
@@ -29,3 +65,14 @@ def forward_spec(
         clamped=frozenset(n for n in walk(*expressions) if n.op is Op.LOAD),
         heavy_last=closed_form is not None and heavy_last(closed_form),
     )
+
+
+def generate_unbound(
+    mask: Program | None,
+    score: Program | None,
+    head_dim: int,
+    value_dim: int,
+    phase: Phase = Phase.FORWARD,
+) -> Kernel:
+    """The kernel of `phase` for this mask and score, whatever the lengths."""
+    return GENERATORS[phase](unbound_spec(mask, score, head_dim, value_dim, phase))

@@ -62,19 +62,25 @@ class Mod:
         """Equal for mods that one kernel serves."""
         return self.program.digest
 
-    def source(self, *, head_dim: int = 128, value_dim: int | None = None) -> str:
-        """The text of the forward kernel for this mod alone, whatever the lengths.
+    def source(
+        self, phase: str = "forward", *, head_dim: int = 128, value_dim: int | None = None
+    ) -> str:
+        """The text of a kernel for this mod alone, whatever the lengths.
 
         Args:
+            phase: "forward", "backward_query" (dQ) or "backward_key" (dK and dV).
             head_dim: D, elements of a query and a key.
             value_dim: Dv, elements of a value; D where None.
+
+        Raises:
+            ArgumentError: no such phase.
         """
-        from flexdsl.codegen import forward_spec, generate_forward
+        from flexdsl.codegen import generate_unbound, parse_phase
 
         program = self.program
         mask, score = (program, None) if self.kind is Kind.MASK else (None, program)
-        spec = forward_spec(mask, score, head_dim, head_dim if value_dim is None else value_dim)
-        return generate_forward(spec).source
+        dims = head_dim, head_dim if value_dim is None else value_dim
+        return generate_unbound(mask, score, *dims, parse_phase(phase)).source
 
     def __call__(self, *args: Any) -> Any:
         """The mask's bool or the modified score for one pair, as the user's function gives it.

@@ -144,7 +144,7 @@ def test_front_end_analysis_and_code_generation_need_no_tensor_library():
         + """
 import numpy as np
 import flexdsl as fx
-from flexdsl.codegen import forward_spec, generate_forward
+from flexdsl.codegen import generate_unbound
 
 document = np.repeat(np.arange(4), 64)
 
@@ -155,7 +155,7 @@ def packed(b, h, q, kv):
 assert fx.parse("q >= kv and q - kv < 100")(0, 0, 5, 3)
 assert fx.plan(packed, 256, 256, tile=(64, 64)).tile(0, 0, 3, 0) == "empty"
 assert fx.plan("q >= kv", 256, 256, tile=(64, 64)).kind == "closed-form"
-kernel = generate_forward(forward_spec(packed.program, fx.stdlib.softcap(50.0).program, 64, 64))
+kernel = generate_unbound(packed.program, fx.stdlib.softcap(50.0).program, 64, 64)
 compile(kernel.source, "kernel.py", "exec")
 print(fx.stdlib.causal().text)
 """

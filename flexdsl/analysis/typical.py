@@ -17,8 +17,12 @@ LENGTH = 2**20
 BATCH, HEADS = 64, 64  # at least; a capture indexed by them may have fewer
 
 
-def typical_closed_form(mask: Program | None) -> ClosedForm | None:
-    """The closed form of `mask` (None: every pair) for long sequences; None where it has none."""
+def typical_closed_form(mask: Program | None, inner: str = "kv") -> ClosedForm | None:
+    """The closed form of `mask` (None: every pair) for long sequences; None where it has none.
+
+    Args:
+        inner: the variable that the intervals are of: "kv" or "q".
+    """
     expr = const(True) if mask is None else mask.expr
     values = {} if mask is None else mask.values
     loads = [n for n in walk(expr) if n.op is Op.LOAD]
@@ -28,6 +32,6 @@ def typical_closed_form(mask: Program | None) -> ClosedForm | None:
     batch, heads = (min([limit, *lengths]) for limit in (BATCH, HEADS))
     grid = Grid(LENGTH, LENGTH, (128, 128), 0, batch, heads)
     try:
-        return derive(expr, "kv", Prover("q", grid, bind(values, expr)))
+        return derive(expr, inner, Prover("q" if inner == "kv" else "kv", grid, bind(values, expr)))
     except Declined:
         return None

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from flexdsl.aot.targets import Target, parse_target
-from flexdsl.codegen import Argument, Kernel, KernelSpec, Role, forward_spec, generate_forward
+from flexdsl.codegen import Argument, Kernel, KernelSpec, Role, parse_phase, unbound_spec
+from flexdsl.codegen.module import TENSORS_OF_ROWS
+from flexdsl.codegen.unbound import GENERATORS
 from flexdsl.errors import ArgumentError, BackendError, TargetError
 from flexdsl.ir import Capture, Kind, Program, Type, captures_of, params_of
 from flexdsl.mod import as_mod
 from flexdsl.runtime.cache import load
-from flexdsl.runtime.tuning import MAX_HEAD_DIM, Config, forward_configs
+from flexdsl.runtime.tuning import MAX_HEAD_DIM, Config, configs
 
 # Names of element types as users write them, and their sizes in bytes.
 ITEMSIZE = {"fp16": 2, "bf16": 2, "fp32": 4}
@@ -50,7 +52,7 @@ class Compiled:
         return code
 
 
-def compile_forward(
+def compile_kernel(
     mask: Any = None,
     score: Any = None,
     *,
@@ -58,8 +60,9 @@ def compile_forward(
     dtype: str = "bf16",
     head_dim: int = 128,
     value_dim: int | None = None,
+    phase: str = "forward",
 ) -> Compiled:
-    """Compile the forward kernel of a mask and a score modification.
+    """Compile a kernel of a mask and a score modification.
 
     Args:
         mask, score: mods, functions or text; None for none.
@@ -67,10 +70,11 @@ def compile_forward(
         dtype: of query, key and value: "fp16", "bf16" or "fp32".
         head_dim: D, elements of a query and a key.
         value_dim: Dv, elements of a value; D where None.
+        phase: "forward", "backward_query" (dQ) or "backward_key" (dK and dV).
 
     Raises:
         TargetError: no such target, or no configuration fits its shared memory.
-        ArgumentError: a dtype or head dimension that is not supported.
+        ArgumentError: a dtype, head dimension or phase that is not supported.
     """
     where = parse_target(target)
     value_dim = head_dim if value_dim is None else value_dim
@@ -83,9 +87,11 @@ def compile_forward(
         None if mask is None else as_mod(mask, Kind.MASK).program,
         None if score is None else as_mod(score, Kind.SCORE).program,
     )
-    spec = forward_spec(*programs, head_dim, value_dim)
-    kernel = generate_forward(spec)
-    for config in forward_configs(where.capability, max(head_dim, value_dim), ITEMSIZE[dtype]):
+    which = parse_phase(phase)
+    spec = unbound_spec(*programs, head_dim, value_dim, which)
+    kernel = GENERATORS[which](spec)
+    widest = max(head_dim, value_dim)
+    for config in configs(which, where.capability, widest, ITEMSIZE[dtype]):
         compiled = _compile(kernel, spec, where, dtype, config)
         if compiled.shared_bytes <= _SHARED_LIMIT[where.name]:
             return compiled
@@ -152,7 +158,7 @@ def _element(capture: Capture) -> str:
 def _signature(argument: Argument, dtype: str, config: Config, types: Mapping[str, str]) -> str:
     match argument.role:
         case Role.DESCRIPTOR:
-            rows = config.block_m if argument.of in ("query", "out") else config.block_n
+            rows = config.block_m if argument.of in TENSORS_OF_ROWS else config.block_n
             return f"tensordesc<{dtype}[1, 1, {rows}, {argument.index}]>"
         case Role.ROWS:
             return "*fp32"

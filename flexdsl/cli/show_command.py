@@ -83,15 +83,15 @@ def _mask_and_score(mod: Mod) -> tuple[Mod | None, Mod | None]:
 
 
 def _kernel_source(mod: Mod, head_dim: int) -> str:
-    from flexdsl.codegen import forward_spec, generate_forward
+    from flexdsl.codegen import generate_unbound
 
     mask, score = (None if m is None else m.program for m in _mask_and_score(mod))
-    return generate_forward(forward_spec(mask, score, head_dim, head_dim)).source
+    return generate_unbound(mask, score, head_dim, head_dim).source
 
 
 def _assembly(mod: Mod, target: str, dtype: str, head_dim: int) -> str:
-    from flexdsl.aot import compile_forward
+    from flexdsl.aot import compile_kernel
 
     mask, score = _mask_and_score(mod)
-    stages = compile_forward(mask, score, target=target, dtype=dtype, head_dim=head_dim).stages
+    stages = compile_kernel(mask, score, target=target, dtype=dtype, head_dim=head_dim).stages
     return str(stages["ptx" if "ptx" in stages else "amdgcn"])

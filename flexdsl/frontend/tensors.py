@@ -56,6 +56,10 @@ class CapturedArray:
     __hash__ = object.__hash__
 
 
+def _are_numbers(index: Any) -> bool:
+    return all(isinstance(i, int) and not isinstance(i, bool) for i in _as_tuple(index))
+
+
 def _as_tuple(index: Any) -> tuple[Any, ...]:
     return index if isinstance(index, tuple) else (index,)
 
@@ -317,11 +321,12 @@ def _mode_class(torch: Any) -> Any:
             parts = [p for a in args for p in _as_tuple(a)] + list((kwargs or {}).values())
             if any(isinstance(p, Symbolic | CapturedArray) for p in parts):
                 return call_by_name(function.__name__, args, kwargs or {})
+            # An element is loaded by the kernel, not read now: it may change, or be learned.
+            if function.__name__ == "__getitem__" and _are_numbers(args[1]):
+                return index_tensor(args[0], _as_tuple(args[1]))
             result = function(*args, **(kwargs or {}))
             if not isinstance(result, torch.Tensor):
                 return result
-            if function.__name__ == "__getitem__" and result.ndim:
-                return CapturedArray(args[0], _as_tuple(args[1]))
             if not any(result is p for p in parts):
                 tracer.current().derived[id(result)] = result
             return result

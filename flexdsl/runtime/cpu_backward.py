@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flexdsl.errors import BackendError
 from flexdsl.runtime.cpu import (
     Workspace,
     exclude,
@@ -26,6 +25,7 @@ from flexdsl.runtime.cpu import (
     workspace,
 )
 from flexdsl.runtime.cpu_score import differentiable_scores, learned_captures
+from flexdsl.runtime.once import once_differentiable
 from flexdsl.runtime.problem import Problem
 from flexdsl.runtime.slabs import Slab, shares
 from flexdsl.runtime.workers import for_each
@@ -65,26 +65,7 @@ class _Attention(torch.autograd.Function):
         inputs = (q, k, v, *captures[: len(sums.captures)])
         pairs = zip(totals, inputs, strict=True)
         gradients = [total.reshape(x.shape).to(x.dtype) for total, x in pairs]
-        if torch.is_grad_enabled():
-            depends = [x for x in (*inputs, dout, dlse) if x is not None]
-            gradients = [_Final.apply(g, *depends) for g in gradients]
-        return None, *gradients
-
-
-class _Final(torch.autograd.Function):
-    """A gradient that must not be differentiated again; torch would take it for a constant."""
-
-    @staticmethod
-    def forward(ctx: Any, gradient: Tensor, *depends: Tensor) -> Tensor:
-        return gradient.view_as(gradient)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> None:
-        raise BackendError(
-            "backend 'cpu' has no second derivative of attention",
-            why="its backward recomputes the scores without recording them",
-            fix="backend='reference' for a gradient of a gradient, on short sequences",
-        )
+        return None, *once_differentiable(gradients, (*inputs, dout, dlse))
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ one of the table; where none is left, that is an error. Which kernel, plan and t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -19,15 +19,16 @@ from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
 from flexdsl.analysis import BlockPlan
-from flexdsl.codegen import Argument, Kernel, KernelSpec, Role
+from flexdsl.codegen import Argument, Kernel, KernelSpec, Phase, Role, heavy_last
 from flexdsl.codegen.module import TENSORS_OF_ROWS
+from flexdsl.codegen.unbound import GENERATORS
 from flexdsl.errors import BackendError
 from flexdsl.ir import Capture, Op, captures_of
 from flexdsl.runtime import bind
 from flexdsl.runtime.cache import load
 from flexdsl.runtime.descriptors import describe
 from flexdsl.runtime.run_table import DeviceTable, to_device
-from flexdsl.runtime.tuning import Config
+from flexdsl.runtime.tuning import Config, configs
 
 LOG2E = 1.4426950408889634
 
@@ -70,7 +71,7 @@ class Call:
             return given
         return bind.find_plan(self.bound.mask, self.bound.lengths, config.tile)
 
-    def spec(self, plan: BlockPlan, heavy_last: bool) -> KernelSpec:
+    def spec(self, plan: BlockPlan) -> KernelSpec:
         """What a kernel of this call has in its text."""
         mask, score = self.bound.mask, self.bound.score
         head_dim, value_dim = (self.tensors[n].shape[3] for n in ("query", "value"))
@@ -82,7 +83,7 @@ class Call:
             value_dim,
             self.bound.clamped,
             self._wide(),
-            heavy_last,
+            plan.closed_form is not None and heavy_last(plan.closed_form),
         )
 
     def _wide(self) -> frozenset[Capture]:
@@ -92,23 +93,26 @@ class Call:
         return frozenset(c for c in captures if values[c.name].numel() >= 2**31)
 
 
-def run_first_that_fits(
-    entry: str, call: Call, configs: tuple[Config, ...], run: Callable[[Config], None]
-) -> None:
-    """Run with the first configuration that fits the GPU, remembered for such calls.
+def run(phase: Phase, call: Call) -> None:
+    """Run the kernel of `phase` with the first configuration that fits, remembered for such calls.
 
     Raises:
-        BackendError: none fits.
+        BackendError: none fits the GPU.
     """
     query, value = call.tensors["query"], call.tensors["value"]
     expressions = tuple(p and p.expr for p in (call.bound.mask, call.bound.score))
-    key = (entry, expressions, query.shape[3], value.shape[3], query.dtype, query.device)
+    key = (phase, expressions, query.shape[3], value.shape[3], query.dtype, query.device)
+    widest = max(query.shape[3], value.shape[3])
+    found = configs(phase, capability(call.device), widest, query.element_size())
     if key in _CHOSEN:
-        configs = configs[configs.index(_CHOSEN[key]) :]
+        found = found[found.index(_CHOSEN[key]) :]
     reason = ""
-    for config in configs:
+    for config in found:
+        plan = call.plan(config)
+        if phase is Phase.BACKWARD_KEY:
+            plan = plan.transposed()
         try:
-            run(config)
+            launch(kernel_of(phase, call.spec(plan)), call, plan, config)
         except OutOfResources as error:
             reason = str(error)
             continue
@@ -121,16 +125,16 @@ def run_first_that_fits(
     )
 
 
-def kernel_of(generate: Callable[[KernelSpec], Kernel], spec: KernelSpec) -> Kernel:
-    """The kernel that `generate` makes of `spec`, made once."""
+def kernel_of(phase: Phase, spec: KernelSpec) -> Kernel:
+    """The kernel of `phase` for `spec`, generated once."""
     key = (
-        generate,
+        phase,
         *(p and p.expr for p in (spec.mask, spec.score)),
         *(spec.closed_form, spec.head_dim, spec.value_dim),
         *(spec.clamped, spec.wide, spec.heavy_last),
     )
     if key not in _KERNELS:
-        _KERNELS[key] = generate(spec)
+        _KERNELS[key] = GENERATORS[phase](spec)
     return _KERNELS[key]
 
 

@@ -12,20 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flexdsl.codegen import generate_backward_key, generate_backward_query, heavy_last
-from flexdsl.errors import BackendError
+from flexdsl.codegen import Phase
 from flexdsl.runtime import bind
 from flexdsl.runtime.descriptors import aligned, empty_aligned
-from flexdsl.runtime.launch import (
-    LOG2E,
-    Call,
-    capability,
-    kernel_of,
-    launch,
-    run_first_that_fits,
-)
+from flexdsl.runtime.launch import LOG2E, Call, run
+from flexdsl.runtime.once import once_differentiable
 from flexdsl.runtime.triton_forward import forward
-from flexdsl.runtime.tuning import Config, backward_configs
 
 
 def attention(
@@ -57,14 +49,10 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d_out: Tensor | None, d_lse: Tensor | None) -> tuple[Any, ...]:
         q, k, v, out, lse = ctx.saved_tensors[:5]
-        if torch.is_grad_enabled():
-            raise BackendError(
-                "backend 'triton' has no second derivative of attention",
-                why="its backward recomputes the scores without recording them",
-                fix="backend='reference' for a gradient of a gradient, on short sequences",
-            )
-        d_out = torch.zeros_like(out) if d_out is None else d_out
-        return None, None, *backward(ctx.bound, ctx.scale, (q, k, v), out, lse, d_out, d_lse)
+        with torch.no_grad():
+            d_out = torch.zeros_like(out) if d_out is None else d_out
+            gradients = backward(ctx.bound, ctx.scale, (q, k, v), out, lse, d_out, d_lse)
+        return None, None, *once_differentiable(gradients, (q, k, v, d_out, d_lse))
 
 
 def backward(
@@ -99,21 +87,7 @@ def backward(
     names = ("query", "key", "value", "d_out", "d_query", "d_key", "d_value")
     tensors = dict(zip(names, (*map(aligned, (q, k, v, d_out)), *gradients), strict=True))
     call = Call(bound, scale, tensors, rows)
-    device, itemsize = capability(q.device), q.element_size()
-    widest = max(q.shape[3], v.shape[3])
-    configs = backward_configs(device, widest, itemsize)
-    run_first_that_fits("backward_query", call, configs.query, lambda c: _run_query(call, c))
-    run_first_that_fits("backward_key", call, configs.key, lambda c: _run_key(call, c))
+    run(Phase.BACKWARD_QUERY, call)
+    run(Phase.BACKWARD_KEY, call)
     d_query, d_key, d_value = (g.contiguous() for g in gradients)
     return d_query, d_key, d_value
-
-
-def _run_query(call: Call, config: Config) -> None:
-    plan = call.plan(config)
-    last = plan.closed_form is not None and heavy_last(plan.closed_form)
-    launch(kernel_of(generate_backward_query, call.spec(plan, last)), call, plan, config)
-
-
-def _run_key(call: Call, config: Config) -> None:
-    plan = call.plan(config).transposed()
-    launch(kernel_of(generate_backward_key, call.spec(plan, False)), call, plan, config)

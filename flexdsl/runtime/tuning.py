@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flexdsl.codegen import Phase
+
 
 @dataclass(frozen=True, slots=True)
 class Config:
@@ -27,25 +29,22 @@ class Config:
 # Forward, Hopper and later, 16-bit elements, by the largest head dimension. Measured on an H200
 # (torch 2.11.0+cu130, triton 3.6.0, 2026-11-21), causal, N 8192: D 128 (128, 128, 8, 3) 478
 # TFLOP/s, (128, 64, 8, 3) 464; D 64 (64, 128, 4, 2) 461, (128, 64, 4, 3) 407.
-_HOPPER_16_BIT = {
+_FORWARD_HOPPER = {
     64: (Config(64, 128, 4, 2), Config(64, 64, 4, 2)),
     128: (Config(128, 128, 8, 3), Config(128, 64, 8, 3), Config(64, 64, 4, 3)),
     192: (Config(128, 64, 8, 3), Config(128, 64, 8, 2), Config(64, 64, 4, 2)),
     256: (Config(128, 64, 8, 2), Config(64, 64, 4, 2), Config(64, 32, 4, 2)),
 }
-_OTHERS_16_BIT = {
+_FORWARD = {
     64: (Config(128, 64, 4, 2), Config(64, 64, 4, 2)),
     128: (Config(128, 64, 8, 2), Config(64, 64, 4, 2), Config(64, 32, 4, 2)),
     256: (Config(64, 64, 4, 2), Config(64, 32, 4, 2), Config(32, 32, 4, 1)),
 }
-_32_BIT = {
+_FORWARD_32_BIT = {
     64: (Config(64, 64, 4, 2), Config(32, 32, 4, 2)),
     128: (Config(64, 32, 4, 2), Config(32, 32, 4, 1)),
     256: (Config(32, 32, 4, 2), Config(32, 32, 4, 1), Config(16, 16, 4, 1)),
 }
-MAX_HEAD_DIM = 256
-
-# Backward: of the kernel of dQ, and of the kernel of dK and dV.
 _BACKWARD_QUERY = {
     64: (Config(128, 64, 4, 3), Config(64, 64, 4, 2), Config(64, 32, 4, 2)),
     128: (Config(128, 64, 8, 2), Config(64, 64, 4, 2), Config(64, 32, 4, 2)),
@@ -61,33 +60,26 @@ _BACKWARD_32_BIT = {
     128: (Config(32, 32, 4, 1), Config(16, 32, 4, 1)),
     256: (Config(16, 16, 4, 1),),
 }
+MAX_HEAD_DIM = 256
 
 
-def forward_configs(capability: int, head_dim: int, itemsize: int) -> tuple[Config, ...]:
-    """The configurations to try for a forward kernel, fastest first.
+def configs(phase: Phase, capability: int, head_dim: int, itemsize: int) -> tuple[Config, ...]:
+    """The configurations to try for a kernel, fastest first.
 
     Args:
         capability: of an NVIDIA GPU, 90 for Hopper; 0 for any other GPU.
         head_dim: the larger of D and Dv, at most MAX_HEAD_DIM.
         itemsize: bytes of an element of q.
     """
-    table = _HOPPER_16_BIT if capability >= 90 else _OTHERS_16_BIT
-    if itemsize >= 4:
-        table = _32_BIT
-    return next(configs for limit, configs in table.items() if head_dim <= limit)
-
-
-@dataclass(frozen=True, slots=True)
-class BackwardConfigs:
-    """Configurations of the kernel of dQ, and of the kernel of dK and dV, fastest first."""
-
-    query: tuple[Config, ...]
-    key: tuple[Config, ...]
-
-
-def backward_configs(capability: int, head_dim: int, itemsize: int) -> BackwardConfigs:
-    """The configurations to try for the backward kernels; arguments as in `forward_configs`."""
-    tables = (_BACKWARD_32_BIT,) * 2 if itemsize >= 4 else (_BACKWARD_QUERY, _BACKWARD_KEY)
-    return BackwardConfigs(
-        *(next(configs for limit, configs in t.items() if head_dim <= limit) for t in tables)
-    )
+    match phase:
+        case Phase.FORWARD if itemsize >= 4:
+            table = _FORWARD_32_BIT
+        case Phase.FORWARD:
+            table = _FORWARD_HOPPER if capability >= 90 else _FORWARD
+        case Phase.BACKWARD_QUERY | Phase.BACKWARD_KEY if itemsize >= 4:
+            table = _BACKWARD_32_BIT
+        case Phase.BACKWARD_QUERY:
+            table = _BACKWARD_QUERY
+        case Phase.BACKWARD_KEY:
+            table = _BACKWARD_KEY
+    return next(found for limit, found in table.items() if head_dim <= limit)

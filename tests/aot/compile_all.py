@@ -9,7 +9,7 @@ import json
 import sys
 from concurrent.futures import ProcessPoolExecutor
 
-from flexdsl.aot import compile_forward
+from flexdsl.aot import compile_kernel
 from tests.codegen.variants import VARIANTS
 
 
@@ -17,7 +17,7 @@ def facts(job: str) -> dict[str, object]:
     """What the assembly of one kernel shows."""
     name, target, dtype = job.split("@")
     variant = VARIANTS[name]
-    compiled = compile_forward(
+    compiled = compile_kernel(
         variant.mask,
         variant.score,
         target=target,

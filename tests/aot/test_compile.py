@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import flexdsl as fx
-from flexdsl.aot import TARGETS, compile_forward, parse_target
+from flexdsl.aot import TARGETS, compile_kernel, parse_target
 from flexdsl.errors import ArgumentError, TargetError
 from tests.codegen.variants import VARIANTS
 
@@ -62,6 +62,6 @@ def test_names_of_targets() -> None:
 def test_wrong_arguments() -> None:
     mask = fx.mask_mod(lambda b, h, q, kv: q >= kv)
     with pytest.raises(ArgumentError, match="bf16"):
-        compile_forward(mask, dtype="fp8")
+        compile_kernel(mask, dtype="fp8")
     with pytest.raises(ArgumentError, match="256"):
-        compile_forward(mask, head_dim=512)
+        compile_kernel(mask, head_dim=512)

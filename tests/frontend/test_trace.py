@@ -18,6 +18,7 @@ from flexdsl.mod import Mod, mask_mod, parse, score_mod
 WINDOW = 3
 DOCUMENT = torch.tensor([0, 0, 1, 1, 1, 2, 2, 2])
 TABLE = torch.arange(2 * 15, dtype=torch.float32).reshape(2, 15)
+HEAT = torch.tensor(0.5)
 SIZE = 8
 
 
@@ -161,6 +162,8 @@ def test_functions_written_for_flex_attention_run_unchanged() -> None:
         (lambda s, b, h, q, kv: s + TABLE[h][q - kv + 7], "score + TABLE[h, q - kv + 7]"),
         (lambda s, b, h, q, kv: s + TABLE[0][kv], "score + TABLE[0, kv]"),
         (lambda s, b, h, q, kv: s + TABLE[-1, kv], "score + TABLE[1, kv]"),
+        (lambda s, b, h, q, kv: s + TABLE[0, 3], "score + TABLE[0, 3]"),
+        (lambda s, b, h, q, kv: s + HEAT[()] * HEAT, "score + HEAT[] * HEAT[]"),
         (lambda s, b, h, q, kv: 2 * s if q > kv else s, "2.0 * score if q > kv else score"),
         (
             lambda s, b, h, q, kv: torch.where(q >= kv, s, -float("inf")),
