@@ -175,6 +175,12 @@ class TargetError(FlexdslError, ValueError):
     code = "FX301"
 
 
+class VerificationError(FlexdslError, AssertionError):
+    """`verify` found a case in which a mod, its plan or its kernel is not what it should be."""
+
+    code = "FX401"
+
+
 class InternalError(FlexdslError, AssertionError):
     """An invariant of the compiler itself does not hold: a bug in flexdsl, never the user's."""
 
