@@ -55,7 +55,9 @@ def generate_backward_query(spec: KernelSpec) -> Kernel:
     scope = Scope(body.block(), None, {n: n for n in ("b", "h", "q", "q_first", "q_last")})
     _load_tiles(body, "query", "b, h, q_start", "BLOCK_M", d)
     _load_tiles(body, "d_out", "b, h, q_start", "BLOCK_M", dv)
-    _load_rows(body, ":, None")
+    _rows_of_head(body)
+    for name in _ROWS:
+        _load_row(body, name, ":, None")
     _zeros(body, "d_query", "BLOCK_M", d)
     for loop in write_loops(KEYS, spec, lowering, scope, body):
         _query_tile(loop, spec, lowering, scope)
@@ -91,17 +93,28 @@ def generate_backward_key(spec: KernelSpec) -> Kernel:
     _load_tiles(body, "value", "b, kv_head, kv_start", "BLOCK_N", dv)
     _zeros(body, "d_key", "BLOCK_N", d)
     _zeros(body, "d_value", "BLOCK_N", dv)
-    body.line()
-    with body.indented("for member in range(0, group):") as group:
-        group.line("h = kv_head * group + member")
-        head = Scope(group.block(), scope, {**scope.variables, "h": "h"})
-        for loop in write_loops(QUERIES, spec, lowering, head, group):
-            _key_tile(loop, spec, lowering, head)
+    if spec.grouped:
+        body.line()
+        with body.indented("for member in range(0, group):") as group:
+            group.line("h = kv_head * group + member")
+            _query_head(group, spec, lowering, scope)
+    else:
+        # Without the loop around it, the inner one keeps all its values in registers.
+        body.line("h = kv_head")
+        _query_head(body, spec, lowering, scope)
     body.line()
     _store(body, "d_key", "b, kv_head, kv_start", "BLOCK_N", d, _scale(spec))
     _store(body, "d_value", "b, kv_head, kv_start", "BLOCK_N", dv, "")
     title = "Gradients of the keys and values"
     return _kernel(title, "backward_key", spec, fixed, lowering, body)
+
+
+def _query_head(block: Block, spec: KernelSpec, lowering: Lowering, outer: Scope) -> None:
+    """Write what one query head adds to the gradients of its key head."""
+    _rows_of_head(block)
+    scope = Scope(block.block(), outer, {**outer.variables, "h": "h"})
+    for loop in write_loops(QUERIES, spec, lowering, scope, block):
+        _key_tile(loop, spec, lowering, scope)
 
 
 def _arguments(tensors: dict[str, int], sizes: tuple[str, ...]) -> tuple[Argument, ...]:
@@ -147,16 +160,21 @@ def _scale(spec: KernelSpec) -> str:
     return " * scale" if spec.score is not None else " * (scale * LN2)"
 
 
-def _load_rows(block: Block, axis: str) -> None:
-    """Write the loads of the rows' logsumexp and delta, along `axis` of a tile.
+def _load_row(block: Block, name: str, axis: str) -> None:
+    """Write the load of one number a row, `lse_log2` or `delta`, along `axis` of a tile.
 
     A row past the end has an infinite logsumexp, hence no weight.
     """
-    block.line("rows_of_head = (b * heads + h).to(tl.int64) * q_len + row")
-    inside = "mask=row < q_len"
-    infinite = 'other=float("inf")'
-    block.line(f"lse_of_row = tl.load(lse_log2 + rows_of_head, {inside}, {infinite})[{axis}]")
-    block.line(f"delta_of_row = tl.load(delta + rows_of_head, {inside}, other=0.0)[{axis}]")
+    other = {"lse_log2": 'float("inf")', "delta": "0.0"}[name]
+    load = f"tl.load({name}_rows + row, mask=row < q_len, other={other})"
+    block.line(f"{name}_of_row = {load}[{axis}]")
+
+
+def _rows_of_head(block: Block) -> None:
+    """Write pointers to the head's first row; 64 bits are needed for the start of a head alone."""
+    block.line("first_row = (b * heads + h).to(tl.int64) * q_len")
+    for name in _ROWS:
+        block.line(f"{name}_rows = {name} + first_row")
 
 
 def _query_tile(loop: Loop, spec: KernelSpec, lowering: Lowering, outer: Scope) -> None:
@@ -186,7 +204,7 @@ def _key_tile(loop: Loop, spec: KernelSpec, lowering: Lowering, outer: Scope) ->
         body.line(f"query_tile_{i} = {load}")
         so_far = "" if i == 0 else "scores, "
         body.line(f"scores = tl.dot(key_tile_{i}, query_tile_{i}.T, {so_far}{IEEE})")
-    _load_rows(body, "None, :")
+    _load_row(body, "lse_log2", "None, :")
     scope = tile_scope(body, outer, "q")
     # Rows past the end have no weight, and keys past the end are not stored: no end to look at.
     slope = _write_weights(loop, spec, lowering, scope, "")
@@ -196,6 +214,7 @@ def _key_tile(loop: Loop, spec: KernelSpec, lowering: Lowering, outer: Scope) ->
         _accumulate(body, f"d_value_tile_{i}", "weights", f"d_out_tile_{i}")
         so_far = "" if i == 0 else "d_weights, "
         body.line(f"d_weights = tl.dot(value_tile_{i}, d_out_tile_{i}.T, {so_far}{IEEE})")
+    _load_row(body, "delta", "None, :")  # as late as it can be: registers are short here
     body.line(f"d_scores = weights * (d_weights - delta_of_row){slope}")
     for i in range(len(pieces(spec.head_dim))):
         _accumulate(body, f"d_key_tile_{i}", "d_scores", f"query_tile_{i}")
@@ -218,7 +237,7 @@ def _write_weights(
         slope = "" if slope == "1.0" else f" * ({slope})"
         block.line(f"scores = {modified}")
         factor = "LOG2E"
-    block.line(f"weights = tl.exp2(scores * {factor} - lse_of_row)")
+    block.line(f"weights = tl.exp2(scores * {factor} - lse_log2_of_row)")
     if loop.masked and (spec.mask is not None or inside):
         allowed = write_allowed(spec, lowering, scope, inside)
         block.line(f"weights = tl.where({allowed}, weights, 0.0)")

@@ -63,6 +63,7 @@ class KernelSpec:
         clamped: loads whose index can leave its tensor on a pair that is not allowed.
         wide: captures of 2**31 elements or more, whose offsets need 64 bits.
         heavy_last: later query tiles have more work, so they start first.
+        grouped: several query heads share a key head.
     """
 
     mask: Program | None
@@ -73,6 +74,7 @@ class KernelSpec:
     clamped: frozenset[Expr] = frozenset()
     wide: frozenset[Capture] = frozenset()
     heavy_last: bool = False
+    grouped: bool = True
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,7 @@ class Call:
             self.bound.clamped,
             self._wide(),
             plan.closed_form is not None and heavy_last(plan.closed_form),
+            self.tensors["query"].shape[1] != self.tensors["key"].shape[1],
         )
 
     def _wide(self) -> frozenset[Capture]:
@@ -131,7 +132,7 @@ def kernel_of(phase: Phase, spec: KernelSpec) -> Kernel:
         phase,
         *(p and p.expr for p in (spec.mask, spec.score)),
         *(spec.closed_form, spec.head_dim, spec.value_dim),
-        *(spec.clamped, spec.wide, spec.heavy_last),
+        *(spec.clamped, spec.wide, spec.heavy_last, spec.grouped),
     )
     if key not in _KERNELS:
         _KERNELS[key] = GENERATORS[phase](spec)
