@@ -1,8 +1,14 @@
 """Benchmarks: named workloads, the peers beside them in the same process, and tables of both.
 
-    cpu             the CPU executor beside torch's scaled_dot_product_attention
+    workloads       the table of shapes, masks and scores
+    peers           flexdsl, FlexAttention and scaled_dot_product_attention, ready for a workload
+    gpu, cpu        how either keeps time; machine chooses one and describes it
+    memory          peak memory of a call
+    measure         a workload and its peers -> rows
+    report          rows -> a table for the terminal, JSON, a picture
 
-Every workload is a function that returns rows, so that the command line, a notebook and a test of
-the workload itself can use it; a figure is a median, with what was measured beside it. Nothing here
-asserts a time.
+    machine = find_machine()
+    rows = measure(WORKLOADS[1], choose(None, machine.device), Settings(), machine)
+
+A figure is a median, with what was measured beside it. Nothing here asserts a time.
 """

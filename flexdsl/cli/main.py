@@ -12,9 +12,11 @@ from flexdsl.errors import FlexdslError
 
 # Command -> its module; read when it is asked for, so that `--help` is quick.
 _COMMANDS = {
+    "bench": "flexdsl.cli.bench_command",
     "demo": "flexdsl.cli.demo_command",
     "plan": "flexdsl.cli.plan_command",
     "show": "flexdsl.cli.show_command",
+    "verify": "flexdsl.cli.verify_command",
 }
 
 
@@ -40,3 +42,7 @@ class _Commands(click.Group):
 @click.version_option(flexdsl.__version__, prog_name="flexdsl")
 def main() -> None:
     """An attention compiler: masks and scores written in Python become proven, fused kernels."""
+
+
+if __name__ == "__main__":
+    main()
