@@ -1,6 +1,6 @@
 """Code generation: expressions and a plan become the text of a kernel.
 
-    KernelSpec --forward | backward--> Kernel(source, arguments)
+    KernelSpec --forward | backward | rows--> Kernel(source, arguments)
         tiles.py   lines that all kernels have
         loops.py   the loops over tiles, from formulas or from a table of runs
         lower.py   the mask and the score modification as Triton expressions

@@ -80,14 +80,7 @@ def generate_backward_key(spec: KernelSpec) -> Kernel:
     fixed = _arguments(tensors, (*_SHARED_SIZES, "kv_heads", "kv_tiles"))
     lowering = Lowering(names_of_kernel(fixed), spec.clamped, spec.wide)
     body = Block(1)
-    body.line("program = tl.program_id(0)")
-    body.line("kv_tile = program % kv_tiles")
-    body.line("b = program // kv_tiles // kv_heads")
-    body.line("kv_head = program // kv_tiles % kv_heads")
-    body.line("kv_start = kv_tile * BLOCK_N")
-    body.line("kv_first = kv_start")
-    body.line("kv_last = tl.minimum(kv_start + BLOCK_N, kv_len) - 1")
-    write_key_positions(body, spec, ":, None")
+    _write_key_tile(body, spec)
     scope = Scope(body.block(), None, {n: n for n in ("b", "kv", "kv_first", "kv_last")})
     _load_tiles(body, "key", "b, kv_head, kv_start", "BLOCK_N", d)
     _load_tiles(body, "value", "b, kv_head, kv_start", "BLOCK_N", dv)
@@ -107,6 +100,18 @@ def generate_backward_key(spec: KernelSpec) -> Kernel:
     _store(body, "d_value", "b, kv_head, kv_start", "BLOCK_N", dv, "")
     title = "Gradients of the keys and values"
     return _kernel(title, "backward_key", spec, fixed, lowering, body)
+
+
+def _write_key_tile(body: Block, spec: KernelSpec) -> None:
+    """Write which key tile the program has, and the positions of its keys."""
+    body.line("program = tl.program_id(0)")
+    body.line("kv_tile = program % kv_tiles")
+    body.line("b = program // kv_tiles // kv_heads")
+    body.line("kv_head = program // kv_tiles % kv_heads")
+    body.line("kv_start = kv_tile * BLOCK_N")
+    body.line("kv_first = kv_start")
+    body.line("kv_last = tl.minimum(kv_start + BLOCK_N, kv_len) - 1")
+    write_key_positions(body, spec, ":, None")
 
 
 def _query_head(block: Block, spec: KernelSpec, lowering: Lowering, outer: Scope) -> None:

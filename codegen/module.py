@@ -51,7 +51,8 @@ def write_module(
     for program in (spec.mask, spec.score):
         if program is not None:
             module.line(_describe(program))
-    module.line(f"plan: {_describe_plan(spec)}")
+    if any(a.of == "key" for a in arguments):
+        module.line(f"plan: {_describe_plan(spec)}")
     module.line('"""\n\nimport triton\nimport triton.language as tl\n')
     module.line("LOG2E = tl.constexpr(1.4426950408889634)")
     module.line("LN2 = tl.constexpr(0.6931471805599453)\n")

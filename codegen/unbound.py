@@ -15,12 +15,14 @@ from flexdsl.ir import Op, Program, rename_apart, walk
 from .backward import generate_backward_key, generate_backward_query
 from .forward import generate_forward
 from .kernel import Kernel, KernelSpec, heavy_last
+from .rows import generate_backward_rows
 
 
 class Phase(Enum):
     """One of the kernels of attention, by the name of its entry."""
 
     FORWARD = "forward"
+    BACKWARD_ROWS = "backward_rows"
     BACKWARD_QUERY = "backward_query"
     BACKWARD_KEY = "backward_key"
 
@@ -39,6 +41,7 @@ def parse_phase(name: str) -> Phase:
 
 GENERATORS = {
     Phase.FORWARD: generate_forward,
+    Phase.BACKWARD_ROWS: generate_backward_rows,
     Phase.BACKWARD_QUERY: generate_backward_query,
     Phase.BACKWARD_KEY: generate_backward_key,
 }

@@ -22,7 +22,7 @@ from flexdsl.analysis import BlockPlan
 from flexdsl.codegen import Argument, Kernel, KernelSpec, Phase, Role, heavy_last
 from flexdsl.codegen.module import TENSORS_OF_ROWS
 from flexdsl.codegen.unbound import GENERATORS
-from flexdsl.errors import BackendError
+from flexdsl.errors import BackendError, InternalError
 from flexdsl.ir import Capture, Op, captures_of
 from flexdsl.runtime import bind
 from flexdsl.runtime.cache import load
@@ -71,19 +71,20 @@ class Call:
             return given
         return bind.find_plan(self.bound.mask, self.bound.lengths, config.tile)
 
-    def spec(self, plan: BlockPlan) -> KernelSpec:
+    def spec(self, plan: BlockPlan | None) -> KernelSpec:
         """What a kernel of this call has in its text."""
+        closed_form = None if plan is None else plan.closed_form
         mask, score = self.bound.mask, self.bound.score
         head_dim, value_dim = (self.tensors[n].shape[3] for n in ("query", "value"))
         return KernelSpec(
             mask if mask is None or mask.expr.op is not Op.CONST else None,
             score,
-            plan.closed_form,
+            closed_form,
             head_dim,
             value_dim,
             self.bound.clamped,
             self._wide(),
-            plan.closed_form is not None and heavy_last(plan.closed_form),
+            closed_form is not None and heavy_last(closed_form),
             self.tensors["query"].shape[1] != self.tensors["key"].shape[1],
         )
 
@@ -109,8 +110,9 @@ def run(phase: Phase, call: Call) -> None:
         found = found[found.index(_CHOSEN[key]) :]
     reason = ""
     for config in found:
-        plan = call.plan(config)
-        if phase is Phase.BACKWARD_KEY:
+        # The kernel that prepares the rows looks at no pair.
+        plan = None if phase is Phase.BACKWARD_ROWS else call.plan(config)
+        if plan is not None and phase is Phase.BACKWARD_KEY:
             plan = plan.transposed()
         try:
             launch(kernel_of(phase, call.spec(plan)), call, plan, config)
@@ -139,15 +141,17 @@ def kernel_of(phase: Phase, spec: KernelSpec) -> Kernel:
     return _KERNELS[key]
 
 
-def launch(kernel: Kernel, call: Call, plan: BlockPlan, config: Config) -> None:
+def launch(kernel: Kernel, call: Call, plan: BlockPlan | None, config: Config) -> None:
     """Launch `kernel` with one program for each outer tile of `plan` and each of its heads.
+
+    Without a plan, outer tiles are query tiles.
 
     Raises:
         OutOfResources: the configuration does not fit the GPU.
     """
     tensors = call.tensors
     arguments = [_argument(a, call, plan, config) for a in kernel.arguments]
-    of_keys = plan.outer == "kv"
+    of_keys = plan is not None and plan.outer == "kv"
     tiles = _tiles(call, config)["kv_tiles" if of_keys else "q_tiles"]
     batch, heads = tensors["key" if of_keys else "query"].shape[:2]
     with torch.cuda.device(call.device) if call.device.type == "cuda" else nullcontext():
@@ -168,7 +172,7 @@ def _tiles(call: Call, config: Config) -> dict[str, int]:
     }
 
 
-def _argument(argument: Argument, call: Call, plan: BlockPlan, config: Config) -> Any:
+def _argument(argument: Argument, call: Call, plan: BlockPlan | None, config: Config) -> Any:
     name, index = argument.of, argument.index
     match argument.role:
         case Role.DESCRIPTOR:
@@ -186,10 +190,11 @@ def _argument(argument: Argument, call: Call, plan: BlockPlan, config: Config) -
             return call.values[name].shape[index]
         case Role.STRIDE:
             return call.values[name].stride(index)
-        case Role.TABLE:
+        case Role.TABLE if plan is not None:
             return getattr(_device_table(plan, call.device), name)
-        case Role.TABLE_STRIDE:
+        case Role.TABLE_STRIDE if plan is not None:
             return _table_stride(name, plan, call)
+    raise InternalError(f"a kernel without a plan has the argument {argument.name}")
 
 
 def _size(name: str, call: Call, config: Config) -> int:

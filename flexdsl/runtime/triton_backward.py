@@ -6,7 +6,6 @@ in a fixed order, so that two runs give the same bits.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 from flexdsl.codegen import Phase
 from flexdsl.runtime import bind
 from flexdsl.runtime.descriptors import aligned, empty_aligned
-from flexdsl.runtime.launch import LOG2E, Call, run
+from flexdsl.runtime.launch import Call, run
 from flexdsl.runtime.once import once_differentiable
 from flexdsl.runtime.triton_forward import forward
 
@@ -79,14 +78,13 @@ def backward(
     gradients = tuple(empty_aligned(x.shape, x) for x in inputs)
     if out.numel() == 0 or k.numel() == 0:
         return tuple(g.zero_().contiguous() for g in gradients)  # type: ignore[return-value]
-    delta = (d_out.float() * out.float()).sum(-1)
-    if d_lse is not None:
-        # An empty row's lse is -inf whatever its inputs are.
-        delta = delta - d_lse.masked_fill(lse.isneginf(), 0.0)
-    rows = {"delta": delta, "lse_log2": (lse * LOG2E).masked_fill(lse.isneginf(), math.inf)}
-    names = ("query", "key", "value", "d_out", "d_query", "d_key", "d_value")
-    tensors = dict(zip(names, (*map(aligned, (q, k, v, d_out)), *gradients), strict=True))
-    call = Call(bound, scale, tensors, rows)
+    d_lse = torch.zeros_like(lse) if d_lse is None else d_lse.contiguous()
+    rows = {"lse": lse, "d_lse": d_lse}
+    rows |= {name: torch.empty_like(lse) for name in ("delta", "lse_log2")}
+    names = ("query", "key", "value", "out", "d_out", "d_query", "d_key", "d_value")
+    given = (*map(aligned, (q, k, v, out, d_out)), *gradients)
+    call = Call(bound, scale, dict(zip(names, given, strict=True)), rows)
+    run(Phase.BACKWARD_ROWS, call)
     run(Phase.BACKWARD_QUERY, call)
     run(Phase.BACKWARD_KEY, call)
     d_query, d_key, d_value = (g.contiguous() for g in gradients)

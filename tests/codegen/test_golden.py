@@ -17,6 +17,7 @@ GOLDEN = Path(__file__).parent / "golden"
 # Every forward kernel; of the backward ones those whose loops or arithmetic are of a kind.
 BACKWARD = ("causal", "causal_192_128", "sinks", "document", "softcap", "relative_bias")
 KERNELS = [(name, Phase.FORWARD) for name in VARIANTS]
+KERNELS += [("full", Phase.BACKWARD_ROWS)]
 KERNELS += [(name, p) for name in BACKWARD for p in (Phase.BACKWARD_QUERY, Phase.BACKWARD_KEY)]
 
 
