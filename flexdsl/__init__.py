@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from flexdsl.mod import plan as plan
     from flexdsl.mod import score_mod as score_mod
     from flexdsl.runtime.attention import attention as attention
+    from flexdsl.testing import verify as verify
 
 __version__ = "0.1.0"
 
@@ -91,6 +92,7 @@ _HOMES = {
     "sqrt": "flexdsl.frontend.functions",
     "stdlib": "",
     "tanh": "flexdsl.frontend.functions",
+    "verify": "flexdsl.testing",
     "where": "flexdsl.frontend.functions",
 }
 

@@ -1,0 +1,337 @@
+"""`verify`: draw cases, check each, shrink what fails, and report.
+
+What is drawn and what is checked stand in the other files of this room.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from flexdsl.errors import ArgumentError, BackendError, FlexdslError, VerificationError
+from flexdsl.testing.case import Case
+from flexdsl.testing.execution import (
+    Errors,
+    Run,
+    check_backward,
+    check_forward,
+    check_laws,
+    reference,
+)
+from flexdsl.testing.function import Disagreement, allowed_pairs
+from flexdsl.testing.limits import Limits, find_limits
+from flexdsl.testing.plans import check_complement, check_plan
+from flexdsl.testing.reproduce import program_of, show_case
+from flexdsl.testing.subject import Subject, read_subject
+
+BACKENDS = ("cpu", "triton", "reference")
+_BATCH, _HEADS, _LONGEST, _OFFSET = 3, 6, 48, 24
+_TRITON_LONGEST = 144  # more than one of its tiles
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `verify` did, and found to hold.
+
+    Attributes:
+        name, text: of the mod.
+        backend: that was compared with the reference.
+        examples: cases that were drawn.
+        pairs: pairs that the user's function was asked about.
+        tiles: tiles of plans that were compared with brute force.
+        dtypes: element types that were drawn.
+        limits: the largest sizes that were drawn, as captured tensors allow.
+        limited: do captured tensors allow less than what is drawn otherwise?
+        worst: the largest absolute error of each output and gradient, over all dtypes.
+        worst_of_bound: the largest error as a share of what rounding explains.
+    """
+
+    name: str
+    text: str
+    backend: str
+    examples: int
+    pairs: int
+    tiles: int
+    dtypes: tuple[str, ...]
+    limits: Limits
+    limited: bool
+    worst: dict[str, float]
+    worst_of_bound: float
+
+    def __str__(self) -> str:
+        why = "as captured tensors allow" if self.limited else "no captured tensor allows less"
+        worst = ", ".join(f"{n} {x:.1e}" for n, x in self.worst.items())
+        return "\n".join(
+            [
+                f"{self.name}: verified in {self.examples} cases on backend '{self.backend}'",
+                f"  {self.text}",
+                f"  drawn     {self.limits} ({why}); {', '.join(self.dtypes)}",
+                f"  function  {self.pairs} pairs on plain numbers, as its expression says",
+                f"  plan      {self.tiles} tiles, the pairs and empty rows, as brute force says",
+                "  kernel    output, lse and gradients as dense float64 attention says",
+                "  laws      padding keys, rows alone, batches in another order, mask and ~mask",
+                f"  errors    {worst}; at most {self.worst_of_bound:.0%} of what rounding explains",
+            ]
+        )
+
+
+@dataclass
+class _Tally:
+    """What has been done so far, and the smallest case that failed."""
+
+    errors: Errors = field(default_factory=Errors)
+    examples: int = 0
+    pairs: int = 0
+    tiles: int = 0
+    dtypes: dict[str, None] = field(default_factory=dict)
+    failed: tuple[Case, Disagreement] | None = None
+
+    def fail(self, case: Case, why: Disagreement) -> None:
+        if self.failed is None or _weight(case) <= _weight(self.failed[0]):
+            self.failed = case, why
+
+
+def verify(
+    mod: Any,
+    *,
+    mask: Any = None,
+    examples: int = 100,
+    backend: str = "auto",
+    q_len: int | None = None,
+    kv_len: int | None = None,
+    heads: int | None = None,
+) -> Report:
+    """Check a mask or a score modification on drawn calls of attention. Needs hypothesis.
+
+    Each case draws lengths, heads, key heads, dimensions, offset, tile, dtype and elements, within
+    what the captured tensors of the mod allow, and holds
+
+    * the function, on plain ints, against its traced expression, and against itself;
+    * every tile of the plan, its pairs and its empty rows against brute force over the function;
+    * output, lse and gradients by q, k, v and captured floats against dense float64 attention;
+    * laws: keys that are masked change nothing, rows alone and batches in another order give the
+      same, `mask & ~mask` is nothing and `mask | ~mask` everything.
+
+    Args:
+        mod: a Mod, a function of `(b, h, q, kv)` or `(score, b, h, q, kv)`, or text.
+        mask: of a score modification: the mask that it is used under.
+        examples: cases to draw.
+        backend: as in `attention`; "auto" is the GPU's kernels where there is a GPU, else "cpu".
+        q_len, kv_len, heads: use exactly these instead of drawing them.
+
+    Returns:
+        A `Report`; `str()` of it is a summary.
+
+    Raises:
+        VerificationError: a check fails; the message has the smallest such case that was found, and
+            a program that reproduces it.
+        ArgumentError: hypothesis is missing, or an argument is no positive number.
+        IndexRangeError: a captured tensor is too short for the lengths asked for.
+        BackendError: the backend cannot run here.
+        FlexdslError: the mod cannot be read.
+    """
+    _check_arguments(examples, q_len=q_len, kv_len=kv_len, heads=heads)
+    subject, device = read_subject(mod, mask), _device(_backend(backend))
+    backend = _backend(backend)
+    most = _most(backend, q_len, kv_len, heads)
+    least = Limits(batch=1, heads=heads or 1, q_positions=q_len or 1, kv_len=kv_len or 1)
+    limits = find_limits(subject, least, most)
+    tally = _Tally()
+
+    def run(case: Case) -> None:
+        try:
+            _run(subject, case, backend, device, tally)
+        except Disagreement as why:
+            tally.fail(case, why)
+            raise
+
+    from flexdsl.testing.strategies import cases
+
+    drawn = cases(
+        limits,
+        q_len=q_len,
+        kv_len=kv_len,
+        heads=heads,
+        dtypes=_dtypes(backend),
+        dims=(16, 32, 64) if backend == "triton" else (16, 2, 8, 24, 40),
+        exact=subject.has_corners,
+    )
+    _draw(run, drawn, examples, subject, tally)
+    if tally.failed is not None:
+        raise _failure(subject, *tally.failed, backend, device)
+    return _report(subject, backend, limits, limits != most, tally)
+
+
+def check(mod: Any, case: Case, *, mask: Any = None, backend: str = "auto") -> None:
+    """All checks of `verify` on one case. Needs no hypothesis.
+
+    Args:
+        mod, mask, backend: as in `verify`.
+        case: its sizes and elements.
+
+    Raises:
+        VerificationError: a check fails.
+        FlexdslError: as in `verify`.
+    """
+    subject, backend = read_subject(mod, mask), _backend(backend)
+    device = _device(backend)
+    try:
+        _run(subject, case, backend, device, _Tally())
+    except Disagreement as why:
+        raise _failure(subject, case, why, backend, device) from why
+
+
+def _run(subject: Subject, case: Case, backend: str, device: torch.device, tally: _Tally) -> None:
+    """Every check, the cheap ones first."""
+    allowed = allowed_pairs(subject, case)
+    try:
+        plan = check_plan(subject, case, allowed)
+        check_complement(subject, case)
+    except FlexdslError as error:
+        raise Disagreement(f"making the plan raises {type(error).__name__}: {error}") from error
+    table = torch.from_numpy(allowed).to(device)
+    run = Run(subject, case, backend, device, table, plan, tally.errors)
+    expected = reference(run)
+    found = check_forward(run, expected)
+    check_backward(run, expected)
+    check_laws(run, found, expected.score_size)
+    tally.examples += 1
+    tally.pairs += allowed.size
+    tally.tiles += case.batch * case.heads * plan.q_tiles * plan.kv_tiles
+    tally.dtypes[case.dtype] = None
+
+
+def _draw(
+    run: Callable[[Case], None], drawn: Any, examples: int, subject: Subject, tally: _Tally
+) -> None:
+    """Let hypothesis draw, and shrink until `tally` has the smallest case that fails."""
+    from hypothesis import HealthCheck, Phase, given, settings
+    from hypothesis.errors import Flaky
+
+    test = given(drawn)(run)
+    # Failing cases are kept by mod: the next `verify` begins with them.
+    digest = "".join(p.digest for p in subject.programs).encode()
+    test.hypothesis.inner_test._hypothesis_internal_add_digest = digest  # type: ignore[attr-defined]
+    options = settings(
+        max_examples=examples,
+        deadline=None,
+        print_blob=False,
+        # Without Phase.explain, which traces every line of every check.
+        phases=(Phase.reuse, Phase.generate, Phase.shrink),
+        report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck),
+    )
+    try:
+        options(test)()
+    except (Disagreement, Flaky):
+        # Flaky: what failed once did not the next time; the tally has the case and the reason.
+        if tally.failed is None:
+            raise
+
+
+def _failure(
+    subject: Subject, case: Case, why: Disagreement, backend: str, device: torch.device
+) -> VerificationError:
+    def fails(other: Subject) -> bool:
+        try:
+            _run(other, case, backend, device, _Tally())
+        except (Disagreement, FlexdslError):
+            return True
+        return False
+
+    program = program_of(subject, case, backend, fails)
+    indented = "\n".join(f"    {line}".rstrip() for line in program.splitlines())
+    return VerificationError(
+        f"{subject.mod.name}: {why}\n"
+        f"  smallest case found: {show_case(case)} on backend '{backend}'\n"
+        f"  this program reproduces it:\n\n{indented}\n"
+    )
+
+
+def _report(subject: Subject, backend: str, limits: Limits, limited: bool, tally: _Tally) -> Report:
+    errors = tally.errors
+    names = [n for n in errors.absolute if ":" not in n]
+    return Report(
+        subject.mod.name,
+        subject.mod.text,
+        backend,
+        tally.examples,
+        tally.pairs,
+        tally.tiles,
+        tuple(tally.dtypes),
+        limits,
+        limited,
+        {n: errors.absolute[n] for n in names},
+        max(errors.of_bound.values(), default=0.0),
+    )
+
+
+def _weight(case: Case) -> tuple[int, ...]:
+    batch, heads, rows, keys = case.pairs
+    return batch * heads * rows * keys, case.dim + case.v_dim, case.q_offset, sum(case.tile)
+
+
+def _check_arguments(examples: int, **sizes: int | None) -> None:
+    for name, value in {"examples": examples, **sizes}.items():
+        if value is not None and (type(value) is not int or value < 1):
+            raise ArgumentError(f"{name} is {value!r}", fix="a whole number, 1 or more")
+    if importlib.util.find_spec("hypothesis") is None:
+        raise ArgumentError(
+            "verify needs hypothesis, which is not installed",
+            why="it draws the cases and shrinks those that fail",
+            fix="pip install 'flexdsl[testing]'",
+        )
+
+
+def _backend(backend: str) -> str:
+    """The backend by name.
+
+    Raises:
+        ArgumentError: there is no such one.
+        BackendError: it cannot run here.
+    """
+    if backend == "auto":
+        return "triton" if torch.cuda.is_available() else "cpu"
+    if backend not in BACKENDS:
+        raise ArgumentError(
+            f"backend is {backend!r}: there is no such one",
+            fix=", ".join(f'"{b}"' for b in ("auto", *BACKENDS)),
+        )
+    if backend == "triton" and not (torch.cuda.is_available() or _interprets()):
+        raise BackendError(
+            "backend 'triton' cannot run on a machine without a GPU",
+            fix="backend='cpu', or set TRITON_INTERPRET=1 before Python starts",
+        )
+    return backend
+
+
+def _device(backend: str) -> torch.device:
+    """Where a backend's tensors are."""
+    on_gpu = backend == "triton" and not _interprets()
+    return torch.device("cuda" if on_gpu else "cpu")
+
+
+def _interprets() -> bool:
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def _dtypes(backend: str) -> tuple[str, ...]:
+    if backend != "triton":
+        return "float32", "float64", "float16", "bfloat16"
+    # Triton's interpreter computes bfloat16 wrongly.
+    return ("float32", "float16") if _interprets() else ("float32", "float16", "bfloat16")
+
+
+def _most(backend: str, q_len: int | None, kv_len: int | None, heads: int | None) -> Limits:
+    longest = _TRITON_LONGEST if backend == "triton" else _LONGEST
+    return Limits(
+        batch=_BATCH,
+        heads=heads or _HEADS,
+        q_positions=(q_len or longest) + _OFFSET,
+        kv_len=kv_len or longest,
+    )
