@@ -1,14 +1,14 @@
 """Property-based verification of users' own mods against an independent oracle.
 
-    subject     what is verified: a mask or a score mod, and the mask that it is used under
-    case        one drawn call of attention, and the tensors that it means
-    limits      the largest lengths and heads that captured tensors allow, found by trying
-    strategies  hypothesis strategies of cases, captured tensors, and random mods
-    function    the user's function on plain numbers, against its traced expression
-    plans       every tile of the block plan against brute force
-    execution   outputs, lse and gradients of a backend against dense float64 attention; laws
-    reproduce   a failing case as a program to paste
-    verify      draws, checks, shrinks, reports
+    subject       what is verified: a mask or a score mod, and the mask that it is used under
+    case          one drawn call of attention, and the tensors that it means
+    limits        the largest lengths and heads that captured tensors allow, found by trying
+    strategies    hypothesis strategies of cases, captured tensors, and random mods
+    function      the user's function on plain numbers, against its traced expression
+    plans         every tile of the block plan against brute force
+    execution     outputs, lse and gradients of a backend against dense float64 attention; laws
+    reproduce     a failing case as a program to paste
+    verification  draws, checks, shrinks, reports
 
 The oracle is the function called on plain ints and torch's own dense float64 arithmetic: nothing of
 the analysis, of code generation or of an executor. Only `strategies` and `verify` need hypothesis,
@@ -18,6 +18,6 @@ which is imported when they are used. Speed is not measured here; that is the ro
 from flexdsl.testing.case import Case
 from flexdsl.testing.limits import Limits
 from flexdsl.testing.reproduce import parse_with
-from flexdsl.testing.verify import Report, check, verify
+from flexdsl.testing.verification import Report, check, verify
 
 __all__ = ["Case", "Limits", "Report", "check", "parse_with", "verify"]

@@ -39,13 +39,14 @@ def parse_with(text: str, **captures: Any) -> Mod:
 
 
 def cut_captures(subject: Subject, case: Case) -> Subject:
-    """The subject with captured tensors no longer than the case needs."""
+    """The subject by its expressions, with captured tensors no longer than the case needs."""
     sizes = Limits(
         batch=case.batch,
         heads=case.heads,
         q_positions=case.q_offset + case.q_len,
         kv_len=case.kv_len,
     )
+    subject = subject.with_values({})
     for name, value in subject.captures.items():
         tensor = torch.as_tensor(value).detach()
         for dimension in range(tensor.dim()):
