@@ -15,6 +15,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from flexdsl.errors import UnsupportedError
@@ -110,12 +111,15 @@ def walk(*roots: Expr) -> Iterator[Expr]:
         stack.extend((arg, False) for arg in reversed(node.args))
 
 
+# Asked about the same few programs many times in each call of attention.
+@lru_cache(maxsize=512)
 def captures_of(expr: Expr) -> tuple[Capture, ...]:
     """The captured tensors that `expr` loads from, in order of first use."""
     found = {n.attribute: None for n in walk(expr) if isinstance(n.attribute, Capture)}
     return tuple(c for c in found if isinstance(c, Capture))
 
 
+@lru_cache(maxsize=512)
 def params_of(expr: Expr) -> tuple[Expr, ...]:
     """The parameters in `expr`, in order of first use."""
     return tuple(n for n in walk(expr) if n.op is Op.PARAM)

@@ -5,6 +5,7 @@ What it must not do: fall back in silence. An executor that cannot run a call ra
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal, overload
 
@@ -12,8 +13,8 @@ import torch
 from torch import Tensor
 
 from flexdsl.errors import BackendError
-from flexdsl.runtime import bind, cpu_backward, reference, validate
-from flexdsl.runtime.problem import Problem
+from flexdsl.runtime import bind, operator, reference, validate
+from flexdsl.runtime.operator_programs import numbers_of, text_of
 from flexdsl.runtime.slabs import TILE
 
 Pair = tuple[Tensor, Tensor]
@@ -92,58 +93,83 @@ def attention(
         PlanError: the plan was made for other lengths.
         BackendError: the backend cannot run this call here.
     """
+    q, k, v = _autocast(q, k, v)
     validate.check_tensors(q, k, v)
     factor = validate.check_scale(scale, q.shape[3])
     offset = validate.check_q_offset(q_offset)
     backend = validate.check_backend(backend, q)
     lengths = bind.Lengths(q.shape[0], q.shape[1], q.shape[2], k.shape[2], offset)
-    bound = bind.bind(mask, score, lengths, q.device)
-    run = {"cpu": _cpu, "triton": _triton, "reference": _reference}[backend]
-    out, lse = run(bound, factor, q, k, v)
+    reading = bind.read(mask, score, lengths, q.device)
+    if backend == "reference":
+        out, lse = _reference(reading, factor, offset, q, k, v)
+    else:
+        out, lse = _operate(reading, factor, offset, backend, q, k, v)
     return (out, lse) if return_lse else out
 
 
-def _cpu(bound: bind.Bound, scale: float, q: Tensor, k: Tensor, v: Tensor) -> Pair:
-    plan = bound.plan
-    if plan is None:
-        plan = bind.find_plan(bound.mask, bound.lengths, TILE)
-    values = bound.mask_values, bound.score_values
-    problem = Problem(bound.mask, bound.score, *values, plan, scale, bound.lengths.q_offset)
-    return cpu_backward.attention(problem, q, k, v)
+def _autocast(*tensors: Any) -> Any:
+    """The tensors in autocast's dtype where it is on, as torch's own attention has them."""
+    device = tensors[0].device.type if isinstance(tensors[0], Tensor) else ""
+    if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return [x.to(dtype) if _is_cast(x) else x for x in tensors]
 
 
-def _triton(bound: bind.Bound, scale: float, q: Tensor, k: Tensor, v: Tensor) -> Pair:
-    learned = [n for n, x in bound.score_values.items() if _requires_gradient(x)]
-    if learned:
-        raise BackendError(
-            f"{learned[0]}, captured by the score modification, requires a gradient, and"
-            " backend 'triton' has none for it",
-            fix="backend='cpu', which has; or the captured tensor without requires_grad",
-        )
-    from flexdsl.runtime.triton_backward import attention
-
-    return attention(bound, scale, q, k, v)
+def _is_cast(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.is_floating_point() and x.dtype is not torch.float64
 
 
-def _reference(bound: bind.Bound, scale: float, q: Tensor, k: Tensor, v: Tensor) -> Pair:
-    modify = None
-    if bound.score is not None and _needs_gradient(bound, q, k, v):
-        modify = partial(reference.evaluate_score, bound.score.expr, bound.score_values)
+def _operate(
+    reading: bind.Reading,
+    scale: float,
+    q_offset: int,
+    backend: str,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+) -> Pair:
+    programs = reading.mask, reading.score
+    if backend == "triton":
+        _refuse_learned(bind.captured(reading.score))
+    captures = [x for p in programs for x in bind.captured(p).values()]
+    mask, score = (text_of(p) for p in programs)
+    tile = TILE if backend == "cpu" else (0, 0)
+    if reading.plan is not None:
+        tile = reading.plan.tile_shape
+    numbers = numbers_of(programs)
+    return operator.attention(
+        q, k, v, captures, numbers, mask, score, scale, q_offset, list(tile), backend
+    )
+
+
+def _refuse_learned(captures: Mapping[str, Tensor]) -> None:
+    for name, tensor in captures.items():
+        if _requires_gradient(tensor):
+            raise BackendError(
+                f"{name}, captured by the score modification, requires a gradient, and"
+                " backend 'triton' has none for it",
+                fix="backend='cpu', which has; or the captured tensor without requires_grad",
+            )
+
+
+def _reference(
+    reading: bind.Reading, scale: float, q_offset: int, q: Tensor, k: Tensor, v: Tensor
+) -> Pair:
+    modify, program = None, reading.score
+    if program is not None and any(map(_requires_gradient, (q, k, v, *program.values.values()))):
+        modify = partial(reference.evaluate_score, program.expr, program.values)
     out, lse = reference.reference(
         q,
         k,
         v,
-        mask=bound.mask_function,
-        score=bound.score_function,
+        mask=reading.mask_function,
+        score=reading.score_function,
         modify=modify,
         scale=scale,
-        q_offset=bound.lengths.q_offset,
+        q_offset=q_offset,
     )
     return out.to(q.dtype), lse.to(torch.promote_types(q.dtype, torch.float32))
-
-
-def _needs_gradient(bound: bind.Bound, q: Tensor, k: Tensor, v: Tensor) -> bool:
-    return any(_requires_gradient(x) for x in (q, k, v, *bound.score_values.values()))
 
 
 def _requires_gradient(value: Any) -> bool:

@@ -1,14 +1,15 @@
-"""Binding: from the mods of a call to a `Problem` that an executor can run.
+"""Binding: from the mods of a call to what an executor can run.
 
-Captures are checked and given to the executor as tensors; nothing is moved between devices. Plans
-and the checks of captures' ranges are remembered (`memory.py`), so that they cost nothing on the
-next call, and a change of a capture in place is seen. No argument but mask and score is looked at.
+`read` runs before the operator: it traces the user's functions and puts what they capture on the
+device's side. `bind` runs inside it, on programs and values alone. Nothing is moved between
+devices. Plans and the checks of captures' ranges are remembered (`memory.py`), so that they cost
+nothing on the next call, and a change of a capture in place is seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from flexdsl.analysis import BlockPlan, check_loads, make_plan
 from flexdsl.errors import CaptureError, PlanError
 from flexdsl.ir import Expr, Kind, Program, captures_of, rename_apart
 from flexdsl.mod import Mod, as_mod, from_program
-from flexdsl.runtime.memory import Memory
+from flexdsl.runtime.memory import Memory, as_tensor
 
 # The most recent plans, and checks of ranges, that are kept. A plan keeps its captures alive.
 REMEMBERED = 16
@@ -38,36 +39,52 @@ class Lengths:
 
 
 @dataclass(frozen=True, eq=False)
-class Bound:
-    """The mask and score of one call, read once.
+class Reading:
+    """The mask and score of one call, read once. Each has its own names.
 
     Attributes:
-        mask, score: their programs. No name in one means another thing in the other.
+        mask, score: their programs, with numbers and with tensors on the device of q.
         mask_function, score_function: the same as functions of plain numbers, for the reference.
-        mask_values, score_values: numbers and tensors on the device of q, by name.
         plan: the plan that the user gave as mask, else None.
-        lengths: of the call.
-        clamped: loads of either whose index can leave its tensor at a pair that does not count.
     """
 
     mask: Program | None
     score: Program | None
     mask_function: Mod | None
     score_function: Mod | None
+    plan: BlockPlan | None
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """What an executor is given to run.
+
+    Attributes:
+        mask, score: programs. No name in one means another thing in the other.
+        mask_values, score_values: numbers and tensors on the device of q, by name.
+        plan: the plan of the tile that the call asks for, else None.
+        lengths: of the call.
+        clamped: loads of either whose index can leave its tensor at a pair that does not count.
+        learned: names of the captured tensors of the score whose gradients the backward gives.
+    """
+
+    mask: Program | None
+    score: Program | None
     mask_values: Mapping[str, Any]
     score_values: Mapping[str, Any]
     plan: BlockPlan | None
     lengths: Lengths
     clamped: frozenset[Expr]
+    learned: tuple[str, ...] = ()
 
 
-def bind(mask: Any, score: Any, lengths: Lengths, device: torch.device) -> Bound:
+def read(mask: Any, score: Any, lengths: Lengths, device: torch.device) -> Reading:
     """Read the mask and score of a call and check what they capture.
 
     Raises:
         KindError: one is neither a Mod of its kind, a function, text nor (a mask) a BlockPlan.
         PlanError: a plan is for other lengths.
-        CaptureError, IndexRangeError: a captured tensor does not fit the call.
+        CaptureError: a captured tensor is not there, is elsewhere, or cannot be learned.
     """
     plan = mask if isinstance(mask, BlockPlan) else None
     if plan is not None:
@@ -76,22 +93,53 @@ def bind(mask: Any, score: Any, lengths: Lengths, device: torch.device) -> Bound
         mask = None if plan.mask is None else from_program(plan.mask)
     mask_mod = None if mask is None else as_mod(mask, Kind.MASK)
     score_mod = None if score is None else as_mod(score, Kind.SCORE)
-    mask_program = None if mask_mod is None else mask_mod.program
-    score_program = None if score_mod is None else score_mod.program
-    if mask_program is not None and score_program is not None:
-        score_program = rename_apart(score_program, mask_program.values)
+    programs = [
+        None if m is None else with_tensors(m.program, device) for m in (mask_mod, score_mod)
+    ]
+    reading = Reading(programs[0], programs[1], mask_mod, score_mod, plan)
+    check_learned(captured(reading.mask), captured(reading.score))
+    if plan is not None:
+        remember_plan(reading.mask, lengths, plan)
+    return reading
+
+
+def bind(
+    mask: Program | None,
+    score: Program | None,
+    lengths: Lengths,
+    tile: tuple[int, int],
+    learned: tuple[str, ...] = (),
+) -> Bound:
+    """What an executor runs, its captures proven to be read inside their ranges.
+
+    Args:
+        tile: of the plan; zeros where the executor chooses by itself.
+        learned: names in `score` of captured tensors whose gradients are wanted.
+
+    Raises:
+        IndexRangeError: an index leaves a captured tensor at a pair that counts.
+    """
+    if mask is not None and score is not None:
+        apart = rename_apart(score, mask.values)
+        new = dict(zip(captured(score), captured(apart), strict=True))
+        score, learned = apart, tuple(new[name] for name in learned)
     return Bound(
-        mask_program,
-        score_program,
-        mask_mod,
-        score_mod,
-        bound_values(mask_program, device),
-        bound_values(score_program, device),
-        plan,
+        mask,
+        score,
+        {} if mask is None else mask.values,
+        {} if score is None else score.values,
+        find_plan(mask, lengths, tile) if all(tile) else None,
         lengths,
-        check_ranges(mask_program, None, lengths)
-        | check_ranges(score_program, mask_program, lengths),
+        check_ranges(mask, None, lengths) | check_ranges(score, mask, lengths),
+        learned,
     )
+
+
+def captured(program: Program | None) -> dict[str, Any]:
+    """The tensors that a program loads from, by name, in order of first use."""
+    if program is None:
+        return {}
+    return {c.name: program.values.get(c.name) for c in captures_of(program.expr)}
 
 
 def check_ranges(
@@ -120,67 +168,56 @@ def check_ranges(
     return _CHECKS.get((program, mask), lengths, check)
 
 
-def bound_values(program: Program | None, device: torch.device) -> dict[str, Any]:
-    """The values of a program for an executor on `device`: captures as torch tensors.
+def with_tensors(program: Program, device: torch.device) -> Program:
+    """`program` with each capture as a torch tensor on `device`.
 
     Raises:
         CaptureError: a capture has no value, or is on another device.
     """
-    if program is None:
-        return {}
     values = dict(program.values)
-    for capture in captures_of(program.expr):
-        value = values.get(capture.name)
+    for name, value in captured(program).items():
         if value is None:
             raise CaptureError(
-                f"{program.name} needs the tensor {capture.name}, and has none",
+                f"{program.name} needs the tensor {name}, and has none",
                 why="text declares a captured tensor, but does not hold its elements",
                 fix="the function form, which captures the tensor itself",
             )
-        tensor = torch.tensor(value, device=device) if isinstance(value, np.ndarray) else value
-        if tensor.device != device:
+        values[name] = as_tensor(value, device) if isinstance(value, np.ndarray) else value
+        check_device(name, program.name, values[name], device)
+    changed = any(values[n] is not v for n, v in program.values.items())
+    return replace(program, values=values) if changed else program
+
+
+def check_device(name: str, mod: str, tensor: torch.Tensor, device: torch.device) -> None:
+    """Raise `CaptureError` unless the tensor `name`, captured by `mod`, is on `device`."""
+    if tensor.device != device:
+        raise CaptureError(
+            f"{name}, captured by {mod}, is on {tensor.device}, but q, k and v are on {device}",
+            why="attention moves nothing between devices by itself",
+            fix=f"{name} = torch.as_tensor({name}, device={str(device)!r})",
+        )
+
+
+def check_learned(mask: Mapping[str, torch.Tensor], score: Mapping[str, torch.Tensor]) -> None:
+    """Raise `CaptureError` where a tensor is to be learned that only the mask loads from.
+
+    Args:
+        mask, score: captured tensors of each, by name.
+    """
+    if not torch.is_grad_enabled():
+        return
+    for name, tensor in mask.items():
+        if tensor.requires_grad and not any(tensor is other for other in score.values()):
             raise CaptureError(
-                f"{capture.name}, captured by {program.name}, is on {tensor.device},"
-                f" but q, k and v are on {device}",
-                why="attention moves nothing between devices by itself",
-                fix=f"{capture.name} = torch.as_tensor({capture.name}, device={str(device)!r})",
+                f"{name} requires a gradient, but only the mask loads from it",
+                why="a mask says which pairs count, yes or no, and that has no derivative",
+                fix=f"{name}.detach() in the mask; or a score modification, for a soft mask",
             )
-        values[capture.name] = tensor
-    return values
-
-
-def _clamped_loads(
-    mask: Program | None, score: Program | None, lengths: Lengths
-) -> frozenset[Expr]:
-    """The loads that a kernel must clamp, once all are proven to stay inside at allowed pairs."""
-    found: frozenset[Expr] = frozenset()
-    for program, under in ((mask, None), (score, mask)):
-        if program is None or not captures_of(program.expr):
-            continue
-
-        def check(program: Program = program, under: Program | None = under) -> frozenset[Expr]:
-            values = {**program.values, **(under.values if under is not None else {})}
-            return check_loads(
-                program.expr,
-                None if under is None else under.expr,
-                lengths.q_len,
-                lengths.kv_len,
-                lengths.batch,
-                lengths.heads,
-                lengths.q_offset,
-                values,
-                program.spans,
-            )
-
-        found |= _CHECKS.get((program, under), lengths, check)
-    return found
 
 
 def find_plan(program: Program | None, lengths: Lengths, tile: tuple[int, int]) -> BlockPlan:
     """The plan of a mask, made at most once while its captures do not change."""
-    used = program.expr.variables if program is not None else frozenset[str]()
-    batch = lengths.batch if "b" in used else 1
-    heads = lengths.heads if "h" in used else 1
+    batch, heads = _distinct(program, lengths)
 
     def make() -> BlockPlan:
         return make_plan(
@@ -193,8 +230,23 @@ def find_plan(program: Program | None, lengths: Lengths, tile: tuple[int, int]) 
             q_offset=lengths.q_offset,
         )
 
-    key = (batch, heads, lengths.q_len, lengths.kv_len, lengths.q_offset, tile)
-    return _PLANS.get((program,), key, make)
+    return _PLANS.get((program,), _plan_key(program, lengths, tile), make)
+
+
+def remember_plan(program: Program | None, lengths: Lengths, plan: BlockPlan) -> None:
+    """Let `find_plan` give `plan` for its mask, these lengths and its tile."""
+    _PLANS.get((program,), _plan_key(program, lengths, plan.tile_shape), lambda: plan)
+
+
+def _plan_key(program: Program | None, lengths: Lengths, tile: tuple[int, int]) -> Hashable:
+    sizes = lengths.q_len, lengths.kv_len, lengths.q_offset
+    return *_distinct(program, lengths), *sizes, tile
+
+
+def _distinct(program: Program | None, lengths: Lengths) -> tuple[int, int]:
+    """Batches and heads that a plan tells apart: 1 where the mask does not depend on them."""
+    used = program.expr.variables if program is not None else frozenset[str]()
+    return lengths.batch if "b" in used else 1, lengths.heads if "h" in used else 1
 
 
 def check_plan(plan: BlockPlan, lengths: Lengths) -> None:

@@ -1,8 +1,7 @@
-"""The CPU executor under autograd: gradients by recomputing the scores slab by slab.
+"""The CPU executor, backward: gradients by recomputing the scores slab by slab.
 
-What is kept between forward and backward is q, k, v, the output and lse; the scores are computed
-again. Gradients reach q, k, v and the float tensors that the score modification captures, from the
-output and from lse. A second derivative is refused.
+Gradients reach q, k, v and the float tensors that the score modification captures, from the output
+and from lse. What is kept for it, and when it is called, is autograd's: see `operator.py`.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,54 +16,13 @@ from torch import Tensor
 from flexdsl.runtime.cpu import (
     Workspace,
     exclude,
-    forward,
     gather,
     raw_scores,
     split_heads,
-    workspace,
 )
 from flexdsl.runtime.cpu_score import differentiable_scores, learned_captures
-from flexdsl.runtime.once import once_differentiable
-from flexdsl.runtime.problem import Problem
 from flexdsl.runtime.slabs import Slab, shares
 from flexdsl.runtime.workers import for_each
-
-
-def attention(problem: Problem, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention on the CPU with gradients.
-
-    Returns:
-        Output [B, Hq, Lq, Dv] in q's dtype, and lse [B, Hq, Lq], float32 (float64 of float64).
-    """
-    out, lse = _Attention.apply(problem, q, k, v, *learned_captures(problem).values())
-    return out, lse
-
-
-class _Attention(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, problem: Problem, q: Tensor, k: Tensor, v: Tensor, *captures: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        out, lse = forward(workspace(problem, q, k, v))
-        out, lse = out.reshape(*q.shape[:3], v.shape[3]), lse.reshape(q.shape[:3])
-        # The other captures are saved for autograd's check that nobody has changed them since.
-        values = (*problem.mask_values.values(), *problem.score_values.values())
-        others = [x for x in values if isinstance(x, Tensor)]
-        ctx.save_for_backward(q, k, v, out, lse, *captures, *others)
-        ctx.problem = problem
-        ctx.set_materialize_grads(False)
-        return out, lse
-
-    @staticmethod
-    def backward(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:
-        q, k, v, out, lse, *captures = ctx.saved_tensors
-        with torch.no_grad():
-            sums = backward(workspace(ctx.problem, q, k, v), out, lse, dout, dlse)
-        totals = (sums.q, sums.k, sums.v, *sums.captures.values())
-        inputs = (q, k, v, *captures[: len(sums.captures)])
-        pairs = zip(totals, inputs, strict=True)
-        gradients = [total.reshape(x.shape).to(x.dtype) for total, x in pairs]
-        return None, *once_differentiable(gradients, (*inputs, dout, dlse))
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +65,7 @@ def backward(
         torch.zeros_like(space.q, dtype=space.dtype),
         torch.zeros_like(space.k),
         torch.zeros_like(space.v),
-        {name: torch.zeros_like(x, dtype=space.dtype) for name, x in learned.items()},
+        {name: torch.zeros(x.shape, dtype=space.dtype) for name, x in learned.items()},
     )
     todo = space.slabs()
     parts = [

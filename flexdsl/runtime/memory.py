@@ -59,6 +59,29 @@ class Memory:
             self._entries.clear()
 
 
+# Small arrays such as document ids and slopes: enough for those of a model's layers.
+_UPLOADED: OrderedDict[Hashable, Tensor] = OrderedDict()
+_UPLOADS = 64
+_UPLOADING = Lock()
+
+
+def as_tensor(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
+    """A copy of `array` on `device`: the same tensor as before while its elements are the same."""
+    key = _contents(array), device
+    with _UPLOADING:
+        tensor = _UPLOADED.get(key)
+        if tensor is None:
+            with torch.inference_mode(False):
+                tensor = torch.tensor(array, device=device)
+            if type(tensor) is not Tensor:  # a fake one, while a graph is traced
+                return tensor
+            _UPLOADED[key] = tensor
+        _UPLOADED.move_to_end(key)
+        while len(_UPLOADED) > _UPLOADS:
+            _UPLOADED.popitem(last=False)
+    return tensor
+
+
 def _are(references: list[weakref.ref[Tensor]], tensors: list[Tensor]) -> bool:
     return all(r() is t for r, t in zip(references, tensors, strict=True))
 

@@ -26,6 +26,7 @@ class Problem:
         plan: which tiles of the mask are live.
         scale: factor of the scores.
         q_offset: position of the first query.
+        learned: names of the captured tensors of the score whose gradients are wanted.
     """
 
     mask: Program | None
@@ -35,3 +36,4 @@ class Problem:
     plan: BlockPlan
     scale: float
     q_offset: int
+    learned: tuple[str, ...] = ()

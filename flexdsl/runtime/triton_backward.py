@@ -1,12 +1,10 @@
-"""The generated kernels under autograd: gradients of q, k and v, from the output and from lse.
+"""The backward pass by generated kernels: gradients of q, k and v, from the output and from lse.
 
-What is kept between forward and backward is q, k, v, the output and lse. Each gradient is added up
-in a fixed order, so that two runs give the same bits.
+Each gradient is added up in a fixed order, so that two runs give the same bits. What is kept for it
+is autograd's: see `operator.py`.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,43 +13,6 @@ from flexdsl.codegen import Phase
 from flexdsl.runtime import bind
 from flexdsl.runtime.descriptors import aligned, empty_aligned
 from flexdsl.runtime.launch import Call, run
-from flexdsl.runtime.once import once_differentiable
-from flexdsl.runtime.triton_forward import forward
-
-
-def attention(
-    bound: bind.Bound, scale: float, q: Tensor, k: Tensor, v: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Attention by generated kernels, with gradients.
-
-    Returns:
-        Output [B, Hq, Lq, Dv] in q's dtype, and float32 lse [B, Hq, Lq].
-    """
-    out, lse = _Attention.apply(bound, scale, q, k, v)
-    return out, lse
-
-
-class _Attention(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, bound: bind.Bound, scale: float, q: Tensor, k: Tensor, v: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        out, lse = forward(bound, scale, q, k, v)
-        values = (*bound.mask_values.values(), *bound.score_values.values())
-        # Captures are saved for autograd's check that nobody has changed them since.
-        captures = [x for x in values if isinstance(x, Tensor)]
-        ctx.save_for_backward(q, k, v, out, lse, *captures)
-        ctx.bound, ctx.scale = bound, scale
-        ctx.set_materialize_grads(False)
-        return out, lse
-
-    @staticmethod
-    def backward(ctx: Any, d_out: Tensor | None, d_lse: Tensor | None) -> tuple[Any, ...]:
-        q, k, v, out, lse = ctx.saved_tensors[:5]
-        with torch.no_grad():
-            d_out = torch.zeros_like(out) if d_out is None else d_out
-            gradients = backward(ctx.bound, ctx.scale, (q, k, v), out, lse, d_out, d_lse)
-        return None, None, *once_differentiable(gradients, (q, k, v, d_out, d_lse))
 
 
 def backward(

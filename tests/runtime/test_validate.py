@@ -143,10 +143,10 @@ def test_a_plan_serves_any_batch_where_the_mask_does_not_depend_on_it():
 def test_a_capture_on_another_device():
     seen = torch.ones(9, dtype=torch.bool)
     program = fx.mask_mod(lambda b, h, q, kv: seen[kv]).program
-    from flexdsl.runtime.bind import bound_values
+    from flexdsl.runtime.bind import with_tensors
 
     with pytest.raises(CaptureError) as caught:
-        bound_values(program, torch.device("meta"))
+        with_tensors(program, torch.device("meta"))
     assert "seen" in caught.value.what and "device='meta'" in caught.value.fix
 
 

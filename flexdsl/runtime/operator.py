@@ -1,0 +1,154 @@
+"""The operators that torch knows: `flexdsl::attention` and `flexdsl::attention_backward`.
+
+They make attention one node of a graph, with shapes known without running it (`register_fake`) and
+a gradient (`register_autograd`), on every executor. All that a call depends on is an argument:
+
+    captures  captured tensors of the mask, then of the score, each in order of first use
+    numbers   int64 on the CPU: values of parameters, likewise (`operator_programs.py`)
+    mask      text of the mask without values, "" for none; score likewise
+    tile      of the plan; zeros where the executor chooses
+    backend   "cpu" or "triton"
+
+Which mods, and where their values come from: `attention.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flexdsl.errors import BackendError
+from flexdsl.runtime import bind
+from flexdsl.runtime.executors import EXECUTORS
+from flexdsl.runtime.operator_programs import capture_count, program_of, with_values
+
+_TENSORS = "Tensor q, Tensor k, Tensor v"
+_CALL = (
+    "Tensor[] captures, Tensor numbers, str mask, str score,"
+    " float scale, SymInt q_offset, int[] tile, str backend"
+)
+
+
+@torch.library.custom_op(
+    "flexdsl::attention",
+    mutates_args=(),
+    schema=f"({_TENSORS}, {_CALL}) -> (Tensor, Tensor)",
+)
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    captures: Sequence[Tensor],
+    numbers: Tensor,
+    mask: str,
+    score: str,
+    scale: float,
+    q_offset: int,
+    tile: Sequence[int],
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    """Output [B, Hq, Lq, Dv] in q's dtype, and lse [B, Hq, Lq] in float32 (float64 of float64)."""
+    bound = _bind(q, k, captures, numbers, mask, score, q_offset, tile)
+    return EXECUTORS[backend].forward(bound, scale, q, k, v)
+
+
+@torch.library.custom_op(
+    "flexdsl::attention_backward",
+    mutates_args=(),
+    schema=f"({_TENSORS}, Tensor out, Tensor lse, Tensor? d_out, Tensor? d_lse, {_CALL},"
+    " int[] learned) -> Tensor[]",
+)
+def attention_backward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    d_out: Tensor | None,
+    d_lse: Tensor | None,
+    captures: Sequence[Tensor],
+    numbers: Tensor,
+    mask: str,
+    score: str,
+    scale: float,
+    q_offset: int,
+    tile: Sequence[int],
+    backend: str,
+    learned: Sequence[int],
+) -> list[Tensor]:
+    """Gradients of q, k, v and of the captures at the indices `learned`, contiguous."""
+    bound = _bind(q, k, captures, numbers, mask, score, q_offset, tile, learned)
+    backward = EXECUTORS[backend].backward
+    gradients = backward(bound, scale, (q, k, v), out, lse, d_out, d_lse)
+    likes = (q, k, v, *(captures[i] for i in learned))
+    return [
+        g.reshape(x.shape).to(x.dtype).contiguous() for g, x in zip(gradients, likes, strict=True)
+    ]
+
+
+def _bind(
+    q: Tensor,
+    k: Tensor,
+    captures: Sequence[Tensor],
+    numbers: Tensor,
+    mask: str,
+    score: str,
+    q_offset: int,
+    tile: Sequence[int],
+    learned: Sequence[int] = (),
+) -> bind.Bound:
+    parts = with_values(program_of(mask), program_of(score), captures, numbers)
+    lengths = bind.Lengths(q.shape[0], q.shape[1], q.shape[2], k.shape[2], q_offset)
+    names = [name for part in parts for name in bind.captured(part)]
+    rows, columns = tile
+    return bind.bind(*parts, lengths, (rows, columns), tuple(names[i] for i in learned))
+
+
+@attention.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    lse_dtype = torch.promote_types(q.dtype, torch.float32)
+    return (
+        q.new_empty((*q.shape[:3], v.shape[3])),
+        q.new_empty(q.shape[:3], dtype=lse_dtype),
+    )
+
+
+@attention_backward.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> list[Tensor]:
+    captures, learned = rest[4], rest[-1]
+    return [x.new_empty(x.shape) for x in (q, k, v, *(captures[i] for i in learned))]
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    q, k, v, captures, numbers, *ctx.static = inputs
+    # Captures are saved for autograd's check that nobody has changed them since, too.
+    ctx.save_for_backward(q, k, v, *output, numbers, *captures)
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx: Any, d_out: Tensor | None, d_lse: Tensor | None) -> tuple[Any, ...]:
+    q, k, v, out, lse, numbers, *captures = ctx.saved_tensors
+    wanted = ctx.needs_input_grad[3]
+    of_score = range(capture_count(ctx.static[0]), len(captures))
+    learned = [i for i in of_score if wanted[i]]
+    d_q, d_k, d_v, *rest = attention_backward(
+        q, k, v, out, lse, d_out, d_lse, captures, numbers, *ctx.static, learned
+    )
+    found = dict(zip(learned, rest, strict=True))
+    d_captures = [found.get(i) for i in range(len(captures))]
+    return d_q, d_k, d_v, d_captures, None, *(None for _ in ctx.static)
+
+
+def _refuse(ctx: Any, *gradients: Any) -> None:
+    raise BackendError(
+        "attention has no second derivative",
+        why="its backward pass recomputes the scores without recording them",
+        fix="backend='reference' for a gradient of a gradient, on short sequences",
+    )
+
+
+attention.register_autograd(_differentiate, setup_context=_save)
+attention_backward.register_autograd(_refuse)
