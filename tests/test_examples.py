@@ -9,10 +9,15 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
+# What makes one short enough for a test; {tmp} is an empty folder.
+ARGUMENTS = {"train_tiny_gpt": ["--steps", "2", "--device", "cpu", "--plot", "{tmp}/loss.png"]}
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
-def test_example(path):
-    found = subprocess.run([sys.executable, str(path)], capture_output=True, text=True)
+def test_example(path, tmp_path):
+    arguments = [a.format(tmp=tmp_path) for a in ARGUMENTS.get(path.stem, [])]
+    command = [sys.executable, str(path), *arguments]
+    found = subprocess.run(command, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
     assert found.stdout
+    assert all(Path(a).stat().st_size > 1000 for a in arguments if a.endswith(".png"))
