@@ -21,6 +21,7 @@ from flexdsl.testing.case import Case
 from flexdsl.testing.subject import Subject
 
 ASKED_AGAIN = 64  # pairs whose answers are compared between two calls
+TIMES = 8  # that a wrong answer is asked for again, to tell chance from a wrong expression
 TOLERANCE = 1e-5  # of a score: captured float32 tensors make plain calls compute in float32
 
 Pair = tuple[int, int, int, int]
@@ -40,8 +41,12 @@ def allowed_pairs(subject: Subject, case: Case) -> Any:
         return np.ones(case.pairs, np.bool_)
     mask, program = subject.mask, subject.mask_program
     pairs = list(_pairs(case))
-    answers = [bool(_call(mask, pair)) for pair in pairs]
-    _ask_again(pairs, answers, lambda pair: bool(_call(mask, pair)), mask)
+
+    def ask(pair: Any) -> bool:
+        return bool(_call(mask, pair))
+
+    answers = [ask(pair) for pair in pairs]
+    _ask_again(pairs, answers, ask, mask)
     allowed = np.array(answers, np.bool_).reshape(case.pairs)
 
     grids = np.ogrid[tuple(slice(n) for n in case.pairs)]
@@ -52,6 +57,7 @@ def allowed_pairs(subject: Subject, case: Case) -> Any:
     if len(wrong):
         at = tuple(int(i) for i in wrong[0])
         pair = pairs[int(np.ravel_multi_index(at, case.pairs))]
+        _ask_again([pair] * TIMES, [bool(allowed[at])] * TIMES, ask, mask)
         raise Disagreement(
             f"{mask.name}{pair} is {allowed[at]}, but its expression says {traced[at]}:"
             f" {program.text}"
@@ -73,10 +79,15 @@ def check_score(subject: Subject, case: Case, scores: Tensor, modified: Tensor, 
     assert mod is not None and program is not None
     b, h, row, kv = (x.tolist() for x in at)
     points = list(zip(scores.tolist(), b, h, [r + case.q_offset for r in row], kv, strict=True))
-    answers = [float(_call(mod, point)) for point in points]
-    _ask_again(points, answers, lambda point: float(_call(mod, point)), mod)
+
+    def ask(point: Any) -> float:
+        return float(_call(mod, point))
+
+    answers = [ask(point) for point in points]
+    _ask_again(points, answers, ask, mod)
     for point, found, traced in zip(points, answers, modified.tolist(), strict=True):
         if not _close(found, traced):
+            _ask_again([point] * TIMES, [found] * TIMES, ask, mod)
             raise Disagreement(
                 f"{mod.name}{point} is {found!r}, but its expression says {traced!r}:"
                 f" {program.text}"

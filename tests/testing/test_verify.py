@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
+from hypothesis.database import InMemoryExampleDatabase
 
 import flexdsl as fx
 from flexdsl.errors import (
@@ -124,11 +125,12 @@ def test_drawn_captures_are_of_the_dtype_and_shape():
 # --- planted faults ---------------------------------------------------------------------------
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def fresh_cases():
-    """No case of an earlier run helps to find a fault."""
+    """No case of an earlier test or run helps to find a fault."""
     name = settings.get_current_profile_name()
-    settings.register_profile("fresh cases", settings.get_profile(name), database=None)
+    empty = InMemoryExampleDatabase()
+    settings.register_profile("fresh cases", settings.get_profile(name), database=empty)
     settings.load_profile("fresh cases")
     yield
     settings.load_profile(name)
@@ -362,7 +364,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("plant", FAULTS, ids=lambda f: f.__name__)
-def test_a_planted_fault_is_found(plant, monkeypatch, fresh_cases):
+def test_a_planted_fault_is_found(plant, monkeypatch):
     plant(monkeypatch)
     message = found(FAULTS[plant])
     print(message)
