@@ -234,10 +234,10 @@ def _draw(
     from hypothesis import HealthCheck, Phase, given, settings
     from hypothesis.errors import Flaky
 
-    test = given(drawn)(run)
+    test: Any = given(drawn)(run)
     # Failing cases are kept by mod: the next `verify` begins with them.
     digest = "".join(p.digest for p in subject.programs).encode()
-    test.hypothesis.inner_test._hypothesis_internal_add_digest = digest  # type: ignore[attr-defined]
+    test.hypothesis.inner_test._hypothesis_internal_add_digest = digest
     options = settings(
         max_examples=examples,
         deadline=None,

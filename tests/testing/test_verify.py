@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,9 @@ from hypothesis import given, settings
 from hypothesis.database import InMemoryExampleDatabase
 
 import flexdsl as fx
+from flexdsl import ir
+from flexdsl.analysis import derivative
+from flexdsl.codegen import Phase
 from flexdsl.errors import (
     ArgumentError,
     BackendError,
@@ -305,8 +309,6 @@ def derive_as_identity(monkeypatch):
 
 
 def forget_delta(monkeypatch):
-    from dataclasses import replace
-
     from flexdsl.runtime import cpu_backward
 
     right = cpu_backward._incoming
@@ -376,6 +378,44 @@ def test_a_planted_fault_is_found(plant, monkeypatch):
 def program_in(message: str) -> str:
     _, _, program = message.partition("reproduces it:\n\n")
     return textwrap.dedent(program)
+
+
+# --- faults of generated kernels, under the interpreter or on the GPU -------------------------
+
+KERNEL_FAULTS = {
+    "no rescale": ("rescale = tl.exp2(", "rescale = 1.0 + 0.0 * tl.exp2("),
+    "loop ends early": ("tl.range(full_stop, stop)", "tl.range(full_stop, stop - 1)"),
+    "full tiles end late": ("return start, full_start, tl.minimum(tl", "return start, full_start, 1 + tl.minimum(tl"),
+    "mask not applied": ("tl.where(allowed & ", "tl.where("),
+    "other head": ("kv_head = h // group", "kv_head = (heads - 1 - h) // group"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def new_kernels(monkeypatch):
+    from flexdsl.runtime import launch
+
+    monkeypatch.setattr(launch, "_KERNELS", {})
+    return launch
+
+
+@pytest.mark.parametrize("fault", KERNEL_FAULTS)
+def test_a_fault_in_the_text_of_a_kernel_is_found(fault, new_kernels, monkeypatch):
+    right, (old, new) = new_kernels.GENERATORS[Phase.FORWARD], KERNEL_FAULTS[fault]
+
+    def wrong(spec):
+        kernel = right(spec)
+        assert old in kernel.source
+        return replace(kernel, source=kernel.source.replace(old, new))
+
+    monkeypatch.setitem(new_kernels.GENERATORS, Phase.FORWARD, wrong)
+    assert "on backend 'triton'" in found("q >= kv and q - kv < 100", backend="triton")
+
+
+def test_a_wrong_derivative_in_a_kernel_is_found(new_kernels, monkeypatch):
+    one = ir.const(1.0)
+    monkeypatch.setitem(derivative._RULES, ir.Op.TANH, lambda node: (one,))
+    assert "dq" in found(STDLIB["softcap"], backend="triton")
 
 
 # --- faults of a user's mod -------------------------------------------------------------------
