@@ -15,10 +15,12 @@ K Q^T, so that no accumulator has to be transposed.
 from __future__ import annotations
 
 from flexdsl.analysis.derivative import derivatives
-from flexdsl.ir import Expr, const, var
+from flexdsl.analysis.gradient import Reduction
+from flexdsl.ir import const, var
 
 from .forward import write_query_tile, write_scores
 from .kernel import Argument, Kernel, KernelSpec, Role, pieces
+from .learned import Sum, sums_of, write_additions, write_stores, write_zeros
 from .loops import KEYS, QUERIES, Loop, write_loops
 from .lower import Lowering, Scope
 from .module import write_module
@@ -59,10 +61,13 @@ def generate_backward_query(spec: KernelSpec) -> Kernel:
     for name in _ROWS:
         _load_row(body, name, ":, None")
     _zeros(body, "d_query", "BLOCK_M", d)
+    sums = sums_of(spec, Reduction.QUERY, Reduction.PAIR)
+    write_zeros(body, sums, "BLOCK_M")
     for loop in write_loops(KEYS, spec, lowering, scope, body):
-        _query_tile(loop, spec, lowering, scope)
+        _query_tile(loop, spec, sums, lowering, scope)
     body.line()
     _store(body, "d_query", "b, h, q_start", "BLOCK_M", d, _scale(spec))
+    write_stores(body, sums, lowering, "first_row + row", "row < q_len")
     return _kernel("Gradient of the queries", "backward_query", spec, fixed, lowering, body)
 
 
@@ -118,8 +123,14 @@ def _query_head(block: Block, spec: KernelSpec, lowering: Lowering, outer: Scope
     """Write what one query head adds to the gradients of its key head."""
     _rows_of_head(block)
     scope = Scope(block.block(), outer, {**outer.variables, "h": "h"})
+    sums = sums_of(spec, Reduction.KEY)
+    write_zeros(block, sums, "BLOCK_N")
     for loop in write_loops(QUERIES, spec, lowering, scope, block):
-        _key_tile(loop, spec, lowering, scope)
+        _key_tile(loop, spec, sums, lowering, scope)
+    if sums:
+        block.line("first_key = (b * heads + h).to(tl.int64) * kv_len")
+        block.line("key_of_sum = kv_start + tl.arange(0, BLOCK_N)")
+        write_stores(block, sums, lowering, "first_key + key_of_sum", "key_of_sum < kv_len")
 
 
 def _arguments(tensors: dict[str, int], sizes: tuple[str, ...]) -> tuple[Argument, ...]:
@@ -182,25 +193,29 @@ def _rows_of_head(block: Block) -> None:
         block.line(f"{name}_rows = {name} + first_row")
 
 
-def _query_tile(loop: Loop, spec: KernelSpec, lowering: Lowering, outer: Scope) -> None:
+def _query_tile(
+    loop: Loop, spec: KernelSpec, sums: list[Sum], lowering: Lowering, outer: Scope
+) -> None:
     body = loop.body
     body.line("kv_start = kv_tile * BLOCK_N")
     write_scores(body, spec)
     if uses_positions(spec, loop.masked):
         write_key_positions(body, spec, "None, :")
     scope = tile_scope(body, outer, "kv")
-    slope = _write_weights(loop, spec, lowering, scope, "(key_index < kv_len)")
+    slope, *factors = _write_weights(loop, spec, sums, lowering, scope, "(key_index < kv_len)")
     for i, (offset, width) in enumerate(pieces(spec.value_dim)):
         load = load_piece("value", "b, kv_head, kv_start", "BLOCK_N", offset, width)
         body.line(f"value_tile = {load}")
         so_far = "" if i == 0 else "d_weights, "
         body.line(f"d_weights = tl.dot(d_out_tile_{i}, value_tile.T, {so_far}{IEEE})")
-    body.line(f"d_scores = weights * (d_weights - delta_of_row){slope}")
+    _write_d_scores(body, slope, factors, sums, lowering, scope)
     for i in range(len(pieces(spec.head_dim))):
         _accumulate(body, f"d_query_tile_{i}", "d_scores", f"key_tile_{i}")
 
 
-def _key_tile(loop: Loop, spec: KernelSpec, lowering: Lowering, outer: Scope) -> None:
+def _key_tile(
+    loop: Loop, spec: KernelSpec, sums: list[Sum], lowering: Lowering, outer: Scope
+) -> None:
     body = loop.body
     body.line("q_start = q_tile * BLOCK_M")
     write_row_positions(body, spec, "None, :")
@@ -212,7 +227,7 @@ def _key_tile(loop: Loop, spec: KernelSpec, lowering: Lowering, outer: Scope) ->
     _load_row(body, "lse_log2", "None, :")
     scope = tile_scope(body, outer, "q")
     # Rows past the end have no weight, and keys past the end are not stored: no end to look at.
-    slope = _write_weights(loop, spec, lowering, scope, "")
+    slope, *factors = _write_weights(loop, spec, sums, lowering, scope, "")
     for i, (offset, width) in enumerate(pieces(spec.value_dim)):
         load = load_piece("d_out", "b, h, q_start", "BLOCK_M", offset, width)
         body.line(f"d_out_tile_{i} = {load}")
@@ -220,7 +235,7 @@ def _key_tile(loop: Loop, spec: KernelSpec, lowering: Lowering, outer: Scope) ->
         so_far = "" if i == 0 else "d_weights, "
         body.line(f"d_weights = tl.dot(value_tile_{i}, d_out_tile_{i}.T, {so_far}{IEEE})")
     _load_row(body, "delta", "None, :")  # as late as it can be: registers are short here
-    body.line(f"d_scores = weights * (d_weights - delta_of_row){slope}")
+    _write_d_scores(body, slope, factors, sums, lowering, scope)
     for i in range(len(pieces(spec.head_dim))):
         _accumulate(body, f"d_key_tile_{i}", "d_scores", f"query_tile_{i}")
 
@@ -231,24 +246,41 @@ def _accumulate(block: Block, into: str, left: str, right: str) -> None:
 
 
 def _write_weights(
-    loop: Loop, spec: KernelSpec, lowering: Lowering, scope: Scope, inside: str
-) -> str:
-    """Write the weights of a tile; the factor of dS that the score modification brings."""
-    block, slope = scope.block, ""
-    factor = "scale"
+    loop: Loop, spec: KernelSpec, sums: list[Sum], lowering: Lowering, scope: Scope, inside: str
+) -> list[str]:
+    """Write the weights of a tile.
+
+    Returns:
+        Source of the derivative of the modified score by the score, then by each of `sums`.
+    """
+    block, factors, factor = scope.block, ["1.0"], "scale"
     if spec.score is not None:
+        score = spec.score.expr
         block.line("score = scores * scale")
-        modified, slope = lowering.lower([spec.score.expr, _slope(spec.score.expr)], scope)
-        slope = "" if slope == "1.0" else f" * ({slope})"
+        slopes = [derivatives(score).get(var("score"), const(0.0))]
+        slopes += [s.load.derivative for s in sums]
+        (modified,) = lowering.lower([score], scope)
+        factors = lowering.lower(slopes, scope, "slope")
         block.line(f"scores = {modified}")
         factor = "LOG2E"
     block.line(f"weights = tl.exp2(scores * {factor} - lse_log2_of_row)")
     if loop.masked and (spec.mask is not None or inside):
         allowed = write_allowed(spec, lowering, scope, inside)
         block.line(f"weights = tl.where({allowed}, weights, 0.0)")
-    return slope
+    return factors
 
 
-def _slope(score: Expr) -> Expr:
-    """The derivative of the modified score by the score."""
-    return derivatives(score).get(var("score"), const(0.0))
+def _write_d_scores(
+    block: Block,
+    slope: str,
+    factors: list[str],
+    sums: list[Sum],
+    lowering: Lowering,
+    scope: Scope,
+) -> None:
+    """Write the gradient by the plain scores, and what the tile adds to learned captures."""
+    block.line("d_modified = weights * (d_weights - delta_of_row)")
+    # The scope's own lines stand before the weights; indices of additions come after them.
+    here = Scope(block.block(), scope, scope.variables)
+    write_additions(block, sums, factors, lowering, here)
+    block.line("d_scores = d_modified" if slope == "1.0" else f"d_scores = d_modified * {slope}")

@@ -28,6 +28,11 @@ class Role(Enum):
     CAPTURE = "pointer to a captured tensor"
     LENGTH = "int32 length of a captured tensor along dimension `index`"
     STRIDE = "int32 or int64 stride of a captured tensor along dimension `index`, in elements"
+    SUMS = "pointer to float32 sums of learned load `of`, [B, Hq, Lq] or [B, Hq, Lkv]"
+        "pointer to float32 sums of learned load `of`: [B, Hq, Lq] of rows or [B, Hq, Lkv] of keys"
+    )
+    GRADIENT = "pointer to the float32 gradient of a captured tensor"
+    GRADIENT_STRIDE = "int32 or int64 stride of that gradient along dimension `index`, in elements"
     TABLE = "pointer to an int32 array of the plan's run table: offsets, full_ends, starts, stops"
     TABLE_STRIDE = "int32: rows of the run table from one batch or one head to the next"
 
@@ -64,6 +69,7 @@ class KernelSpec:
         wide: captures of 2**31 elements or more, whose offsets need 64 bits.
         heavy_last: later query tiles have more work, so they start first.
         grouped: several query heads share a key head.
+        learned: names of the captures whose gradient the backward kernels add up.
     """
 
     mask: Program | None
@@ -75,6 +81,7 @@ class KernelSpec:
     wide: frozenset[Capture] = frozenset()
     heavy_last: bool = False
     grouped: bool = True
+    learned: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

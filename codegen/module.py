@@ -107,4 +107,8 @@ def _comment(argument: Argument) -> str:
             return f"{argument.role.name.lower()} of {argument.of} along dimension {argument.index}"
         case Role.TABLE | Role.TABLE_STRIDE:
             return "table of runs"
+        case Role.SUMS:
+            return "float32 sums of rows or keys, for a gradient"
+        case Role.GRADIENT | Role.GRADIENT_STRIDE:
+            return f"gradient of {argument.of}, float32"
     return argument.role.name.lower()

@@ -23,11 +23,11 @@ _RESERVED = frozenset(
     run_start run_stop first_run full_end last_run row_of_runs swap dead scale BLOCK_M BLOCK_N
     LOG2E LN2 tanh floor_div floor_mod tile_range forward backward_query backward_key first_row
     d_weights d_scores lse lse_row logsumexp lse_log2 delta member lse_log2_of_row delta_of_row
-    lse_log2_rows delta_rows
+    lse_log2_rows delta_rows d_modified first_key key_of_sum at out_tile value_tile
     """.split()  # noqa: SIM905
 )
 _NUMBERED = (
-    *("query_tile", "key_tile", "value_tile", "out_tile"),
+    *("query_tile", "key_tile", "value_tile", "out_tile", "sum"),
     *("d_out_tile", "d_query_tile", "d_key_tile", "d_value_tile"),
 )
 

@@ -170,5 +170,9 @@ def _signature(argument: Argument, dtype: str, config: Config, types: Mapping[st
             return f"*{types[argument.of]}"
         case Role.TABLE:
             return "*i32"
+        case Role.SUMS | Role.GRADIENT:
+            return "*fp32"
+        case Role.GRADIENT_STRIDE:
+            return "i32"
         case Role.SIZE | Role.LENGTH | Role.STRIDE | Role.TABLE_STRIDE:
             return "i32"

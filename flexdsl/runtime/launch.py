@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -47,12 +47,16 @@ class Call:
         tensors: those with descriptors, aligned, by the name that kernels use; query and key are
             among them.
         rows: float32 [B, Hq, Lq] tensors by name.
+        sums: float32 sums of learned loads, by their number.
+        gradients: float32 gradients of captured tensors, by name.
     """
 
     bound: bind.Bound
     scale: float
     tensors: Mapping[str, Tensor]
     rows: Mapping[str, Tensor]
+    sums: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    gradients: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     @property
     def values(self) -> dict[str, Any]:
@@ -86,6 +90,7 @@ class Call:
             self._wide(),
             closed_form is not None and heavy_last(closed_form),
             self.tensors["query"].shape[1] != self.tensors["key"].shape[1],
+            frozenset(self.bound.learned),
         )
 
     def _wide(self) -> frozenset[Capture]:
@@ -103,7 +108,8 @@ def run(phase: Phase, call: Call) -> None:
     """
     query, value = call.tensors["query"], call.tensors["value"]
     expressions = tuple(p and p.expr for p in (call.bound.mask, call.bound.score))
-    key = (phase, expressions, query.shape[3], value.shape[3], query.dtype, query.device)
+    dims = query.shape[3], value.shape[3]
+    key = (phase, expressions, *dims, query.dtype, query.device, call.bound.learned)
     widest = max(query.shape[3], value.shape[3])
     found = configs(phase, capability(call.device), widest, query.element_size())
     if key in _CHOSEN:
@@ -134,7 +140,7 @@ def kernel_of(phase: Phase, spec: KernelSpec) -> Kernel:
         phase,
         *(p and p.expr for p in (spec.mask, spec.score)),
         *(spec.closed_form, spec.head_dim, spec.value_dim),
-        *(spec.clamped, spec.wide, spec.heavy_last, spec.grouped),
+        *(spec.clamped, spec.wide, spec.heavy_last, spec.grouped, spec.learned),
     )
     if key not in _KERNELS:
         _KERNELS[key] = GENERATORS[phase](spec)
@@ -190,6 +196,12 @@ def _argument(argument: Argument, call: Call, plan: BlockPlan | None, config: Co
             return call.values[name].shape[index]
         case Role.STRIDE:
             return call.values[name].stride(index)
+        case Role.SUMS:
+            return call.sums[name]
+        case Role.GRADIENT:
+            return call.gradients[name]
+        case Role.GRADIENT_STRIDE:
+            return call.gradients[name].stride(index)
         case Role.TABLE if plan is not None:
             return getattr(_device_table(plan, call.device), name)
         case Role.TABLE_STRIDE if plan is not None:

@@ -1,0 +1,94 @@
+"""Lines that add up gradients of captured tensors, in the kernels of dQ and of dK and dV.
+
+Which load is added up how is decided in `analysis/gradient.py`; scattering sums of rows and of keys
+to the elements is done by the runtime, which alone knows the whole index.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flexdsl.analysis.gradient import LearnedLoad, Reduction, learned_loads
+from flexdsl.ir import Capture
+
+from .kernel import KernelSpec, Role
+from .lower import Lowering, Scope
+from .writer import Block
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """A learned load in a kernel.
+
+    Attributes:
+        number: its place among the learned loads of the score, by which the runtime finds it.
+        load: what is learned.
+    """
+
+    number: int
+    load: LearnedLoad
+
+    @property
+    def name(self) -> str:
+        """The variable that sums over rows or keys."""
+        return f"sum_{self.number}"
+
+
+def sums_of(spec: KernelSpec, *reductions: Reduction) -> list[Sum]:
+    """The learned loads of a spec that are added up in one of these ways."""
+    if spec.score is None or not spec.learned:
+        return []
+    loads = learned_loads(spec.score.expr, spec.learned)
+    return [Sum(i, load) for i, load in enumerate(loads) if load.reduction in reductions]
+
+
+def write_zeros(block: Block, sums: list[Sum], length: str) -> None:
+    """Write the start of each sum, one number for each of `length` rows or keys."""
+    for item in sums:
+        if item.load.reduction is not Reduction.PAIR:
+            block.line(f"{item.name} = tl.zeros([{length}], tl.float32)")
+
+
+def write_additions(
+    block: Block, sums: list[Sum], factors: list[str], lowering: Lowering, scope: Scope
+) -> None:
+    """Write what a tile adds, from `d_modified`, the gradient by the modified scores.
+
+    Args:
+        factors: source of the derivative of the modified score by each load, as atoms.
+    """
+    for item, factor in zip(sums, factors, strict=True):
+        product = "d_modified" if factor == "1.0" else f"d_modified * {factor}"
+        if item.load.reduction is Reduction.PAIR:
+            offset = _offset(item, lowering, scope)
+            block.line(f'tl.atomic_add({offset}, {product}, mask=weights > 0.0, sem="relaxed")')
+        else:
+            block.line(f"{item.name} += tl.sum({product}, 1)")
+
+
+def write_stores(block: Block, sums: list[Sum], lowering: Lowering, at: str, inside: str) -> None:
+    """Write the stores of the sums of rows or keys.
+
+    Args:
+        at: the source of their places, from the start of the buffer.
+        inside: the source of the bool that is true inside the axis.
+    """
+    for item in sums:
+        if item.load.reduction is not Reduction.PAIR:
+            pointer = lowering.argument(Role.SUMS, str(item.number), 0, f"sums_{item.number}")
+            block.line(f"tl.store({pointer} + {at}, {item.name}, mask={inside})")
+
+
+def _offset(item: Sum, lowering: Lowering, scope: Scope) -> str:
+    """The pointers to the elements of the gradient that a tile's pairs loaded."""
+    node, name = item.load.node, item.load.capture
+    assert isinstance(node.attribute, Capture)
+    parts = [lowering.argument(Role.GRADIENT, name, 0, f"d_{name}")]
+    for axis, index in enumerate(lowering.lower(node.args, scope)):
+        length = lowering.argument(Role.LENGTH, name, axis, f"{name}_length_{axis}")
+        stride = lowering.argument(Role.GRADIENT_STRIDE, name, axis, f"d_{name}_stride_{axis}")
+        inside = f"tl.minimum(tl.maximum({index}, 0), {length} - 1)"
+        wide = ".to(tl.int64)" if node.attribute in lowering.wide else ""
+        parts.append(f"{inside}{wide} * {stride}")
+    # The zeros make one pointer for each pair, also where the index is the same for several.
+    return " + ".join([*parts, "tl.zeros([BLOCK_M, BLOCK_N], tl.int32)"])
