@@ -8,6 +8,7 @@
     plans         every tile of the block plan against brute force
     execution     outputs, lse and gradients of a backend against dense float64 attention; laws
     reproduce     a failing case as a program to paste
+    report        what was checked, for a person
     verification  draws, checks, shrinks, reports
 
 The oracle is the function called on plain ints and torch's own dense float64 arithmetic: nothing of
@@ -17,7 +18,8 @@ which is imported when they are used. Speed is not measured here; that is the ro
 
 from flexdsl.testing.case import Case
 from flexdsl.testing.limits import Limits
+from flexdsl.testing.report import Report
 from flexdsl.testing.reproduce import parse_with
-from flexdsl.testing.verification import Report, check, verify
+from flexdsl.testing.verification import check, verify
 
 __all__ = ["Case", "Limits", "Report", "check", "parse_with", "verify"]

@@ -24,9 +24,11 @@ from torch import Tensor
 
 from flexdsl.ir import Kind
 from flexdsl.mod import Mod
-from flexdsl.testing.case import DTYPES, Case
+from flexdsl.testing.case import Case
 from flexdsl.testing.limits import Limits
 from flexdsl.testing.reproduce import parse_with
+
+__all__ = ["captures", "cases", "dtypes", "masks", "scores", "tile_shapes"]
 
 LENGTH = 48  # rows and keys of drawn cases, unless limits say otherwise
 LIMITS = Limits(batch=3, heads=6, q_positions=72, kv_len=LENGTH)
@@ -217,6 +219,3 @@ def _floats(depth: int, integers: st.SearchStrategy[str]) -> st.SearchStrategy[s
             lambda p: f"({p[1]} if {p[0]} else {p[2]})"
         ),
     )
-
-
-__all__ = ["DTYPES", "captures", "cases", "dtypes", "masks", "scores", "tile_shapes"]

@@ -27,58 +27,13 @@ from flexdsl.testing.execution import (
 from flexdsl.testing.function import Disagreement, allowed_pairs
 from flexdsl.testing.limits import Limits, find_limits
 from flexdsl.testing.plans import check_complement, check_plan
+from flexdsl.testing.report import Report
 from flexdsl.testing.reproduce import program_of, show_case
 from flexdsl.testing.subject import Subject, read_subject
 
 BACKENDS = ("cpu", "triton", "reference")
 _BATCH, _HEADS, _LONGEST, _OFFSET = 3, 6, 48, 24
 _TRITON_LONGEST = 144  # more than one of its tiles
-
-
-@dataclass(frozen=True)
-class Report:
-    """What `verify` did, and found to hold.
-
-    Attributes:
-        name, text: of the mod.
-        backend: that was compared with the reference.
-        examples: cases that were drawn.
-        pairs: pairs that the user's function was asked about.
-        tiles: tiles of plans that were compared with brute force.
-        dtypes: element types that were drawn.
-        limits: the largest sizes that were drawn, as captured tensors allow.
-        limited: do captured tensors allow less than what is drawn otherwise?
-        worst: the largest absolute error of each output and gradient, over all dtypes.
-        worst_of_bound: the largest error as a share of what rounding explains.
-    """
-
-    name: str
-    text: str
-    backend: str
-    examples: int
-    pairs: int
-    tiles: int
-    dtypes: tuple[str, ...]
-    limits: Limits
-    limited: bool
-    worst: dict[str, float]
-    worst_of_bound: float
-
-    def __str__(self) -> str:
-        why = "as captured tensors allow" if self.limited else "no captured tensor allows less"
-        worst = ", ".join(f"{n} {x:.1e}" for n, x in self.worst.items())
-        return "\n".join(
-            [
-                f"{self.name}: verified in {self.examples} cases on backend '{self.backend}'",
-                f"  {self.text}",
-                f"  drawn     {self.limits} ({why}); {', '.join(self.dtypes)}",
-                f"  function  {self.pairs} pairs on plain numbers, as its expression says",
-                f"  plan      {self.tiles} tiles, the pairs and empty rows, as brute force says",
-                "  kernel    output, lse and gradients as dense float64 attention says",
-                "  laws      padding keys, rows alone, batches in another order, mask and ~mask",
-                f"  errors    {worst}; at most {self.worst_of_bound:.0%} of what rounding explains",
-            ]
-        )
 
 
 @dataclass
@@ -238,7 +193,7 @@ def _draw(
     # Failing cases are kept by mod: the next `verify` begins with them.
     digest = "".join(p.digest for p in subject.programs).encode()
     test.hypothesis.inner_test._hypothesis_internal_add_digest = digest
-    options = settings(
+    run_all: Callable[[], None] = settings(
         max_examples=examples,
         deadline=None,
         print_blob=False,
@@ -246,9 +201,9 @@ def _draw(
         phases=(Phase.reuse, Phase.generate, Phase.shrink),
         report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
-    )
+    )(test)
     try:
-        options(test)()
+        run_all()
     except Disagreement:
         return tally.last  # hypothesis ends with the smallest
     except Flaky:

@@ -385,10 +385,10 @@ def program_in(message: str) -> str:
 KERNEL_FAULTS = {
     "no rescale": ("rescale = tl.exp2(", "rescale = 1.0 + 0.0 * tl.exp2("),
     "loop ends early": ("tl.range(full_stop, stop)", "tl.range(full_stop, stop - 1)"),
-    "full tiles end late": ("return start, full_start, tl.minimum(tl", "return start, full_start, 1 + tl.minimum(tl"),
+    "full tiles end late": ("full_start, tl.minimum(tl.max", "full_start, 1 + tl.minimum(tl.max"),
     "mask not applied": ("tl.where(allowed & ", "tl.where("),
     "other head": ("kv_head = h // group", "kv_head = (heads - 1 - h) // group"),
-}  # fmt: skip
+}
 
 
 @pytest.fixture

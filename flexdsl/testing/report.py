@@ -1,0 +1,53 @@
+"""What `verify` says when every check holds. It checks nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flexdsl.testing.limits import Limits
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `verify` did, and found to hold.
+
+    Attributes:
+        name, text: of the mod.
+        backend: that was compared with the reference.
+        examples: cases that were drawn.
+        pairs: pairs that the user's function was asked about.
+        tiles: tiles of plans that were compared with brute force.
+        dtypes: element types that were drawn.
+        limits: the largest sizes that were drawn, as captured tensors allow.
+        limited: do captured tensors allow less than what is drawn otherwise?
+        worst: the largest absolute error of each output and gradient, over all dtypes.
+        worst_of_bound: the largest error as a share of what rounding explains.
+    """
+
+    name: str
+    text: str
+    backend: str
+    examples: int
+    pairs: int
+    tiles: int
+    dtypes: tuple[str, ...]
+    limits: Limits
+    limited: bool
+    worst: dict[str, float]
+    worst_of_bound: float
+
+    def __str__(self) -> str:
+        why = "as captured tensors allow" if self.limited else "no captured tensor allows less"
+        worst = ", ".join(f"{n} {x:.1e}" for n, x in self.worst.items())
+        return "\n".join(
+            [
+                f"{self.name}: verified in {self.examples} cases on backend '{self.backend}'",
+                f"  {self.text}",
+                f"  drawn     {self.limits} ({why}); {', '.join(self.dtypes)}",
+                f"  function  {self.pairs} pairs on plain numbers, as its expression says",
+                f"  plan      {self.tiles} tiles, the pairs and empty rows, as brute force says",
+                "  kernel    output, lse and gradients as dense float64 attention says",
+                "  laws      padding keys, rows alone, batches in another order, mask and ~mask",
+                f"  errors    {worst}; at most {self.worst_of_bound:.0%} of what rounding explains",
+            ]
+        )
