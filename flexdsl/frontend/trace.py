@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import PurePath
+from types import CodeType
 from typing import Any
 
 from flexdsl.errors import KindError, ResultError, Span
@@ -39,7 +40,6 @@ def trace(function: Callable[..., Any], kind: Kind, name: str | None = None) -> 
     Raises:
         FlexdslError: a subclass that says what a kernel cannot compute, and where.
     """
-    check_signature(function, kind)
     baked: frozenset[str] = frozenset()
     while True:
         tracer = Tracer()
@@ -108,8 +108,11 @@ def function_name(function: Any) -> str:
 
 def _definition(function: Any) -> Span | None:
     code = getattr(getattr(function, "func", function), "__code__", None)
-    if code is None:
-        return None
+    return None if code is None else _first_line(code)
+
+
+@lru_cache(maxsize=1024)
+def _first_line(code: CodeType) -> Span:
     line = Span(code.co_filename, code.co_firstlineno, 0, 0).source_line() or ""
     column = len(line) - len(line.lstrip())
     return Span(code.co_filename, code.co_firstlineno, column, len(line))

@@ -15,6 +15,8 @@ from flexdsl.ir.types import Type
 class Op(Enum):
     """Every operation of the language; leaves first."""
 
+    __hash__ = object.__hash__  # members are single objects; Enum's own hash is slow
+
     CONST = "const"
     VAR = "var"
     PARAM = "param"
