@@ -189,11 +189,12 @@ def _draw(
     from hypothesis import HealthCheck, Phase, given, settings
     from hypothesis.errors import Flaky
 
-    test: Any = given(drawn)(run)
+    decorate: Callable[[Any], Any] = given(drawn)
+    test = decorate(run)
     # Failing cases are kept by mod: the next `verify` begins with them.
     digest = "".join(p.digest for p in subject.programs).encode()
     test.hypothesis.inner_test._hypothesis_internal_add_digest = digest
-    run_all: Callable[[], None] = settings(
+    limited: Callable[[Any], Any] = settings(
         max_examples=examples,
         deadline=None,
         print_blob=False,
@@ -201,9 +202,9 @@ def _draw(
         phases=(Phase.reuse, Phase.generate, Phase.shrink),
         report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
-    )(test)
+    )
     try:
-        run_all()
+        limited(test)()
     except Disagreement:
         return tally.last  # hypothesis ends with the smallest
     except Flaky:
