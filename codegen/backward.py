@@ -38,7 +38,7 @@ from .tiles import (
 )
 from .writer import Block
 
-_SHARED_SIZES = ("q_len", "kv_len", "q_offset", "heads", "group")
+SHARED_SIZES = ("q_len", "kv_len", "q_offset", "heads", "group")
 _ROWS = ("lse_log2", "delta")
 
 
@@ -50,16 +50,15 @@ def generate_backward_query(spec: KernelSpec) -> Kernel:
     """
     d, dv = spec.head_dim, spec.value_dim
     tensors = {"query": d, "key": d, "value": dv, "d_out": dv, "d_query": d}
-    fixed = _arguments(tensors, (*_SHARED_SIZES, "q_tiles"))
+    fixed = arguments_of(tensors, (*SHARED_SIZES, "q_tiles"))
     lowering = Lowering(names_of_kernel(fixed), spec.clamped, spec.wide)
     body = Block(1)
     write_query_tile(body, spec)
     scope = Scope(body.block(), None, {n: n for n in ("b", "h", "q", "q_first", "q_last")})
-    _load_tiles(body, "query", "b, h, q_start", "BLOCK_M", d)
-    _load_tiles(body, "d_out", "b, h, q_start", "BLOCK_M", dv)
-    _rows_of_head(body)
-    for name in _ROWS:
-        _load_row(body, name, ":, None")
+    load_tiles(body, "query", "b, h, q_start", "BLOCK_M", d)
+    load_tiles(body, "d_out", "b, h, q_start", "BLOCK_M", dv)
+    write_row_pointers(body)
+    load_rows(body, ":, None")
     _zeros(body, "d_query", "BLOCK_M", d)
     sums = sums_of(spec, Reduction.QUERY, Reduction.PAIR)
     write_zeros(body, sums, "BLOCK_M")
@@ -82,13 +81,13 @@ def generate_backward_key(spec: KernelSpec) -> Kernel:
     """
     d, dv = spec.head_dim, spec.value_dim
     tensors = {"query": d, "key": d, "value": dv, "d_out": dv, "d_key": d, "d_value": dv}
-    fixed = _arguments(tensors, (*_SHARED_SIZES, "kv_heads", "kv_tiles"))
+    fixed = arguments_of(tensors, (*SHARED_SIZES, "kv_heads", "kv_tiles"))
     lowering = Lowering(names_of_kernel(fixed), spec.clamped, spec.wide)
     body = Block(1)
     _write_key_tile(body, spec)
     scope = Scope(body.block(), None, {n: n for n in ("b", "kv", "kv_first", "kv_last")})
-    _load_tiles(body, "key", "b, kv_head, kv_start", "BLOCK_N", d)
-    _load_tiles(body, "value", "b, kv_head, kv_start", "BLOCK_N", dv)
+    load_tiles(body, "key", "b, kv_head, kv_start", "BLOCK_N", d)
+    load_tiles(body, "value", "b, kv_head, kv_start", "BLOCK_N", dv)
     _zeros(body, "d_key", "BLOCK_N", d)
     _zeros(body, "d_value", "BLOCK_N", dv)
     if spec.grouped:
@@ -121,7 +120,7 @@ def _write_key_tile(body: Block, spec: KernelSpec) -> None:
 
 def _query_head(block: Block, spec: KernelSpec, lowering: Lowering, outer: Scope) -> None:
     """Write what one query head adds to the gradients of its key head."""
-    _rows_of_head(block)
+    write_row_pointers(block)
     scope = Scope(block.block(), outer, {**outer.variables, "h": "h"})
     sums = sums_of(spec, Reduction.KEY)
     write_zeros(block, sums, "BLOCK_N")
@@ -133,7 +132,8 @@ def _query_head(block: Block, spec: KernelSpec, lowering: Lowering, outer: Scope
         write_stores(block, sums, lowering, "first_key + key_of_sum", "key_of_sum < kv_len")
 
 
-def _arguments(tensors: dict[str, int], sizes: tuple[str, ...]) -> tuple[Argument, ...]:
+def arguments_of(tensors: dict[str, int], sizes: tuple[str, ...]) -> tuple[Argument, ...]:
+    """The arguments of a backward kernel: descriptors, numbers of the rows, scale and sizes."""
     return (
         *descriptors(tensors),
         *(Argument(name, Role.ROWS, name) for name in _ROWS),
@@ -155,7 +155,8 @@ def _kernel(
     return Kernel(text, entry, arguments)
 
 
-def _load_tiles(block: Block, tensor: str, at: str, rows: str, dim: int) -> None:
+def load_tiles(block: Block, tensor: str, at: str, rows: str, dim: int) -> None:
+    """Write the loads of a tensor's tile, in pieces."""
     for i, (offset, width) in enumerate(pieces(dim)):
         block.line(f"{tensor}_tile_{i} = {load_piece(tensor, at, rows, offset, width)}")
 
@@ -186,11 +187,17 @@ def _load_row(block: Block, name: str, axis: str) -> None:
     block.line(f"{name}_of_row = {load}[{axis}]")
 
 
-def _rows_of_head(block: Block) -> None:
+def write_row_pointers(block: Block) -> None:
     """Write pointers to the head's first row; 64 bits are needed for the start of a head alone."""
     block.line("first_row = (b * heads + h).to(tl.int64) * q_len")
     for name in _ROWS:
         block.line(f"{name}_rows = {name} + first_row")
+
+
+def load_rows(block: Block, axis: str) -> None:
+    """Write the loads of both numbers of the rows, along `axis` of a tile."""
+    for name in _ROWS:
+        _load_row(block, name, axis)
 
 
 def _query_tile(
@@ -202,7 +209,7 @@ def _query_tile(
     if uses_positions(spec, loop.masked):
         write_key_positions(body, spec, "None, :")
     scope = tile_scope(body, outer, "kv")
-    slope, *factors = _write_weights(loop, spec, sums, lowering, scope, "(key_index < kv_len)")
+    slope, *factors = write_pair_weights(loop, spec, sums, lowering, scope, "(key_index < kv_len)")
     for i, (offset, width) in enumerate(pieces(spec.value_dim)):
         load = load_piece("value", "b, kv_head, kv_start", "BLOCK_N", offset, width)
         body.line(f"value_tile = {load}")
@@ -227,7 +234,7 @@ def _key_tile(
     _load_row(body, "lse_log2", "None, :")
     scope = tile_scope(body, outer, "q")
     # Rows past the end have no weight, and keys past the end are not stored: no end to look at.
-    slope, *factors = _write_weights(loop, spec, sums, lowering, scope, "")
+    slope, *factors = write_pair_weights(loop, spec, sums, lowering, scope, "")
     for i, (offset, width) in enumerate(pieces(spec.value_dim)):
         load = load_piece("d_out", "b, h, q_start", "BLOCK_M", offset, width)
         body.line(f"d_out_tile_{i} = {load}")
@@ -245,7 +252,7 @@ def _accumulate(block: Block, into: str, left: str, right: str) -> None:
     block.line(f"{into} = tl.dot({left}.to({right}.dtype), {right}, {into}, {IEEE})")
 
 
-def _write_weights(
+def write_pair_weights(
     loop: Loop, spec: KernelSpec, sums: list[Sum], lowering: Lowering, scope: Scope, inside: str
 ) -> list[str]:
     """Write the weights of a tile.

@@ -43,7 +43,7 @@ def sums_of(spec: KernelSpec, *reductions: Reduction) -> list[Sum]:
 
 
 def write_zeros(block: Block, sums: list[Sum], length: str) -> None:
-    """Write the start of each sum, one number for each of `length` rows or keys."""
+    """Write the start of each sum, of `length` rows or keys or of the elements of a tile."""
     for item in sums:
         if item.load.reduction is not Reduction.PAIR:
             block.line(f"{item.name} = tl.zeros([{length}], tl.float32)")
@@ -62,6 +62,8 @@ def write_additions(
         if item.load.reduction is Reduction.PAIR:
             offset = _offset(item, lowering, scope)
             block.line(f'tl.atomic_add({offset}, {product}, mask=weights > 0.0, sem="relaxed")')
+        elif item.load.reduction is Reduction.DIAGONAL:
+            block.line(f"{item.name} += {product}")
         else:
             block.line(f"{item.name} += tl.sum({product}, 1)")
 

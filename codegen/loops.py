@@ -100,6 +100,18 @@ def write_loops(
     return list(_closed_form_loops(axis, spec, spec.closed_form, lowering, scope, block))
 
 
+def write_is_live(axis: Axis, spec: KernelSpec, lowering: Lowering, scope: Scope) -> str | None:
+    """Write the tile ranges of an outer tile; the source of the bool that its inner tile is live.
+
+    None where that is not known without a look at the mask: the plan is a table.
+    """
+    if spec.closed_form is None or spec.mask is None:
+        return None
+    ranges = [_tile_range(axis, i, n, lowering, scope) for n, i in _ordered(spec.closed_form)]
+    inside = (f"(({axis.tile} >= {r.start}) & ({axis.tile} < {r.stop}))" for r in ranges)
+    return " | ".join(inside) or "False"
+
+
 def _closed_form_loops(
     axis: Axis,
     spec: KernelSpec,

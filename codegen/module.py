@@ -22,6 +22,7 @@ SIZES = {
     "group": "query heads that share a key head",
     "q_tiles": "query tiles, BLOCK_M rows each",
     "kv_tiles": "key tiles, BLOCK_N columns each",
+    "diagonals": "q_tiles + kv_tiles - 1",
 }
 _HELPERS = {**HELPERS, "tile_range": TILE_RANGE}
 # Arguments that change from call to call: none of their values may compile a kernel anew.

@@ -24,6 +24,7 @@ _RESERVED = frozenset(
     LOG2E LN2 tanh floor_div floor_mod tile_range forward backward_query backward_key first_row
     d_weights d_scores lse lse_row logsumexp lse_log2 delta member lse_log2_of_row delta_of_row
     lse_log2_rows delta_rows d_modified first_key key_of_sum at out_tile value_tile
+    diagonal diagonals first last backward_diagonal difference column live
     """.split()  # noqa: SIM905
 )
 _NUMBERED = (

@@ -13,6 +13,7 @@ from flexdsl.errors import ArgumentError
 from flexdsl.ir import Op, Program, rename_apart, walk
 
 from .backward import generate_backward_key, generate_backward_query
+from .diagonal import generate_backward_diagonal
 from .forward import generate_forward
 from .kernel import Kernel, KernelSpec, heavy_last
 from .rows import generate_backward_rows
@@ -25,6 +26,7 @@ class Phase(Enum):
     BACKWARD_ROWS = "backward_rows"
     BACKWARD_QUERY = "backward_query"
     BACKWARD_KEY = "backward_key"
+    BACKWARD_DIAGONAL = "backward_diagonal"
 
 
 def parse_phase(name: str) -> Phase:
@@ -44,6 +46,7 @@ GENERATORS = {
     Phase.BACKWARD_ROWS: generate_backward_rows,
     Phase.BACKWARD_QUERY: generate_backward_query,
     Phase.BACKWARD_KEY: generate_backward_key,
+    Phase.BACKWARD_DIAGONAL: generate_backward_diagonal,
 }
 
 

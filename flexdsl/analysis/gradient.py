@@ -1,8 +1,9 @@
 """How the gradient of a captured tensor is added up, from what its index depends on.
 
 Each pair (q, kv) of each head adds to the element that it loaded. Where the index depends on the
-row or on the key alone, the pairs of a row or of a key are added in a fixed order first, and only
-those sums are scattered. What is left, an index of both, is added with atomics.
+row alone, on the key alone, or on kv - q alone, the pairs of a row, of a key or of a diagonal are
+added in a fixed order first, and only those sums are scattered. Any other index of both is added
+with atomics.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 
+from flexdsl.analysis.affine import LinearForms
 from flexdsl.analysis.derivative import derivatives
-from flexdsl.ir import Capture, Expr, Op, print_expr, walk
+from flexdsl.ir import Capture, Expr, Op, Type, print_expr, var, walk
 
 
 class Reduction(Enum):
@@ -20,6 +22,7 @@ class Reduction(Enum):
 
     QUERY = "the keys of each query row are added in a fixed order: deterministic"
     KEY = "the query rows of each key are added in a fixed order: deterministic"
+    DIAGONAL = "the pairs of each difference kv - q are added in a fixed order: deterministic"
     PAIR = "each pair is added by an atomic operation: the order, and so the last bits, may vary"
 
 
@@ -56,7 +59,24 @@ def reduction_of(load: Expr) -> Reduction:
     """How the gradient of what `load` reads is added up."""
     if "kv" not in load.variables:
         return Reduction.QUERY
-    return Reduction.PAIR if "q" in load.variables else Reduction.KEY
+    if "q" not in load.variables:
+        return Reduction.KEY
+    forms = LinearForms()
+    on_diagonal = all(_on_difference(index, forms) for index in load.args)
+    return Reduction.DIAGONAL if on_diagonal else Reduction.PAIR
+
+
+def _on_difference(node: Expr, forms: LinearForms) -> bool:
+    """Does `node` depend on q and kv through kv - q alone? By its form; False is always safe."""
+    if node.variables.isdisjoint({"q", "kv"}):
+        return True
+    if node.type is Type.INDEX:
+        terms = dict(forms.of(node).terms)
+        if terms.pop(var("q"), 0) + terms.pop(var("kv"), 0) != 0:
+            return False
+        if node not in terms:
+            return all(_on_difference(atom, forms) for atom in terms)
+    return node.op is not Op.VAR and all(_on_difference(a, forms) for a in node.args)
 
 
 def explain_gradients(score: Expr) -> str:

@@ -158,7 +158,10 @@ def launch(kernel: Kernel, call: Call, plan: BlockPlan | None, config: Config) -
     tensors = call.tensors
     arguments = [_argument(a, call, plan, config) for a in kernel.arguments]
     of_keys = plan is not None and plan.outer == "kv"
-    tiles = _tiles(call, config)["kv_tiles" if of_keys else "q_tiles"]
+    axis = "kv_tiles" if of_keys else "q_tiles"
+    if any(a.of == "diagonals" for a in kernel.arguments):
+        axis = "diagonals"
+    tiles = tile_counts(call.bound.lengths, config)[axis]
     batch, heads = tensors["key" if of_keys else "query"].shape[:2]
     with torch.cuda.device(call.device) if call.device.type == "cuda" else nullcontext():
         load(kernel)[(tiles * batch * heads,)](
@@ -170,12 +173,10 @@ def launch(kernel: Kernel, call: Call, plan: BlockPlan | None, config: Config) -
         )
 
 
-def _tiles(call: Call, config: Config) -> dict[str, int]:
-    lengths = call.bound.lengths
-    return {
-        "q_tiles": -(-lengths.q_len // config.block_m),
-        "kv_tiles": -(-lengths.kv_len // config.block_n),
-    }
+def tile_counts(lengths: bind.Lengths, config: Config) -> dict[str, int]:
+    """How many tiles, and diagonals of tiles, a head has, by the name that kernels use."""
+    q_tiles, kv_tiles = -(-lengths.q_len // config.block_m), -(-lengths.kv_len // config.block_n)
+    return {"q_tiles": q_tiles, "kv_tiles": kv_tiles, "diagonals": q_tiles + kv_tiles - 1}
 
 
 def _argument(argument: Argument, call: Call, plan: BlockPlan | None, config: Config) -> Any:
@@ -212,7 +213,8 @@ def _argument(argument: Argument, call: Call, plan: BlockPlan | None, config: Co
 def _size(name: str, call: Call, config: Config) -> int:
     kv_heads = call.tensors["key"].shape[1]
     lengths = call.bound.lengths
-    sizes = {"kv_heads": kv_heads, "group": lengths.heads // kv_heads, **_tiles(call, config)}
+    sizes = {"kv_heads": kv_heads, "group": lengths.heads // kv_heads}
+    sizes |= tile_counts(lengths, config)
     return sizes[name] if name in sizes else int(getattr(lengths, name))
 
 

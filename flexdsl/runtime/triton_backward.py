@@ -15,7 +15,8 @@ from flexdsl.codegen import Phase
 from flexdsl.runtime import bind
 from flexdsl.runtime.descriptors import aligned, empty_aligned
 from flexdsl.runtime.evaluate import evaluate
-from flexdsl.runtime.launch import Call, run
+from flexdsl.runtime.launch import Call, run, tile_counts
+from flexdsl.runtime.tuning import DIAGONAL
 
 
 def backward(
@@ -56,6 +57,8 @@ def backward(
     run(Phase.BACKWARD_ROWS, call)
     run(Phase.BACKWARD_QUERY, call)
     run(Phase.BACKWARD_KEY, call)
+    if any(load.reduction is Reduction.DIAGONAL for load in loads):
+        run(Phase.BACKWARD_DIAGONAL, call)
     for number, load in enumerate(loads):
         if load.reduction is not Reduction.PAIR:
             _scatter(load, sums[str(number)], bound, learned[load.capture])
@@ -63,31 +66,52 @@ def backward(
 
 
 def _buffer(load: LearnedLoad, bound: bind.Bound, lse: Tensor) -> Tensor:
-    """Where a kernel writes the sums of a load: a number for each row or key; none for a pair."""
-    length = {
-        Reduction.QUERY: bound.lengths.q_len,
-        Reduction.KEY: bound.lengths.kv_len,
-        Reduction.PAIR: 0,
-    }[load.reduction]
-    return lse.new_empty((*lse.shape[:2], length))
+    """Where a kernel writes the sums of a load, [B, Hq, ...]: of rows, of keys, of diagonals."""
+    lengths = bound.lengths
+    shape: tuple[int, ...]
+    match load.reduction:
+        case Reduction.QUERY:
+            shape = (lengths.q_len,)
+        case Reduction.KEY:
+            shape = (lengths.kv_len,)
+        case Reduction.DIAGONAL:
+            shape = (tile_counts(lengths, DIAGONAL)["diagonals"], 2 * DIAGONAL.block_n)
+        case Reduction.PAIR:
+            shape = (0,)
+    return lse.new_empty((*lse.shape[:2], *shape))
 
 
 def _scatter(load: LearnedLoad, sums: Tensor, bound: bind.Bound, gradient: Tensor) -> None:
-    """Add sums of rows or keys to the elements that those rows or keys loaded.
+    """Add sums of rows, keys or diagonals to the elements that they loaded.
 
     `index_put_` with accumulate sorts by index on a GPU: its order is fixed too.
     """
-    batch, heads, length = sums.shape
-    axes = [torch.arange(n, device=sums.device) for n in (batch, heads, length)]
-    b, h, position = torch.meshgrid(*axes, indexing="ij")
-    if not load.node.variables & {"q", "kv"}:
-        b, h, position, sums = b[..., 0], h[..., 0], position[..., 0], sums.sum(-1)
-    variables = {"b": b, "h": h, "q": position + bound.lengths.q_offset, "kv": position}
-    indices = [evaluate(i, variables, bound.score_values) for i in load.node.args]
-    if not indices:
+    if not load.node.args:
         gradient += sums.sum()
         return
+    used = load.node.variables
+    for axis, name in ((1, "h"), (0, "b")):
+        sums = sums if name in used else sums.sum(axis, keepdim=True)
+    if not used & {"q", "kv"}:
+        sums = sums.flatten(2).sum(-1, keepdim=True)
+    variables = _positions(load, sums, bound)
+    indices = [evaluate(i, variables, bound.score_values) for i in load.node.args]
     inside = [
         i.clamp(0, n - 1).expand(sums.shape) for i, n in zip(indices, gradient.shape, strict=True)
     ]
     gradient.index_put_(tuple(inside), sums, accumulate=True)
+
+
+def _positions(load: LearnedLoad, sums: Tensor, bound: bind.Bound) -> dict[str, Tensor]:
+    """b, h, q and kv of the pairs behind each sum; of a diagonal, one pair that stands for all."""
+    device, lengths = sums.device, bound.lengths
+    b, h, *inner = (torch.arange(n, device=device) for n in sums.shape)
+    b, h = b.reshape(-1, *[1] * (sums.ndim - 1)), h.reshape(-1, *[1] * (sums.ndim - 2))
+    if load.reduction is not Reduction.DIAGONAL:
+        (position,) = inner
+        return {"b": b, "h": h, "q": position + lengths.q_offset, "kv": position}
+    diagonal, place = inner
+    block, tiles = DIAGONAL.block_n, tile_counts(lengths, DIAGONAL)["q_tiles"]
+    difference = (diagonal[:, None] - tiles + 1) * block + place - (block - 1)
+    row = (-difference).clamp_min(0)
+    return {"b": b, "h": h, "q": row + lengths.q_offset, "kv": row + difference}

@@ -62,6 +62,8 @@ _BACKWARD_32_BIT = {
     128: (Config(32, 32, 4, 1), Config(16, 32, 4, 1)),
     256: (Config(16, 16, 4, 1),),
 }
+# Square, and the same for all, since the sums of diagonals are laid out by it.
+DIAGONAL = Config(32, 32, 4, 2)
 MAX_HEAD_DIM = 256
 
 
@@ -80,6 +82,8 @@ def configs(phase: Phase, capability: int, head_dim: int, itemsize: int) -> tupl
             table = _FORWARD_HOPPER if capability >= 90 else _FORWARD
         case Phase.BACKWARD_ROWS:
             return (Config(32, 32, 4, 1),)
+        case Phase.BACKWARD_DIAGONAL:
+            return (DIAGONAL,)
         case Phase.BACKWARD_QUERY | Phase.BACKWARD_KEY if itemsize >= 4:
             table = _BACKWARD_32_BIT
         case Phase.BACKWARD_QUERY:
