@@ -103,6 +103,10 @@ def _rebuild(
     return kind(what, why=why, fix=fix, span=span, notes=notes)
 
 
+class GradientWarning(UserWarning):
+    """A score modification depends on the score in steps: that part has no gradient."""
+
+
 class TypeMismatchError(FlexdslError, TypeError):
     """An operation was applied to values of types that it does not take."""
 

@@ -20,6 +20,7 @@ for tests), and never trusts a promise of the user about sortedness, contiguity 
 """
 
 from flexdsl.analysis.bounds import check_loads
+from flexdsl.analysis.describe import explain_program
 from flexdsl.analysis.plan import BlockPlan, Run, make_plan
 
-__all__ = ["BlockPlan", "Run", "check_loads", "make_plan"]
+__all__ = ["BlockPlan", "Run", "check_loads", "explain_program", "make_plan"]

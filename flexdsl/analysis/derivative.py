@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
-from flexdsl.ir import OPS, Expr, Op, Type, apply, const, walk
+from flexdsl.ir import OPS, Expr, Op, Program, Type, apply, const, var, walk
 
 ZERO, ONE = const(0.0), const(1.0)
 
@@ -49,6 +49,19 @@ def flat_nodes(root: Expr, variable: Expr) -> list[Expr]:
         if stepwise and any(a.type is Type.FLOAT and a in depends for a in node.args):
             flat.append(node)
     return flat
+
+
+def describe_steps(score: Program) -> str:
+    """Where a score modification depends on the score in steps, with carets; "" where nowhere."""
+    parts: list[str] = []
+    for node in flat_nodes(score.expr, var("score")):
+        what = "a floor" if node.op is Op.FLOOR else "a condition or an integer"
+        parts.append(
+            f"{score.name} has {what} of the score, {node!r}: the gradient through it is taken as 0"
+        )
+        if node in score.spans:
+            parts.append(score.spans[node].render())
+    return "\n".join(parts)
 
 
 def _choose(condition: Expr, a: Expr, b: Expr) -> Expr:

@@ -9,6 +9,7 @@ import torch
 
 import flexdsl as fx
 from flexdsl.analysis.derivative import STEPWISE, derivatives, flat_nodes
+from flexdsl.errors import GradientWarning
 from flexdsl.ir import OPS, Op, Type, evaluate, print_expr, var, verify, walk
 from flexdsl.runtime.evaluate import evaluate as evaluate_torch
 
@@ -69,3 +70,24 @@ def test_every_op_is_smooth_or_stepwise() -> None:
     assert {op for op in smooth if OPS[op].result is Type.BOOL} == set()
     assert {Op.FLOOR, Op.TO_INDEX, Op.TO_FLOAT, Op.LOAD, Op.VAR} <= STEPWISE
     assert all(n.op in OPS for n in walk(var("score")))
+
+
+def test_a_step_of_the_score_is_told_once() -> None:
+    def stepped(s: Any, b: Any, h: Any, q: Any, kv: Any) -> Any:
+        return fx.floor(s * 8) / 8 + 0.5 * s
+
+    q = torch.randn(1, 1, 4, 8, requires_grad=True)
+    with pytest.warns(GradientWarning, match="taken as 0") as caught:
+        fx.attention(q, q, q, score=stepped).sum().backward()
+        fx.attention(q, q, q, score=stepped).sum().backward()
+    assert len(caught) == 1 and "^^^" in str(caught[0].message)
+    assert q.grad is not None and bool(q.grad.isfinite().all())
+
+
+def test_explanations() -> None:
+    mask = fx.mask_mod(lambda b, h, q, kv: q >= kv and q - kv < 7)
+    assert "closed form" in mask.explain() and "q + 1" in mask.explain()
+    ids = torch.zeros(9, dtype=torch.int32)
+    assert "table of runs" in fx.mask_mod(lambda b, h, q, kv: ids[q] == ids[kv]).explain()
+    score = fx.score_mod(lambda s, b, h, q, kv: fx.floor(s) + TABLE[q] + TABLE[kv])
+    assert "deterministic" in score.explain() and "a floor of the score" in score.explain()
