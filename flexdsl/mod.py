@@ -9,13 +9,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import reduce
+from itertools import count
 from typing import Any
+from weakref import WeakSet, WeakValueDictionary
 
 from flexdsl.errors import KindError
 from flexdsl.frontend import inline, parse_program, trace
 from flexdsl.frontend.symbolic import Symbolic
 from flexdsl.frontend.trace import ARGUMENTS, check_signature, function_name
 from flexdsl.ir import Expr, Kind, Op, Program, combine, rename_apart
+
+# What makes the program of each living mod, by number; and mods that were made before torch was
+# imported, which have no handle yet.
+LIVE: WeakValueDictionary[int, Callable[[], Program]] = WeakValueDictionary()
+EARLY: WeakSet[Mod] = WeakSet()
+_NUMBERS = count()
 
 
 class Mod:
@@ -37,6 +45,24 @@ class Mod:
         parts: tuple[Op, tuple[Mod, ...]] | None = None,
     ) -> None:
         self.kind, self.name, self._make, self._call, self._parts = kind, name, make, call, parts
+        self.handle: Any = None
+        if "torch" in sys.modules:
+            self.open()
+        else:
+            EARLY.add(self)
+
+    def open(self) -> None:
+        """Make `handle`, a tensor on the CPU with the number under which `LIVE` has the mod.
+
+        A compiled graph takes it as an input, and can ask for the mod's values as it runs.
+
+        Raises:
+            KindError: the mod is made inside a function that torch.compile compiles.
+        """
+        _check_outside_graphs(self.name)
+        number = next(_NUMBERS)
+        LIVE[number] = self._make
+        self.handle = sys.modules["torch"].tensor(number, device="cpu")
 
     @property
     def program(self) -> Program:
@@ -82,6 +108,12 @@ class Mod:
         dims = head_dim, head_dim if value_dim is None else value_dim
         return generate_unbound(mask, score, *dims, parse_phase(phase)).source
 
+    def explain(self) -> str:
+        """What the compiler makes of this mod: its text, its loops or its gradients, and why."""
+        from flexdsl.analysis import explain_program
+
+        return explain_program(self.program)
+
     def __call__(self, *args: Any) -> Any:
         """The mask's bool or the modified score for one pair, as the user's function gives it.
 
@@ -122,12 +154,28 @@ class Mod:
         return f"<{self.kind.value} mod {self.name}>"
 
 
+def _check_outside_graphs(name: str) -> None:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.compiler.is_dynamo_compiling():
+        refuse_inside_a_graph(name)
+
+
+def refuse_inside_a_graph(name: str) -> None:
+    """Raise `KindError`: a mod is made inside a function that torch.compile compiles."""
+    raise KindError(
+        f"the mod {name} is made inside a compiled function",
+        why="a graph has mods as inputs, so that their values may change",
+        fix="the mod made outside, and used there or passed as an argument",
+    )
+
+
 def from_function(function: Callable[..., Any], kind: Kind, name: str | None = None) -> Mod:
     """The mod of a function.
 
     Raises:
         KindError: the function does not take the arguments of its kind.
     """
+    _check_outside_graphs(name or kind.value)
     check_signature(function, kind)
     name = name or function_name(function)
     uses_tensors: list[bool] = []

@@ -5,17 +5,16 @@ What it must not do: fall back in silence. An executor that cannot run a call ra
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
-from flexdsl.errors import BackendError
-from flexdsl.runtime import bind, operator, reference, validate
+from flexdsl.runtime import bind, operator, operator_compiled, reference, validate
 from flexdsl.runtime.operator_programs import numbers_of, text_of
 from flexdsl.runtime.slabs import TILE
+from flexdsl.runtime.steps import warn_of_steps
 
 Pair = tuple[Tensor, Tensor]
 
@@ -94,16 +93,20 @@ def attention(
         BackendError: the backend cannot run this call here.
     """
     q, k, v = _autocast(q, k, v)
-    validate.check_tensors(q, k, v)
+    compiling = torch.compiler.is_dynamo_compiling()
+    if not compiling:  # else the operator's fake kernel does it, whose errors are seen as they are
+        validate.check_tensors(q, k, v)
     factor = validate.check_scale(scale, q.shape[3])
     offset = validate.check_q_offset(q_offset)
     backend = validate.check_backend(backend, q)
-    lengths = bind.Lengths(q.shape[0], q.shape[1], q.shape[2], k.shape[2], offset)
-    reading = bind.read(mask, score, lengths, q.device)
-    if backend == "reference":
-        out, lse = _reference(reading, factor, offset, q, k, v)
+    if compiling:
+        call = (mask, score, factor, offset, TILE, backend)
+        out, lse = operator_compiled.attention(*call, q, k, v)
     else:
-        out, lse = _operate(reading, factor, offset, backend, q, k, v)
+        lengths = bind.Lengths(q.shape[0], q.shape[1], q.shape[2], k.shape[2], offset)
+        reading = bind.read(mask, score, lengths, q.device)
+        run = _reference if backend == "reference" else partial(_operate, backend)
+        out, lse = run(reading, factor, offset, q, k, v)
     return (out, lse) if return_lse else out
 
 
@@ -121,36 +124,27 @@ def _is_cast(x: Any) -> bool:
 
 
 def _operate(
+    backend: str,
     reading: bind.Reading,
     scale: float,
     q_offset: int,
-    backend: str,
     q: Tensor,
     k: Tensor,
     v: Tensor,
 ) -> Pair:
     programs = reading.mask, reading.score
-    if backend == "triton":
-        _refuse_learned(bind.captured(reading.score))
+    if reading.score is not None and any(map(_requires_gradient, (q, k, v))):
+        warn_of_steps(reading.score)
     captures = [x for p in programs for x in bind.captured(p).values()]
     mask, score = (text_of(p) for p in programs)
     tile = TILE if backend == "cpu" else (0, 0)
     if reading.plan is not None:
         tile = reading.plan.tile_shape
     numbers = numbers_of(programs)
-    return operator.attention(
+    out, lse = operator.attention(
         q, k, v, captures, numbers, mask, score, scale, q_offset, list(tile), backend
     )
-
-
-def _refuse_learned(captures: Mapping[str, Tensor]) -> None:
-    for name, tensor in captures.items():
-        if _requires_gradient(tensor):
-            raise BackendError(
-                f"{name}, captured by the score modification, requires a gradient, and"
-                " backend 'triton' has none for it",
-                fix="backend='cpu', which has; or the captured tensor without requires_grad",
-            )
+    return out, lse
 
 
 def _reference(

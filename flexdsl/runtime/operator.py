@@ -15,13 +15,14 @@ Which mods, and where their values come from: `attention.py`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from flexdsl.errors import BackendError
-from flexdsl.runtime import bind
+from flexdsl.runtime import bind, validate
 from flexdsl.runtime.executors import EXECUTORS
 from flexdsl.runtime.operator_programs import capture_count, program_of, with_values
 
@@ -52,7 +53,8 @@ def attention(
 ) -> tuple[Tensor, Tensor]:
     """Output [B, Hq, Lq, Dv] in q's dtype, and lse [B, Hq, Lq] in float32 (float64 of float64)."""
     bound = _bind(q, k, captures, numbers, mask, score, q_offset, tile)
-    return EXECUTORS[backend].forward(bound, scale, q, k, v)
+    with _no_autocast(q):
+        return EXECUTORS[backend].forward(bound, scale, q, k, v)
 
 
 @torch.library.custom_op(
@@ -82,11 +84,22 @@ def attention_backward(
     """Gradients of q, k, v and of the captures at the indices `learned`, contiguous."""
     bound = _bind(q, k, captures, numbers, mask, score, q_offset, tile, learned)
     backward = EXECUTORS[backend].backward
-    gradients = backward(bound, scale, (q, k, v), out, lse, d_out, d_lse)
+    with _no_autocast(q):
+        gradients = backward(bound, scale, (q, k, v), out, lse, d_out, d_lse)
     likes = (q, k, v, *(captures[i] for i in learned))
     return [
         g.reshape(x.shape).to(x.dtype).contiguous() for g, x in zip(gradients, likes, strict=True)
     ]
+
+
+def _no_autocast(q: Tensor) -> AbstractContextManager[Any]:
+    """What an executor computes with is its own choice."""
+    device = q.device.type
+    return torch.autocast(device, enabled=False) if _is_autocast(device) else nullcontext()
+
+
+def _is_autocast(device: str) -> bool:
+    return device in ("cpu", "cuda") and torch.is_autocast_enabled(device)
 
 
 def _bind(
@@ -109,6 +122,7 @@ def _bind(
 
 @attention.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    validate.check_tensors(q, k, v)
     lse_dtype = torch.promote_types(q.dtype, torch.float32)
     return (
         q.new_empty((*q.shape[:3], v.shape[3])),

@@ -127,27 +127,27 @@ def _check_agreement(what: str, tensors: dict[str, Tensor], fix: str) -> None:
 def _check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
     batch, q_heads, _, q_dim = q.shape
     _, kv_heads, kv_len, k_dim = k.shape
-    shapes = f"q {_shape(q)}, k {_shape(k)}, v {_shape(v)}"
     if not k.shape[0] == v.shape[0] == batch:
         raise ArgumentError(
-            f"q, k and v differ in batch, their first dimension: {shapes}",
+            f"q, k and v differ in batch, their first dimension: {_shapes(q, k, v)}",
             fix="k.expand(q.shape[0], -1, -1, -1) where one k serves all batches",
         )
     if q_dim != k_dim:
         raise ArgumentError(
-            f"q and k differ in head dimension, their last: {shapes}",
+            f"q and k differ in head dimension, their last: {_shapes(q, k, v)}",
             why="a score is the dot product of a query and a key",
             fix="[B, H, L, D] with one D for q and k; v may have another",
         )
     if v.shape[1] != kv_heads or v.shape[2] != kv_len:
         raise ArgumentError(
-            f"k and v differ in heads or length, their second and third dimensions: {shapes}",
+            "k and v differ in heads or length, their second and third dimensions:"
+            f" {_shapes(q, k, v)}",
             why="each key has one value",
             fix=_transposed(q, k, v) or "k [B, Hkv, Lkv, D] and v [B, Hkv, Lkv, Dv]",
         )
     if (kv_heads == 0) != (q_heads == 0) or (kv_heads and q_heads % kv_heads):
         raise ArgumentError(
-            f"{q_heads} query heads are no multiple of {kv_heads} key heads: {shapes}",
+            f"{q_heads} query heads are no multiple of {kv_heads} key heads: {_shapes(q, k, v)}",
             why="each key head serves the same number of query heads, Hq / Hkv",
             fix=_transposed(q, k, v) or "Hq a multiple of Hkv, the second dimensions of q and k",
         )
@@ -163,6 +163,10 @@ def _transposed(q: Tensor, k: Tensor, v: Tensor) -> str:
             " q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)"
         )
     return ""
+
+
+def _shapes(q: Tensor, k: Tensor, v: Tensor) -> str:
+    return f"q {_shape(q)}, k {_shape(k)}, v {_shape(v)}"
 
 
 def _shape(tensor: Tensor) -> str:

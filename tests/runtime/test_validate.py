@@ -90,18 +90,6 @@ def test_triton_takes_no_double(monkeypatch):
         fx.attention(*(K.double(),) * 3, backend="triton")
 
 
-def test_triton_refuses_gradients_of_captured_tensors(monkeypatch):
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    q, k, v = Shape().tensors(torch.float32)
-    slopes = torch.ones(2, requires_grad=True)
-
-    def score(score, b, h, q, kv):
-        return score + slopes[h] * kv
-
-    with pytest.raises(BackendError, match="slopes, captured by the score modification"):
-        fx.attention(q, k, v, score=score, backend="triton")
-
-
 def test_the_cpu_executor_needs_tensors_there():
     meta = K.to("meta")
     with pytest.raises(BackendError, match="tensors on meta"):
