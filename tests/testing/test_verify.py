@@ -86,6 +86,7 @@ def test_limits_that_depend_on_each_other():
     assert min(limits.q_positions, limits.kv_len) > 10
 
 
+@pytest.mark.filterwarnings("ignore::flexdsl.errors.GradientWarning")
 def test_a_score_is_verified_under_its_mask():
     near = fx.score_mod(lambda score, b, h, q, kv: score + BIAS[q - kv])
     assert fx.verify(near, examples=5).limits.kv_len == 1
