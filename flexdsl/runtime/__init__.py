@@ -1,13 +1,17 @@
 """The runtime: attention on tensors. Only it, and the rooms that stand on it, import torch.
 
-    attention -> validate -> bind (memory)                  checks, captures, plans
-              -> cpu_backward -> cpu, cpu_score             the CPU executor and its gradients:
-                 -> slabs, workers                      pieces of a plan, on threads
-              -> triton_forward -> cache, tuning, ...       launch of generated kernels
-              -> reference                                  dense float64, the oracle
+    attention -> validate, bind.read                    checks; what the user's functions are now
+              -> operator                               one node of a graph, with a gradient:
+                 -> bind.bind (memory)                  ranges and plans
+                 -> executors: cpu, cpu_backward        on the CPU
+                    -> slabs, workers                   pieces of a plan, on threads
+                 -> executors: triton_forward, ...      launch of generated kernels
+              -> operator_compiled, operator_paths      the same, as torch.compile traces it
+              -> reference                              dense float64, the oracle
 
-`attention` checks its arguments, binds captures and finds the plan, and hands over to one executor.
-Executors take what was bound and never look at a user's function; only the reference does, so that
-it stays an independent oracle. `evaluate` gives each op of an expression its meaning on tensors.
+`attention` checks its arguments and reads the mods, and hands over to the operator: from there on a
+call is tensors, numbers and two texts (`operator_programs`), whoever traces it. Executors take what
+was bound and never look at a user's function; only the reference does, so that it stays an
+independent oracle. `evaluate` gives each op of an expression its meaning on tensors.
 Nothing is imported here, so that `flexdsl` itself loads without torch.
 """

@@ -1,4 +1,4 @@
-"""`attention`: the public function. It checks, binds, plans and hands over to one executor.
+"""`attention`: the public function. It checks, reads the mods and hands over to the operator.
 
 What it must not do: fall back in silence. An executor that cannot run a call raises.
 """
@@ -64,7 +64,12 @@ def attention(
     """softmax(score(scale * q k^T) where mask allows) v, without a matrix of all pairs.
 
     Autograd reaches q, k, v and float tensors that `score` captures. A row without an allowed key
-    has output 0, lse -inf and gradient 0.
+    has output 0, lse -inf and gradient 0. Under autocast q, k and v are cast as torch's own
+    attention casts them.
+
+    torch.compile takes a call into one graph, without a break, where mask and score are made
+    outside of the compiled function: mods with captures, or text, or functions without. What a mod
+    captures is read as the graph runs: no new graph for another window or other documents.
 
     Args:
         q: [B, Hq, Lq, D], float16, bfloat16 or float32 (float64 too on the CPU), any strides.

@@ -13,7 +13,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from threading import Lock
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ class Memory:
             # The address of a tensor that is gone may belong to another one by now.
             if found is not None and _are(found[0], tensors):
                 self._entries.move_to_end(full_key)
-                return found[1]
+                return cast(T, found[1])
         made = make()
         with self._lock:
             self._entries[full_key] = ([weakref.ref(t) for t in tensors], made)

@@ -1,7 +1,7 @@
 """The operators that torch knows: `flexdsl::attention` and `flexdsl::attention_backward`.
 
 They make attention one node of a graph, with shapes known without running it (`register_fake`) and
-a gradient (`register_autograd`), on every executor. All that a call depends on is an argument:
+a gradient, on every executor. All that a call depends on is an argument:
 
     captures  captured tensors of the mask, then of the score, each in order of first use
     numbers   int64 on the CPU: values of parameters, likewise (`operator_programs.py`)
@@ -14,9 +14,9 @@ Which mods, and where their values come from: `attention.py`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ from flexdsl.runtime import bind, validate
 from flexdsl.runtime.executors import EXECUTORS
 from flexdsl.runtime.operator_programs import capture_count, program_of, with_values
 
+_Function = Callable[..., Any]
+
 _TENSORS = "Tensor q, Tensor k, Tensor v"
 _CALL = (
     "Tensor[] captures, Tensor numbers, str mask, str score,"
@@ -33,12 +35,7 @@ _CALL = (
 )
 
 
-@torch.library.custom_op(
-    "flexdsl::attention",
-    mutates_args=(),
-    schema=f"({_TENSORS}, {_CALL}) -> (Tensor, Tensor)",
-)
-def attention(
+def _attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -57,13 +54,7 @@ def attention(
         return EXECUTORS[backend].forward(bound, scale, q, k, v)
 
 
-@torch.library.custom_op(
-    "flexdsl::attention_backward",
-    mutates_args=(),
-    schema=f"({_TENSORS}, Tensor out, Tensor lse, Tensor? d_out, Tensor? d_lse, {_CALL},"
-    " int[] learned) -> Tensor[]",
-)
-def attention_backward(
+def _attention_backward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -120,8 +111,7 @@ def _bind(
     return bind.bind(*parts, lengths, (rows, columns), tuple(names[i] for i in learned))
 
 
-@attention.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+def _fake(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     validate.check_tensors(q, k, v)
     lse_dtype = torch.promote_types(q.dtype, torch.float32)
     return (
@@ -130,30 +120,59 @@ def _(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     )
 
 
-@attention_backward.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> list[Tensor]:
+def _fake_backward(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> list[Tensor]:
     captures, learned = rest[4], rest[-1]
     return [x.new_empty(x.shape) for x in (q, k, v, *(captures[i] for i in learned))]
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, captures, numbers, *ctx.static = inputs
-    # Captures are saved for autograd's check that nobody has changed them since, too.
-    ctx.save_for_backward(q, k, v, *output, numbers, *captures)
-    ctx.set_materialize_grads(False)
+class _Differentiable(torch.autograd.Function):
+    """The operator under autograd, each captured tensor an input of its own."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, keys: Any, static: tuple[Any, ...], numbers: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        out, lse = _below_autograd(keys, *tensors[:3], list(tensors[3:]), numbers, *static)
+        # Captures are saved for autograd's check that nobody has changed them since, too.
+        ctx.save_for_backward(out, lse, numbers, *tensors)
+        ctx.static = static
+        ctx.set_materialize_grads(False)
+        return out, lse
+
+    @staticmethod
+    def backward(ctx: Any, d_out: Tensor | None, d_lse: Tensor | None) -> tuple[Any, ...]:
+        out, lse, numbers, q, k, v, *captures = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[-len(captures) :]
+        of_score = range(capture_count(ctx.static[0]), len(captures))
+        learned = [i for i in of_score if wanted[i]]
+        d_q, d_k, d_v, *rest = attention_backward(
+            q, k, v, out, lse, d_out, d_lse, captures, numbers, *ctx.static, learned
+        )
+        found = dict(zip(learned, rest, strict=True))
+        d_captures = (found.get(i) for i in range(len(captures)))
+        return None, None, None, d_q, d_k, d_v, *d_captures
 
 
-def _differentiate(ctx: Any, d_out: Tensor | None, d_lse: Tensor | None) -> tuple[Any, ...]:
-    q, k, v, out, lse, numbers, *captures = ctx.saved_tensors
-    wanted = ctx.needs_input_grad[3]
-    of_score = range(capture_count(ctx.static[0]), len(captures))
-    learned = [i for i in of_score if wanted[i]]
-    d_q, d_k, d_v, *rest = attention_backward(
-        q, k, v, out, lse, d_out, d_lse, captures, numbers, *ctx.static, learned
-    )
-    found = dict(zip(learned, rest, strict=True))
-    d_captures = [found.get(i) for i in range(len(captures))]
-    return d_q, d_k, d_v, d_captures, None, *(None for _ in ctx.static)
+def _autograd(
+    keys: Any,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    captures: Sequence[Tensor],
+    numbers: Tensor,
+    *static: Any,
+) -> tuple[Tensor, Tensor]:
+    """The operator where autograd may watch. `register_autograd` costs three times as much."""
+    tensors = (q, k, v, *captures)
+    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
+        return _Differentiable.apply(keys, static, numbers, *tensors)  # type: ignore[no-any-return, no-untyped-call]
+    return _below_autograd(keys, q, k, v, captures, numbers, *static)
+
+
+def _below_autograd(keys: Any, *call: Any) -> tuple[Tensor, Tensor]:
+    with torch._C._AutoDispatchBelowAutograd():
+        out, lse = attention.redispatch(keys & torch._C._after_autograd_keyset, *call)
+    return out, lse
 
 
 def _refuse(ctx: Any, *gradients: Any) -> None:
@@ -164,5 +183,25 @@ def _refuse(ctx: Any, *gradients: Any) -> None:
     )
 
 
-attention.register_autograd(_differentiate, setup_context=_save)
-attention_backward.register_autograd(_refuse)
+# Not `custom_op`, whose checks of each call take longer than a small call itself; tests run them.
+_LIBRARY: Any = cast(Any, torch.library.Library)("flexdsl", "FRAGMENT")
+_TAGS = (torch.Tag.pt2_compliant_tag,)
+
+
+def _define(name: str, schema: str, run: _Function, fake: _Function) -> torch._ops.OpOverload:
+    _LIBRARY.define(name + schema, tags=_TAGS)
+    _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"flexdsl::{name}", fake, lib=_LIBRARY)
+    return getattr(torch.ops.flexdsl, name).default  # type: ignore[no-any-return]
+
+
+attention = _define("attention", f"({_TENSORS}, {_CALL}) -> (Tensor, Tensor)", _attention, _fake)
+attention_backward = _define(
+    "attention_backward",
+    f"({_TENSORS}, Tensor out, Tensor lse, Tensor? d_out, Tensor? d_lse, {_CALL}, int[] learned)"
+    " -> Tensor[]",
+    _attention_backward,
+    _fake_backward,
+)
+_LIBRARY.impl("attention", _autograd, "Autograd", with_keyset=True)
+torch.library.register_autograd("flexdsl::attention_backward", _refuse, lib=_LIBRARY)

@@ -10,7 +10,7 @@ import torch
 
 import flexdsl as fx
 from flexdsl.errors import ArgumentError, BackendError, CaptureError, KindError, PlanError
-from support.calls import MASKS, Shape
+from support.calls import MASKS
 
 
 def tensor(*shape: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> torch.Tensor:
