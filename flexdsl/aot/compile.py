@@ -91,7 +91,8 @@ def compile_kernel(
     spec = unbound_spec(*programs, head_dim, value_dim, which)
     kernel = GENERATORS[which](spec)
     widest = max(head_dim, value_dim)
-    for config in configs(which, where.capability, widest, ITEMSIZE[dtype]):
+    modified = None if spec.score is None else spec.score.expr
+    for config in configs(which, where.capability, widest, ITEMSIZE[dtype], modified):
         compiled = _compile(kernel, spec, where, dtype, config)
         if compiled.shared_bytes <= _SHARED_LIMIT[where.name]:
             return compiled

@@ -111,7 +111,8 @@ def run(phase: Phase, call: Call) -> None:
     dims = query.shape[3], value.shape[3]
     key = (phase, expressions, *dims, query.dtype, query.device, call.bound.learned)
     widest = max(query.shape[3], value.shape[3])
-    found = configs(phase, capability(call.device), widest, query.element_size())
+    score = None if call.bound.score is None else call.bound.score.expr
+    found = configs(phase, capability(call.device), widest, query.element_size(), score)
     if key in _CHOSEN:
         found = found[found.index(_CHOSEN[key]) :]
     reason = ""

@@ -16,7 +16,7 @@ from flexdsl.runtime import bind
 from flexdsl.runtime.descriptors import aligned, empty_aligned
 from flexdsl.runtime.evaluate import evaluate
 from flexdsl.runtime.launch import Call, run, tile_counts
-from flexdsl.runtime.tuning import DIAGONAL
+from flexdsl.runtime.tuning import Config, diagonal_config
 
 
 def backward(
@@ -52,7 +52,8 @@ def backward(
     names = ("query", "key", "value", "out", "d_out", "d_query", "d_key", "d_value")
     given = (*map(aligned, (q, k, v, out, d_out)), *gradients)
     loads = () if bound.score is None else learned_loads(bound.score.expr, bound.learned)
-    sums = {str(i): _buffer(load, bound, lse) for i, load in enumerate(loads)}
+    tile = diagonal_config(max(q.shape[3], v.shape[3]), q.element_size())
+    sums = {str(i): _buffer(load, bound, tile, lse) for i, load in enumerate(loads)}
     call = Call(bound, scale, dict(zip(names, given, strict=True)), rows, sums, learned)
     run(Phase.BACKWARD_ROWS, call)
     run(Phase.BACKWARD_QUERY, call)
@@ -61,11 +62,11 @@ def backward(
         run(Phase.BACKWARD_DIAGONAL, call)
     for number, load in enumerate(loads):
         if load.reduction is not Reduction.PAIR:
-            _scatter(load, sums[str(number)], bound, learned[load.capture])
+            _scatter(load, sums[str(number)], bound, tile, learned[load.capture])
     return [*gradients, *learned.values()]
 
 
-def _buffer(load: LearnedLoad, bound: bind.Bound, lse: Tensor) -> Tensor:
+def _buffer(load: LearnedLoad, bound: bind.Bound, tile: Config, lse: Tensor) -> Tensor:
     """Where a kernel writes the sums of a load, [B, Hq, ...]: of rows, of keys, of diagonals."""
     lengths = bound.lengths
     shape: tuple[int, ...]
@@ -75,13 +76,15 @@ def _buffer(load: LearnedLoad, bound: bind.Bound, lse: Tensor) -> Tensor:
         case Reduction.KEY:
             shape = (lengths.kv_len,)
         case Reduction.DIAGONAL:
-            shape = (tile_counts(lengths, DIAGONAL)["diagonals"], 2 * DIAGONAL.block_n)
+            shape = (tile_counts(lengths, tile)["diagonals"], 2 * tile.block_n)
         case Reduction.PAIR:
             shape = (0,)
     return lse.new_empty((*lse.shape[:2], *shape))
 
 
-def _scatter(load: LearnedLoad, sums: Tensor, bound: bind.Bound, gradient: Tensor) -> None:
+def _scatter(
+    load: LearnedLoad, sums: Tensor, bound: bind.Bound, tile: Config, gradient: Tensor
+) -> None:
     """Add sums of rows, keys or diagonals to the elements that they loaded.
 
     `index_put_` with accumulate sorts by index on a GPU: its order is fixed too.
@@ -94,7 +97,7 @@ def _scatter(load: LearnedLoad, sums: Tensor, bound: bind.Bound, gradient: Tenso
         sums = sums if name in used else sums.sum(axis, keepdim=True)
     if not used & {"q", "kv"}:
         sums = sums.flatten(2).sum(-1, keepdim=True)
-    variables = _positions(load, sums, bound)
+    variables = _positions(load, sums, bound, tile)
     indices = [evaluate(i, variables, bound.score_values) for i in load.node.args]
     inside = [
         i.clamp(0, n - 1).expand(sums.shape) for i, n in zip(indices, gradient.shape, strict=True)
@@ -102,7 +105,9 @@ def _scatter(load: LearnedLoad, sums: Tensor, bound: bind.Bound, gradient: Tenso
     gradient.index_put_(tuple(inside), sums, accumulate=True)
 
 
-def _positions(load: LearnedLoad, sums: Tensor, bound: bind.Bound) -> dict[str, Tensor]:
+def _positions(
+    load: LearnedLoad, sums: Tensor, bound: bind.Bound, tile: Config
+) -> dict[str, Tensor]:
     """b, h, q and kv of the pairs behind each sum; of a diagonal, one pair that stands for all."""
     device, lengths = sums.device, bound.lengths
     b, h, *inner = (torch.arange(n, device=device) for n in sums.shape)
@@ -111,7 +116,7 @@ def _positions(load: LearnedLoad, sums: Tensor, bound: bind.Bound) -> dict[str, 
         (position,) = inner
         return {"b": b, "h": h, "q": position + lengths.q_offset, "kv": position}
     diagonal, place = inner
-    block, tiles = DIAGONAL.block_n, tile_counts(lengths, DIAGONAL)["q_tiles"]
+    block, tiles = tile.block_n, tile_counts(lengths, tile)["q_tiles"]
     difference = (diagonal[:, None] - tiles + 1) * block + place - (block - 1)
     row = (-difference).clamp_min(0)
     return {"b": b, "h": h, "q": row + lengths.q_offset, "kv": row + difference}

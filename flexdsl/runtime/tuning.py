@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flexdsl.codegen import Phase
+from flexdsl.ir import Expr, Op, walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,17 @@ _FORWARD_HOPPER = {
     64: (Config(64, 128, 4, 2), Config(64, 64, 4, 2)),
     128: (Config(128, 128, 8, 3), Config(128, 64, 8, 3), Config(64, 64, 4, 3)),
     192: (Config(128, 64, 8, 3), Config(128, 64, 8, 2), Config(64, 64, 4, 2)),
+    256: (Config(128, 64, 8, 2), Config(64, 64, 4, 2), Config(64, 32, 4, 2)),
+}
+# With a score modification, D 128: softcap (64, 64, 4, 3) 343 TFLOP/s, (128, 128, 8, 3) 327; ALiBi
+# 469 and 462. With a load for each pair, as of a learned bias: (128, 128, 8, 2) 235,
+# (64, 64, 4, 3) 180.
+_FORWARD_HOPPER_SCORE = {
+    128: (Config(64, 64, 4, 3), Config(64, 64, 4, 2)),
+    256: (Config(64, 64, 4, 2), Config(64, 32, 4, 2)),
+}
+_FORWARD_HOPPER_PAIR_LOADS = {
+    128: (Config(128, 128, 8, 2), Config(64, 64, 4, 2)),
     256: (Config(128, 64, 8, 2), Config(64, 64, 4, 2), Config(64, 32, 4, 2)),
 }
 _FORWARD = {
@@ -64,15 +76,21 @@ _BACKWARD_32_BIT = {
     128: (Config(32, 32, 4, 1), Config(16, 32, 4, 1)),
     256: (Config(16, 16, 4, 1),),
 }
-# Square, and the same for all, since the sums of diagonals are laid out by it.
-DIAGONAL = Config(32, 32, 4, 2)
 MAX_HEAD_DIM = 256
 
 
-def configs(phase: Phase, capability: int, head_dim: int, itemsize: int) -> tuple[Config, ...]:
+def diagonal_config(head_dim: int, itemsize: int) -> Config:
+    """The one configuration of the diagonals' kernel, whose sums are laid out by its tile."""
+    return Config(64, 64, 4, 1) if head_dim <= 128 and itemsize < 4 else Config(32, 32, 4, 1)
+
+
+def configs(
+    phase: Phase, capability: int, head_dim: int, itemsize: int, score: Expr | None = None
+) -> tuple[Config, ...]:
     """The configurations to try for a kernel, fastest first.
 
     Args:
+        score: the score modification, None where there is none.
         capability: of an NVIDIA GPU, 90 for Hopper; 0 for any other GPU.
         head_dim: the larger of D and Dv, at most MAX_HEAD_DIM.
         itemsize: bytes of an element of q.
@@ -81,11 +99,11 @@ def configs(phase: Phase, capability: int, head_dim: int, itemsize: int) -> tupl
         case Phase.FORWARD if itemsize >= 4:
             table = _FORWARD_32_BIT
         case Phase.FORWARD:
-            table = _FORWARD_HOPPER if capability >= 90 else _FORWARD
+            table = _forward_hopper(score) if capability >= 90 else _FORWARD
         case Phase.BACKWARD_ROWS:
             return (Config(32, 32, 4, 1),)
         case Phase.BACKWARD_DIAGONAL:
-            return (DIAGONAL,)
+            return (diagonal_config(head_dim, itemsize),)
         case Phase.BACKWARD_QUERY | Phase.BACKWARD_KEY if itemsize >= 4:
             table = _BACKWARD_32_BIT
         case Phase.BACKWARD_QUERY:
@@ -93,3 +111,11 @@ def configs(phase: Phase, capability: int, head_dim: int, itemsize: int) -> tupl
         case Phase.BACKWARD_KEY:
             table = _BACKWARD_KEY
     return next(found for limit, found in table.items() if head_dim <= limit)
+
+
+def _forward_hopper(score: Expr | None) -> dict[int, tuple[Config, ...]]:
+    if score is None:
+        return _FORWARD_HOPPER
+    loads = (n for n in walk(score) if n.op is Op.LOAD)
+    by_pair = any(n.variables >= {"q", "kv"} for n in loads)
+    return _FORWARD_HOPPER_PAIR_LOADS if by_pair else _FORWARD_HOPPER_SCORE
