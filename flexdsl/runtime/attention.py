@@ -104,15 +104,33 @@ def attention(
     factor = validate.check_scale(scale, q.shape[3])
     offset = validate.check_q_offset(q_offset)
     backend = validate.check_backend(backend, q)
-    if compiling:
+    if not compiling:
+        out, lse = _eager(mask, score, factor, offset, backend, q, k, v)
+    elif operator_compiled.breaks_graph(mask, score):
+        out, lse = _outside_graphs(mask, score, factor, offset, backend, q, k, v)
+    else:
         call = (mask, score, factor, offset, TILE, backend)
         out, lse = operator_compiled.attention(*call, q, k, v)
-    else:
-        lengths = bind.Lengths(q.shape[0], q.shape[1], q.shape[2], k.shape[2], offset)
-        reading = bind.read(mask, score, lengths, q.device)
-        run = _reference if backend == "reference" else partial(_operate, backend)
-        out, lse = run(reading, factor, offset, q, k, v)
     return (out, lse) if return_lse else out
+
+
+def _eager(
+    mask: Any,
+    score: Any,
+    scale: float,
+    q_offset: int,
+    backend: str,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+) -> Pair:
+    lengths = bind.Lengths(q.shape[0], q.shape[1], q.shape[2], k.shape[2], q_offset)
+    reading = bind.read(mask, score, lengths, q.device)
+    run = _reference if backend == "reference" else partial(_operate, backend)
+    return run(reading, scale, q_offset, q, k, v)
+
+
+_outside_graphs = torch.compiler.disable(_eager)
 
 
 def _autocast(*tensors: Any) -> Any:
