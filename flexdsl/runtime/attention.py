@@ -106,8 +106,6 @@ def attention(
     backend = validate.check_backend(backend, q)
     if not compiling:
         out, lse = _eager(mask, score, factor, offset, backend, q, k, v)
-    elif operator_compiled.breaks_graph(mask, score):
-        out, lse = _outside_graphs(mask, score, factor, offset, backend, q, k, v)
     else:
         call = (mask, score, factor, offset, TILE, backend)
         out, lse = operator_compiled.attention(*call, q, k, v)
@@ -128,9 +126,6 @@ def _eager(
     reading = bind.read(mask, score, lengths, q.device)
     run = _reference if backend == "reference" else partial(_operate, backend)
     return run(reading, scale, q_offset, q, k, v)
-
-
-_outside_graphs = torch.compiler.disable(_eager)
 
 
 def _autocast(*tensors: Any) -> Any:

@@ -77,21 +77,10 @@ def _(handle: Tensor, text: str, count: int) -> Tensor:
     return handle.new_empty((count,))
 
 
-# Before 2.13, dynamo takes what it reads from a closure for a constant and guards nothing: a window
-# or a tensor that changes would be missed in silence. There, such a call breaks the graph.
-GUARDS_CLOSURES = tuple(int(n) for n in torch.__version__.split(".")[:2]) >= (2, 13)
-
-
-def breaks_graph(mask: Any, score: Any) -> bool:
-    """Has this call to run outside the graph, as this torch would miss changes of its captures?"""
-    if GUARDS_CLOSURES or torch.compiler.is_exporting():
-        return False
-    return any(isinstance(m, Mod) and _captures_something(m._make) for m in (mask, score))
-
-
 @_run_aside
-def _captures_something(make: Callable[[], Program]) -> bool:
-    return len(make().values) > 0
+def _is_exporting() -> bool:
+    """Asked aside: dynamo of torch 2.11 has its own answer, and says yes in every graph."""
+    return torch.compiler.is_exporting()
 
 
 def attention(
@@ -147,7 +136,7 @@ def read(value: Any, kind: Kind, device: torch.device) -> Reading:
     captures = {n: _tensor(follow(value._make, path), device) for n, path in paths}
     for n, tensor in captures.items():
         bind.check_device(n, name, tensor, device)
-    if torch.compiler.is_exporting():
+    if _is_exporting():
         return Reading(text, captures, _words(words))
     return Reading(text, captures, numbers(value.handle, text, len(words)))
 
