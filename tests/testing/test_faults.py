@@ -1,0 +1,279 @@
+"""Planted faults in the analysis, the executors and the kernels: `verify` finds each of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import flexdsl as fx
+from flexdsl import ir
+from flexdsl.analysis import derivative
+from flexdsl.codegen import Phase
+from flexdsl.errors import VerificationError
+from flexdsl.testing import verification
+from flexdsl.testing.reproduce import show_case
+from support.verification import STDLIB, found, program_in, treat_partial_as_full
+
+# --- planted faults ---------------------------------------------------------------------------
+
+
+def test_a_failing_case_is_the_first_one_of_the_next_run(monkeypatch):
+    seen = []
+    right = verification.allowed_pairs
+
+    def spied(subject, case):
+        seen.append(case)
+        return right(subject, case)
+
+    treat_partial_as_full(monkeypatch)
+    mask = fx.parse("q >= kv and kv % 7 != 3")
+    message = found(mask)
+    monkeypatch.setattr(verification, "allowed_pairs", spied)
+    assert found(mask) == message
+    assert show_case(seen[0]) in message
+
+
+def shift_live_bound(monkeypatch):
+    from flexdsl.analysis.closed_runs import Ends
+
+    right = Ends._tile_ends
+
+    def wrong(self, which):
+        low, high = right(self, which)
+        return low, high - (which == "live")
+
+    monkeypatch.setattr(Ends, "_tile_ends", wrong)
+
+
+def widen_full_bound(monkeypatch):
+    from flexdsl.analysis.closed_runs import Ends
+
+    right = Ends._tile_ends
+
+    def wrong(self, which):
+        low, high = right(self, which)
+        return low, high + (which == "full")
+
+    monkeypatch.setattr(Ends, "_tile_ends", wrong)
+
+
+def shift_transposed_bound(monkeypatch):
+    from flexdsl.analysis.closed_runs import Ends
+
+    right = Ends.of_rows
+
+    def wrong(self, b, h, rows):
+        low, high = right(self, b, h, rows)
+        return low + (self.outer == "kv"), high
+
+    monkeypatch.setattr(Ends, "of_rows", wrong)
+    tile_ends = Ends._tile_ends
+    monkeypatch.setattr(
+        Ends,
+        "_tile_ends",
+        lambda self, which: tuple(
+            x + (self.outer == "kv" and which == "live" and n == 0)
+            for n, x in enumerate(tile_ends(self, which))
+        ),
+    )
+
+
+def forget_offset_in_plan(monkeypatch):
+    from flexdsl.runtime import bind
+
+    right = bind.find_plan
+
+    def wrong(program, lengths, tile):
+        made = right(program, lengths, tile)
+        if program is None or not lengths.q_offset:
+            return made
+        return fx.plan(bind.from_program(program), made.q_len, made.kv_len, batch=made.batch,
+                       heads=made.heads, tile=tile)  # fmt: skip
+
+    monkeypatch.setattr(bind, "find_plan", wrong)
+
+
+def drop_last_partial_tile(monkeypatch):
+    from flexdsl.analysis.plan import BlockPlan
+    from flexdsl.runtime import slabs
+
+    class Wrong:
+        def __init__(self, plan):
+            self.plan, self.tile_shape, self.kv_len = plan, plan.tile_shape, plan.kv_len
+
+        def runs(self, b, h, tile):
+            runs = self.plan.runs(b, h, tile)
+            return runs[:-1] if runs and not runs[-1].full else runs
+
+    right = slabs.live_keys
+    assert BlockPlan.runs
+    monkeypatch.setattr(slabs, "live_keys", lambda plan, *at: right(Wrong(plan), *at))
+
+
+def exclude_not_in_backward(monkeypatch):
+    from flexdsl.runtime import cpu_backward
+
+    monkeypatch.setattr(cpu_backward, "exclude", lambda space, slab, scores: None)
+
+
+def miss_rescale(monkeypatch):
+    """Weights are relative to the largest of the first half of the keys, and never corrected."""
+    from flexdsl.runtime import cpu
+
+    right = cpu._softmax_
+
+    def wrong(scores):
+        half = scores[..., : max(1, scores.shape[-1] // 2)].amax(-1)
+        top = scores.amax(-1)
+        lse = right(scores)
+        off = torch.where((half > -math.inf) & (top > -math.inf), (half - top), 0.0)
+        return lse.add_(off)
+
+    monkeypatch.setattr(cpu, "_softmax_", wrong)
+
+
+def swap_heads(monkeypatch):
+    """Keys and values of another head, or batch."""
+    from flexdsl.runtime import cpu, cpu_backward
+
+    right = cpu.gather
+    for module in (cpu, cpu_backward):
+        monkeypatch.setattr(module, "gather", lambda x, slab: right(x.flip(0), slab))
+
+
+def number_heads_wrongly(monkeypatch):
+    from flexdsl.runtime.cpu import Workspace
+
+    right = Workspace.positions
+
+    def wrong(self, slab, columns=slice(None)):
+        return (at := right(self, slab, columns)) | {"h": at["h"] // self.q.shape[1]}
+
+    monkeypatch.setattr(Workspace, "positions", wrong)
+
+
+def forget_offset_in_executor(monkeypatch):
+    from flexdsl.runtime.cpu import Workspace
+
+    right = Workspace.positions
+
+    def wrong(self, slab, columns=slice(None)):
+        at = right(self, slab, columns)
+        return at | {"q": at["q"] - self.problem.q_offset}
+
+    monkeypatch.setattr(Workspace, "positions", wrong)
+
+
+def derive_as_identity(monkeypatch):
+    from flexdsl.runtime.cpu_score import ModifiedScores
+
+    monkeypatch.setattr(ModifiedScores, "pull_back", lambda self, dscores, totals: dscores)
+
+
+def forget_delta(monkeypatch):
+    from flexdsl.runtime import cpu_backward
+
+    right = cpu_backward._incoming
+
+    def wrong(*arguments):
+        incoming = right(*arguments)
+        return replace(incoming, delta=torch.zeros_like(incoming.delta))
+
+    monkeypatch.setattr(cpu_backward, "_incoming", wrong)
+
+
+def miscount_pairs(monkeypatch):
+    from flexdsl.analysis.closed_runs import Ends
+
+    right = Ends.row_counts
+    monkeypatch.setattr(
+        Ends, "row_counts", lambda self: (np.minimum(counts, 30) for counts in right(self))
+    )
+
+
+def evaluate_less_wrongly(monkeypatch):
+    """On tensors only: the executor and the reference agree, and the function does not."""
+    from flexdsl.ir import Op
+    from flexdsl.runtime import evaluate
+
+    monkeypatch.setitem(evaluate.TORCH, Op.TANH, torch.sin)
+
+
+def drop_runs_of_tables(monkeypatch):
+    from flexdsl.analysis.table import RunTable
+
+    right = RunTable.runs
+    monkeypatch.setattr(RunTable, "runs", lambda self, row: right(self, row)[:2])
+
+
+WINDOW = STDLIB["sinks"]
+FAULTS = {
+    shift_live_bound: WINDOW,
+    widen_full_bound: WINDOW,
+    shift_transposed_bound: STDLIB["causal"],
+    forget_offset_in_plan: WINDOW,
+    drop_last_partial_tile: WINDOW,
+    treat_partial_as_full: WINDOW,
+    exclude_not_in_backward: WINDOW,
+    miss_rescale: WINDOW,
+    swap_heads: STDLIB["causal"],
+    number_heads_wrongly: STDLIB["alibi"],
+    forget_offset_in_executor: WINDOW,
+    derive_as_identity: STDLIB["softcap"],
+    forget_delta: STDLIB["softcap"],
+    miscount_pairs: STDLIB["causal"],
+    evaluate_less_wrongly: STDLIB["softcap"],
+    drop_runs_of_tables: fx.mask_mod(lambda b, h, q, kv: (q // 3) % 2 == (kv // 3) % 2),
+}
+
+
+@pytest.mark.parametrize("plant", FAULTS, ids=lambda f: f.__name__)
+def test_a_planted_fault_is_found(plant, monkeypatch):
+    plant(monkeypatch)
+    message = found(FAULTS[plant])
+    print(message)
+    assert "parse_with(" in message
+    with pytest.raises(VerificationError):
+        exec(program_in(message), {})
+
+
+# --- faults of generated kernels, under the interpreter or on the GPU -------------------------
+
+KERNEL_FAULTS = {
+    "no rescale": ("rescale = tl.exp2(", "rescale = 1.0 + 0.0 * tl.exp2("),
+    "loop ends early": ("tl.range(full_stop, stop)", "tl.range(full_stop, stop - 1)"),
+    "full tiles end late": ("full_start, tl.minimum(tl.max", "full_start, 1 + tl.minimum(tl.max"),
+    "mask not applied": ("tl.where(allowed & ", "tl.where("),
+    "other head": ("kv_head = h // group", "kv_head = (heads - 1 - h) // group"),
+}
+
+
+@pytest.fixture
+def new_kernels(monkeypatch):
+    from flexdsl.runtime import launch
+
+    monkeypatch.setattr(launch, "_KERNELS", {})
+    return launch
+
+
+@pytest.mark.parametrize("fault", KERNEL_FAULTS)
+def test_a_fault_in_the_text_of_a_kernel_is_found(fault, new_kernels, monkeypatch):
+    right, (old, new) = new_kernels.GENERATORS[Phase.FORWARD], KERNEL_FAULTS[fault]
+
+    def wrong(spec):
+        kernel = right(spec)
+        assert old in kernel.source
+        return replace(kernel, source=kernel.source.replace(old, new))
+
+    monkeypatch.setitem(new_kernels.GENERATORS, Phase.FORWARD, wrong)
+    assert "on backend 'triton'" in found("q >= kv and q - kv < 100", backend="triton")
+
+
+def test_a_wrong_derivative_in_a_kernel_is_found(new_kernels, monkeypatch):
+    one = ir.const(1.0)
+    monkeypatch.setitem(derivative._RULES, ir.Op.TANH, lambda node: (one,))
+    assert "dq" in found(STDLIB["softcap"], backend="triton")
