@@ -200,6 +200,15 @@ def load_rows(block: Block, axis: str) -> None:
         _load_row(block, name, axis)
 
 
+def write_d_weights(block: Block, spec: KernelSpec) -> None:
+    """Write dP of a query tile and a key tile, whose values are loaded here."""
+    for i, (offset, width) in enumerate(pieces(spec.value_dim)):
+        load = load_piece("value", "b, kv_head, kv_start", "BLOCK_N", offset, width)
+        block.line(f"value_tile = {load}")
+        so_far = "" if i == 0 else "d_weights, "
+        block.line(f"d_weights = tl.dot(d_out_tile_{i}, value_tile.T, {so_far}{IEEE})")
+
+
 def _query_tile(
     loop: Loop, spec: KernelSpec, sums: list[Sum], lowering: Lowering, outer: Scope
 ) -> None:
@@ -210,11 +219,7 @@ def _query_tile(
         write_key_positions(body, spec, "None, :")
     scope = tile_scope(body, outer, "kv")
     slope, *factors = write_pair_weights(loop, spec, sums, lowering, scope, "(key_index < kv_len)")
-    for i, (offset, width) in enumerate(pieces(spec.value_dim)):
-        load = load_piece("value", "b, kv_head, kv_start", "BLOCK_N", offset, width)
-        body.line(f"value_tile = {load}")
-        so_far = "" if i == 0 else "d_weights, "
-        body.line(f"d_weights = tl.dot(d_out_tile_{i}, value_tile.T, {so_far}{IEEE})")
+    write_d_weights(body, spec)
     _write_d_scores(body, slope, factors, sums, lowering, scope)
     for i in range(len(pieces(spec.head_dim))):
         _accumulate(body, f"d_query_tile_{i}", "d_scores", f"key_tile_{i}")

@@ -14,18 +14,17 @@ from .backward import (
     arguments_of,
     load_rows,
     load_tiles,
+    write_d_weights,
     write_pair_weights,
     write_row_pointers,
 )
 from .forward import write_scores
-from .kernel import Kernel, KernelSpec, Role, pieces
+from .kernel import Kernel, KernelSpec, Role
 from .learned import Sum, sums_of, write_additions, write_zeros
 from .loops import KEYS, Loop, write_is_live
 from .lower import Lowering, Scope
 from .module import write_module
 from .tiles import (
-    IEEE,
-    load_piece,
     names_of_kernel,
     tile_scope,
     write_key_positions,
@@ -92,11 +91,7 @@ def _tile(body: Block, spec: KernelSpec, sums: list[Sum], lowering: Lowering, ou
     scope = tile_scope(body, outer, "kv")
     loop = Loop(body, masked=True)
     _, *factors = write_pair_weights(loop, spec, sums, lowering, scope, "(key_index < kv_len)")
-    for i, (offset, width) in enumerate(pieces(spec.value_dim)):
-        load = load_piece("value", "b, kv_head, kv_start", "BLOCK_N", offset, width)
-        body.line(f"value_tile = {load}")
-        so_far = "" if i == 0 else "d_weights, "
-        body.line(f"d_weights = tl.dot(d_out_tile_{i}, value_tile.T, {so_far}{IEEE})")
+    write_d_weights(body, spec)
     body.line("d_modified = weights * (d_weights - delta_of_row)")
     write_additions(body, sums, factors, lowering, scope)
 
