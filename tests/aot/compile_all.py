@@ -1,6 +1,6 @@
 """Compile variants for targets in a process without Triton's interpreter; print facts as JSON.
 
-Usage: python -m tests.aot.compile_all VARIANT@TARGET@DTYPE ...
+Usage: python -m tests.aot.compile_all VARIANT@TARGET@DTYPE[@PHASE] ...
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tests.codegen.variants import VARIANTS
 
 def facts(job: str) -> dict[str, object]:
     """What the assembly of one kernel shows."""
-    name, target, dtype = job.split("@")
+    name, target, dtype, *phase = job.split("@")
     variant = VARIANTS[name]
     compiled = compile_kernel(
         variant.mask,
@@ -24,6 +24,7 @@ def facts(job: str) -> dict[str, object]:
         dtype=dtype,
         head_dim=variant.head_dim,
         value_dim=variant.value_dim,
+        phase=phase[0] if phase else "forward",
     )
     text = compiled.stages["ptx" if target.startswith("cuda") else "amdgcn"]
     assert isinstance(text, str)

@@ -19,6 +19,9 @@ SOME = ("causal", "sinks", "document", "softcap")
 OTHERS = ("cuda:80", "cuda:100", "hip:gfx942")
 JOBS = [f"{name}@cuda:90@bf16" for name in VARIANTS]
 JOBS += [f"{name}@{target}@fp16" for name in SOME for target in OTHERS]
+BACKWARD = ("backward_rows", "backward_query", "backward_key")
+JOBS += [f"softcap@cuda:90@bf16@{phase}" for phase in BACKWARD]
+JOBS += [f"document@{target}@fp16@{phase}" for target in OTHERS for phase in BACKWARD[1:]]
 JOBS += ["causal@cuda:80@fp32", "causal@cuda:90@fp32", "causal_192_128@hip:gfx942@bf16"]
 
 
@@ -40,6 +43,12 @@ def test_machine_code(job: str, compiled: dict[str, dict[str, Any]]) -> None:
 def test_hopper_uses_its_own_instructions(compiled: dict[str, dict[str, Any]]) -> None:
     for name in VARIANTS.keys() - {"nothing"}:
         facts = compiled[f"{name}@cuda:90@bf16"]
+        assert facts["wgmma"] > 0 and facts["mma"] == 0 and facts["tma_loads"] > 2, facts
+
+
+def test_backward_on_hopper_uses_its_own_instructions(compiled: dict[str, dict[str, Any]]) -> None:
+    for phase in ("backward_query", "backward_key"):
+        facts = compiled[f"softcap@cuda:90@bf16@{phase}"]
         assert facts["wgmma"] > 0 and facts["mma"] == 0 and facts["tma_loads"] > 2, facts
 
 
