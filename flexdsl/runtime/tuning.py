@@ -62,7 +62,7 @@ _FORWARD_32_BIT = {
 _BACKWARD_QUERY = {
     64: (Config(64, 64, 4, 3), Config(64, 64, 4, 2), Config(64, 32, 4, 2)),
     128: (Config(64, 64, 4, 2), Config(64, 32, 4, 2)),
-    256: (Config(64, 64, 8, 1), Config(64, 32, 4, 1), Config(32, 32, 4, 1)),
+    256: (Config(64, 64, 8, 2), Config(64, 32, 4, 2), Config(32, 32, 4, 2)),
 }
 # dK and dV: D 128 (64, 64, 4, 2) 463 TFLOP/s, (64, 128, 8, 2) 440; D 64 (128, 64, 4, 2) 535,
 # (128, 64, 4, 3) 389, (64, 64, 4, 3) 331. Never (64, 64, 4, 1), though it is 3 % faster: there
@@ -70,7 +70,7 @@ _BACKWARD_QUERY = {
 _BACKWARD_KEY = {
     64: (Config(128, 64, 4, 2), Config(64, 64, 4, 2), Config(32, 64, 4, 2)),
     128: (Config(64, 64, 4, 2), Config(32, 64, 4, 2)),
-    256: (Config(32, 64, 8, 1), Config(32, 32, 4, 1)),
+    256: (Config(32, 64, 8, 2), Config(32, 32, 4, 2)),
 }
 _BACKWARD_32_BIT = {
     64: (Config(32, 32, 4, 2), Config(32, 32, 4, 1)),
