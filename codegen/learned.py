@@ -83,14 +83,10 @@ def write_stores(block: Block, sums: list[Sum], lowering: Lowering, at: str, ins
 
 def _offset(item: Sum, lowering: Lowering, scope: Scope) -> str:
     """The pointers to the elements of the gradient that a tile's pairs loaded."""
-    node, name = item.load.node, item.load.capture
+    node = item.load.node
     assert isinstance(node.attribute, Capture)
-    parts = [lowering.argument(Role.GRADIENT, name, 0, f"d_{name}")]
-    for axis, index in enumerate(lowering.lower(node.args, scope)):
-        length = lowering.argument(Role.LENGTH, name, axis, f"{name}_length_{axis}")
-        stride = lowering.argument(Role.GRADIENT_STRIDE, name, axis, f"d_{name}_stride_{axis}")
-        inside = f"tl.minimum(tl.maximum({index}, 0), {length} - 1)"
-        wide = ".to(tl.int64)" if node.attribute in lowering.wide else ""
-        parts.append(f"{inside}{wide} * {stride}")
+    indices = lowering.lower(node.args, scope)
+    roles = (Role.GRADIENT, Role.GRADIENT_STRIDE)
+    pointer = lowering.pointer(node.attribute, indices, True, roles, "d_")
     # The zeros make one pointer for each pair, also where the index is the same for several.
-    return " + ".join([*parts, "tl.zeros([BLOCK_M, BLOCK_N], tl.int32)"])
+    return f"{pointer} + tl.zeros([BLOCK_M, BLOCK_N], tl.int32)"

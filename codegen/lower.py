@@ -225,20 +225,38 @@ class Lowering:
             return inverse, ATOM
         return f"{_at(self._find(dividend, scope), TERM)} * {inverse}", TERM
 
+    def pointer(
+        self,
+        capture: Capture,
+        indices: Iterable[str],
+        clamped: bool,
+        roles: tuple[Role, Role] = (Role.CAPTURE, Role.STRIDE),
+        prefix: str = "",
+    ) -> str:
+        """The source of a pointer to an element of a captured tensor, or of its gradient.
+
+        Args:
+            indices: source of an index for each dimension.
+            clamped: hold each index inside the tensor.
+            roles: of the tensor's pointer and of its strides.
+            prefix: before the names of both.
+        """
+        name = f"{prefix}{capture.name}"
+        parts = [self.argument(roles[0], capture.name, 0, name)]
+        for axis, index in enumerate(indices):
+            if clamped:
+                length = f"{capture.name}_length_{axis}"
+                length = self.argument(Role.LENGTH, capture.name, axis, length)
+                index = f"tl.minimum(tl.maximum({index}, 0), {length} - 1)"
+            stride = self.argument(roles[1], capture.name, axis, f"{name}_stride_{axis}")
+            wide = ".to(tl.int64)" if capture in self.wide else ""
+            parts.append(f"({index}){wide} * {stride}")
+        return " + ".join(parts)
+
     def _load(self, node: Expr, indices: list[str]) -> Text:
         capture = node.attribute
         assert isinstance(capture, Capture)
-        name = capture.name
-        pointer = self.argument(Role.CAPTURE, name)
-        offset = [pointer]
-        for axis, index in enumerate(indices):
-            if node in self.clamped:
-                length = self.argument(Role.LENGTH, name, axis, f"{name}_length_{axis}")
-                index = f"tl.minimum(tl.maximum({index}, 0), {length} - 1)"
-            stride = self.argument(Role.STRIDE, name, axis, f"{name}_stride_{axis}")
-            wide = ".to(tl.int64)" if capture in self.wide else ""
-            offset.append(f"({index}){wide} * {stride}" if wide else f"({index}) * {stride}")
-        text = f"tl.load({' + '.join(offset)})"
+        text = f"tl.load({self.pointer(capture, indices, node in self.clamped)})"
         match capture.dtype:
             case DType.F32 | DType.I32 | DType.I64:
                 return text, ATOM

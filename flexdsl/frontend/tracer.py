@@ -43,7 +43,6 @@ class Tracer:
 
     Attributes:
         decisions: the conditions met so far on this path and the way each one went.
-        planned: how many of `decisions` were given from outside: a path to follow.
         values: number or tensor of each parameter and capture, by its name in the expression.
         names: the name of each captured thing, by the identity of what holds it.
         alive: what is known by its identity, which must not be freed meanwhile.
@@ -53,7 +52,6 @@ class Tracer:
     """
 
     decisions: list[tuple[Expr, bool]] = field(default_factory=list[tuple[Expr, bool]])
-    planned: int = 0
     values: dict[str, Any] = field(default_factory=dict[str, Any])
     names: dict[tuple[int, str | None], str] = field(
         default_factory=dict[tuple[int, str | None], str]
@@ -66,7 +64,7 @@ class Tracer:
 
     def restart(self, path: list[tuple[Expr, bool]]) -> None:
         """Follow `path` from the beginning, then take every new condition as true."""
-        self.decisions, self.planned, self._position = list(path), len(path), 0
+        self.decisions, self._position = list(path), 0
 
     def decide(self, condition: Expr) -> bool:
         """Which way `condition` goes on this path."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -58,7 +58,7 @@ class Call:
     sums: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     gradients: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
-    @property
+    @cached_property
     def values(self) -> dict[str, Any]:
         """Parameters and captures of mask and score, by name."""
         return {**self.bound.mask_values, **self.bound.score_values}
