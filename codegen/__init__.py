@@ -6,6 +6,7 @@
         lower.py   the mask and the score modification as Triton expressions
         module.py  the module around a kernel
         writer.py  lines, blocks and names
+        hopper/    the same for Hopper GPUs, in Gluon
     programs   --unbound--> Kernel      for calls that are not known yet
 
 Text in, text out: nothing here compiles, launches or imports torch and triton. A kernel lists its
@@ -14,13 +15,15 @@ own arguments (`kernel.py`), and the runtime and the ahead-of-time builder pass 
 
 from .backward import generate_backward_key, generate_backward_query
 from .forward import generate_forward
-from .kernel import Argument, Kernel, KernelSpec, Role, heavy_last, pieces
+from .hopper import reason_not_covered
+from .kernel import Argument, Kernel, KernelSpec, Language, Role, heavy_last, pieces
 from .unbound import Phase, generate_unbound, parse_phase, unbound_spec
 
 __all__ = [
     "Argument",
     "Kernel",
     "KernelSpec",
+    "Language",
     "Phase",
     "Role",
     "generate_backward_key",
@@ -30,5 +33,6 @@ __all__ = [
     "heavy_last",
     "parse_phase",
     "pieces",
+    "reason_not_covered",
     "unbound_spec",
 ]

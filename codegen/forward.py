@@ -56,7 +56,13 @@ def generate_forward(spec: KernelSpec) -> Kernel:
 
 def write_query_tile(body: Block, spec: KernelSpec) -> None:
     """Write which query tile the program has, and the positions of its rows."""
-    body.line("program = tl.program_id(0)")
+    write_query_program(body, spec, "tl")
+    write_row_positions(body, spec, ":, None")
+
+
+def write_query_program(body: Block, spec: KernelSpec, language: str) -> None:
+    """Write which query tile the program has, and the positions of its first and last row."""
+    body.line(f"program = {language}.program_id(0)")
     if spec.heavy_last:
         body.comment("The last rows have the most keys: they start first.")
         body.line("q_tile = q_tiles - 1 - program % q_tiles")
@@ -67,8 +73,7 @@ def write_query_tile(body: Block, spec: KernelSpec) -> None:
     body.line("kv_head = h // group")
     body.line("q_start = q_tile * BLOCK_M")
     body.line("q_first = q_offset + q_start")
-    body.line("q_last = q_offset + tl.minimum(q_start + BLOCK_M, q_len) - 1")
-    write_row_positions(body, spec, ":, None")
+    body.line(f"q_last = q_offset + {language}.minimum(q_start + BLOCK_M, q_len) - 1")
 
 
 def write_scores(body: Block, spec: KernelSpec) -> None:

@@ -17,10 +17,19 @@ from flexdsl.ir import Capture, Expr, Op, Program
 SOURCE_NOTE = "    source: "
 
 
+class Language(Enum):
+    """What a kernel is written in: portable Triton, or Gluon for one kind of GPU."""
+
+    TRITON = "triton"
+    GLUON = "gluon"
+
+
 class Role(Enum):
     """What the caller passes for an argument; `name` and `index` of the argument say which."""
 
-    DESCRIPTOR = "descriptor of a tensor [B, H, L, D]; blocks of `index` elements of the head"
+    DESCRIPTOR = (
+        "descriptor of a tensor [B, H, L, D]; blocks of `rows` by `index` elements of a head"
+    )
     ROWS = "pointer to one float32 number a query row, [B, Hq, Lq]"
     SCALE = "float32 scale of the scores"
     SIZE = "int32: a length or a count, by name"
@@ -44,12 +53,14 @@ class Argument:
         role: what it is.
         of: the tensor, parameter, capture or size that it belongs to.
         index: a width or a dimension, as the role says.
+        rows: rows of a descriptor's block: a number, or the name of a compile-time constant.
     """
 
     name: str
     role: Role
     of: str
     index: int = 0
+    rows: int | str = 0
 
 
 @dataclass(frozen=True)
@@ -89,12 +100,16 @@ class Kernel:
     Attributes:
         source: the text of a Python module.
         entry: the name of the kernel in it.
-        arguments: its run-time arguments; the compile-time ones, BLOCK_M and BLOCK_N, follow.
+        arguments: its run-time arguments; the compile-time ones follow.
+        constants: names of the compile-time arguments.
+        language: what it is written in.
     """
 
     source: str
     entry: str
     arguments: tuple[Argument, ...]
+    constants: tuple[str, ...] = ("BLOCK_M", "BLOCK_N")
+    language: Language = Language.TRITON
 
     @property
     def digest(self) -> str:

@@ -51,6 +51,9 @@ class Axis:
     outer_tile: str
 
 
+# A run of tiles: names of its first tile and of the one after its last.
+Segment = tuple[str, str]
+
 KEYS = Axis("kv_tile", "kv_len", "BLOCK_N", "", "q_tile")
 QUERIES = Axis("q_tile", "q_len", "BLOCK_M", " - q_offset", "kv_tile")
 
@@ -112,6 +115,25 @@ def write_is_live(axis: Axis, spec: KernelSpec, lowering: Lowering, scope: Scope
     return " | ".join(inside) or "False"
 
 
+def write_segments(
+    axis: Axis, form: ClosedForm, lowering: Lowering, scope: Scope
+) -> tuple[list[Segment], list[Segment]]:
+    """Write the tile ranges of a closed form.
+
+    Returns:
+        The segments of masked tiles, and those of full tiles. No tile is in two of them.
+    """
+    ranges = [_tile_range(axis, i, n, lowering, scope) for n, i in _ordered(form)]
+    _make_disjoint(ranges, lowering, scope.block)
+    masked = [
+        segment
+        for r in ranges
+        for segment in ((r.start, r.full_start), (r.full_stop, r.stop))
+        if not (r.from_zero and segment[0] == r.start)
+    ]
+    return masked, [(r.full_start, r.full_stop) for r in ranges]
+
+
 def _closed_form_loops(
     axis: Axis,
     spec: KernelSpec,
@@ -120,15 +142,7 @@ def _closed_form_loops(
     scope: Scope,
     block: Block,
 ) -> Iterator[Loop]:
-    ranges = [_tile_range(axis, i, n, lowering, scope) for n, i in _ordered(form)]
-    _make_disjoint(ranges, scope.block)
-    full = [(r.full_start, r.full_stop) for r in ranges]
-    masked = [
-        segment
-        for r in ranges
-        for segment in ((r.start, r.full_start), (r.full_stop, r.stop))
-        if not (r.from_zero and segment[0] == r.start)
-    ]
+    masked, full = write_segments(axis, form, lowering, scope)
     for segments, is_masked, title in (
         (full, False, "Full tiles: every pair is allowed."),
         (masked, True, "Masked tiles: the mask is looked at, and the end of the axis."),
@@ -167,7 +181,7 @@ def _tile_range(
     return Range(start, full_start, full_stop, stop, _from_zero(interval))
 
 
-def _make_disjoint(ranges: list[Range], block: Block) -> None:
+def _make_disjoint(ranges: list[Range], lowering: Lowering, block: Block) -> None:
     """Write what sorts the ranges by their start and cuts each where the one before it ends.
 
     A range that begins at tile 0 by its form stands first already.
@@ -175,20 +189,21 @@ def _make_disjoint(ranges: list[Range], block: Block) -> None:
     if len(ranges) < 2:
         return
     block.comment("In ascending order, none beginning before the one before it ends.")
+    where = f"{lowering.language}.where"
     first = sum(r.from_zero for r in ranges)
     for end in range(len(ranges) - 1, first, -1):
         for a, b in pairwise(ranges[first : end + 1]):
             block.line(f"swap = {a.start} > {b.start}")
             for x, y in zip(a.names, b.names, strict=True):
-                block.line(f"{x}, {y} = tl.where(swap, {y}, {x}), tl.where(swap, {x}, {y})")
+                block.line(f"{x}, {y} = {where}(swap, {y}, {x}), {where}(swap, {x}, {y})")
     for before, after in pairwise(ranges):
         for name in after.names:
-            block.line(f"{name} = tl.maximum({name}, {before.stop})")
+            block.line(f"{name} = {lowering.language}.maximum({name}, {before.stop})")
 
 
 def _counted_loop(
     axis: Axis,
-    segments: list[tuple[str, str]],
+    segments: list[Segment],
     masked: bool,
     lowering: Lowering,
     block: Block,
@@ -212,7 +227,7 @@ def _counted_loop(
         yield Loop(body, masked)
 
 
-def _shift(segments: list[tuple[str, str]], ends: list[str], step: str) -> str:
+def _shift(segments: list[Segment], ends: list[str], step: str) -> str:
     """What to add to `step` to get the tile, by the segment that it falls into."""
     shift = f"{segments[-1][0]} - {ends[-2]}"
     for i in range(len(segments) - 2, -1, -1):

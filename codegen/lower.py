@@ -18,20 +18,20 @@ from .kernel import Argument, Role
 from .writer import Block, Names
 
 _CALLS = {
-    Op.MIN: "tl.minimum",
-    Op.MAX: "tl.maximum",
-    Op.ABS: "tl.abs",
-    Op.WHERE: "tl.where",
-    Op.EXP: "tl.exp",
-    Op.EXP2: "tl.exp2",
-    Op.LOG: "tl.log",
-    Op.LOG2: "tl.log2",
-    Op.SQRT: "tl.sqrt",
-    Op.RSQRT: "tl.rsqrt",
-    Op.SIN: "tl.sin",
-    Op.COS: "tl.cos",
-    Op.SIGMOID: "tl.sigmoid",
-    Op.FLOOR: "tl.floor",
+    Op.MIN: "minimum",
+    Op.MAX: "maximum",
+    Op.ABS: "abs",
+    Op.WHERE: "where",
+    Op.EXP: "exp",
+    Op.EXP2: "exp2",
+    Op.LOG: "log",
+    Op.LOG2: "log2",
+    Op.SQRT: "sqrt",
+    Op.RSQRT: "rsqrt",
+    Op.SIN: "sin",
+    Op.COS: "cos",
+    Op.SIGMOID: "sigmoid",
+    Op.FLOOR: "floor",
     Op.TANH: "tanh",
     Op.FLOORDIV: "floor_div",
     Op.MOD: "floor_mod",
@@ -48,6 +48,12 @@ def tanh(x):
     e = tl.exp2(-2.8853900817779268 * tl.abs(x))
     t = (1.0 - e) / (1.0 + e)
     return tl.where(x < 0, -t, t)
+''',
+    "sigmoid": '''\
+@triton.jit
+def sigmoid(x):
+    """1 / (1 + exp(-x))."""
+    return 1.0 / (1.0 + tl.exp2(-1.4426950408889634 * x))
 ''',
     "floor_div": '''\
 @triton.jit
@@ -96,6 +102,7 @@ class Lowering:
         arguments: the parameters and captures met so far, as arguments of the kernel.
         helpers: names of the helper functions met so far.
         inverses: names of the inverses of scalar divisors, computed before the loops.
+        language: the module of Triton's functions: "tl", or "gl" in a Gluon kernel.
     """
 
     names: Names
@@ -106,6 +113,7 @@ class Lowering:
     )
     helpers: set[str] = field(default_factory=set[str])
     inverses: dict[Expr, str] = field(default_factory=dict[Expr, str])
+    language: str = "tl"
 
     def lower(self, roots: Iterable[Expr], scope: Scope, name: str = "") -> list[str]:
         """Compute `roots` in `scope` and return the source of each.
@@ -176,7 +184,7 @@ class Lowering:
         args = [self._find(a, scope) for a in node.args]
         match node.op:
             case Op.CONST:
-                return _constant(node)
+                return _constant(node, self.language)
             case Op.VAR:
                 return scope.variables[str(node.attribute)], ATOM
             case Op.PARAM:
@@ -188,15 +196,17 @@ class Lowering:
             case Op.DIV if not node.args[1].variables & {"kv", "q", "score"}:
                 return self._over_scalar(node, scope)
             case Op.TO_FLOAT:
-                return f"({args[0][0]}).to(tl.float32)", ATOM
+                return f"({args[0][0]}).to({self.language}.float32)", ATOM
             case Op.TO_INDEX:
-                return f"({args[0][0]}).to(tl.int32)", ATOM
+                return f"({args[0][0]}).to({self.language}.int32)", ATOM
             case Op.FLOORDIV | Op.MOD if _non_negative(node.args[0]) and _positive(node.args[1]):
                 pass  # rounding toward zero is rounding down
             case op if op in _CALLS:
                 name = _CALLS[op]
                 if name in HELPERS:
                     self.helpers.add(name)
+                else:
+                    name = f"{self.language}.{name}"
                 return f"{name}({', '.join(t for t, _ in args)})", ATOM
         info = OPS[node.op]
         symbol, precedence = _INFIX.get(node.op, (info.symbol, info.precedence))
@@ -247,29 +257,32 @@ class Lowering:
             if clamped:
                 length = f"{capture.name}_length_{axis}"
                 length = self.argument(Role.LENGTH, capture.name, axis, length)
-                index = f"tl.minimum(tl.maximum({index}, 0), {length} - 1)"
+                index = f"{self.language}.maximum({index}, 0)"
+                index = f"{self.language}.minimum({index}, {length} - 1)"
             stride = self.argument(roles[1], capture.name, axis, f"{name}_stride_{axis}")
-            wide = ".to(tl.int64)" if capture in self.wide else ""
+            wide = f".to({self.language}.int64)" if capture in self.wide else ""
             parts.append(f"({index}){wide} * {stride}")
         return " + ".join(parts)
 
     def _load(self, node: Expr, indices: list[str]) -> Text:
         capture = node.attribute
         assert isinstance(capture, Capture)
-        text = f"tl.load({self.pointer(capture, indices, node in self.clamped)})"
+        text = f"{self.language}.load({self.pointer(capture, indices, node in self.clamped)})"
         match capture.dtype:
             case DType.F32 | DType.I32 | DType.I64:
                 return text, ATOM
             case DType.BOOL:
                 return f"({text} != 0)", ATOM
         kind = "float32" if capture.dtype.type is Type.FLOAT else "int32"
-        return f"{text}.to(tl.{kind})", ATOM
+        return f"{text}.to({self.language}.{kind})", ATOM
 
 
-def _constant(node: Expr) -> Text:
+def _constant(node: Expr, language: str) -> Text:
     value = node.attribute
     if isinstance(value, bool):
         # A tensor, so that `~` and `&` mean logic.
+        if language == "gl":
+            return f"gl.to_tensor({value})", ATOM
         return f"tl.full([1, 1], {value}, tl.int1)", ATOM
     if isinstance(value, float) and (value != value or value in (float("inf"), -float("inf"))):
         return f'float("{value}")', ATOM

@@ -5,7 +5,7 @@ Where they stand and what becomes of them is for the file of each kernel.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from flexdsl.ir import Op, walk
 
@@ -21,8 +21,9 @@ _RESERVED = frozenset(
     """triton tl b h q kv score kv_head q_tile kv_tile program q_start kv_start q_first q_last
     kv_first kv_last row key_index max_log2 total scores weights new_max shift rescale run
     run_start run_stop first_run full_end last_run row_of_runs swap dead scale BLOCK_M BLOCK_N
-    LOG2E LN2 tanh floor_div floor_mod tile_range forward backward_query backward_key first_row
-    d_weights d_scores lse lse_row logsumexp lse_log2 delta member lse_log2_of_row delta_of_row
+    LOG2E LN2 tanh sigmoid floor_div floor_mod tile_range forward backward_query backward_key
+    first_row d_weights d_scores lse lse_row logsumexp lse_log2 delta member
+    lse_log2_of_row delta_of_row
     lse_log2_rows delta_rows d_modified first_key key_of_sum at out_tile value_tile
     diagonal diagonals first last backward_diagonal difference column live
     """.split()  # noqa: SIM905
@@ -33,16 +34,33 @@ _NUMBERED = (
 )
 
 
-def names_of_kernel(arguments: Iterable[Argument]) -> Names:
-    """Names with everything taken that the kernel's own lines use."""
+# Rows of the blocks of each tensor, in the portable kernels.
+ROWS_OF_BLOCKS: Mapping[str, str] = {
+    **dict.fromkeys(("query", "out", "d_out", "d_query"), "BLOCK_M"),
+    **dict.fromkeys(("key", "value", "d_key", "d_value"), "BLOCK_N"),
+}
+
+
+def names_of_kernel(arguments: Iterable[Argument], others: Iterable[str] = ()) -> Names:
+    """Names with everything taken that the kernel's own lines use.
+
+    Args:
+        others: names that only this kernel's lines use.
+    """
     numbered = (f"{name}_{i}" for name in _NUMBERED for i in range(8))
-    return Names({*_RESERVED, *SIZES, *numbered, *(a.name for a in arguments)})
+    return Names({*_RESERVED, *SIZES, *numbered, *(a.name for a in arguments), *others})
 
 
-def descriptors(tensors: dict[str, int]) -> list[Argument]:
-    """The descriptors of tensors, given by name with their head dimension: one for each width."""
+def descriptors(
+    tensors: dict[str, int], rows: Mapping[str, int | str] = ROWS_OF_BLOCKS
+) -> list[Argument]:
+    """The descriptors of tensors, given by name with their head dimension: one for each width.
+
+    Args:
+        rows: of a block of each tensor.
+    """
     return [
-        Argument(f"{tensor}_{width}", Role.DESCRIPTOR, tensor, width)
+        Argument(f"{tensor}_{width}", Role.DESCRIPTOR, tensor, width, rows[tensor])
         for tensor, dim in tensors.items()
         for width in dict.fromkeys(w for _, w in pieces(dim))
     ]

@@ -15,7 +15,8 @@ from flexdsl.ir import Op, Program, rename_apart, walk
 from .backward import generate_backward_key, generate_backward_query
 from .diagonal import generate_backward_diagonal
 from .forward import generate_forward
-from .kernel import Kernel, KernelSpec, heavy_last
+from .hopper import generate_forward as generate_hopper_forward
+from .kernel import Kernel, KernelSpec, Language, heavy_last
 from .rows import generate_backward_rows
 
 
@@ -42,11 +43,12 @@ def parse_phase(name: str) -> Phase:
 
 
 GENERATORS = {
-    Phase.FORWARD: generate_forward,
-    Phase.BACKWARD_ROWS: generate_backward_rows,
-    Phase.BACKWARD_QUERY: generate_backward_query,
-    Phase.BACKWARD_KEY: generate_backward_key,
-    Phase.BACKWARD_DIAGONAL: generate_backward_diagonal,
+    (Phase.FORWARD, Language.TRITON): generate_forward,
+    (Phase.BACKWARD_ROWS, Language.TRITON): generate_backward_rows,
+    (Phase.BACKWARD_QUERY, Language.TRITON): generate_backward_query,
+    (Phase.BACKWARD_KEY, Language.TRITON): generate_backward_key,
+    (Phase.BACKWARD_DIAGONAL, Language.TRITON): generate_backward_diagonal,
+    (Phase.FORWARD, Language.GLUON): generate_hopper_forward,
 }
 
 
@@ -79,6 +81,7 @@ def generate_unbound(
     head_dim: int,
     value_dim: int,
     phase: Phase = Phase.FORWARD,
+    language: Language = Language.TRITON,
 ) -> Kernel:
     """The kernel of `phase` for this mask and score, whatever the lengths."""
-    return GENERATORS[phase](unbound_spec(mask, score, head_dim, value_dim, phase))
+    return GENERATORS[phase, language](unbound_spec(mask, score, head_dim, value_dim, phase))

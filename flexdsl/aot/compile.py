@@ -11,13 +11,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from flexdsl.aot.targets import Target, parse_target
-from flexdsl.codegen import Argument, Kernel, KernelSpec, Role, parse_phase, unbound_spec
-from flexdsl.codegen.module import TENSORS_OF_ROWS
+from flexdsl.codegen import (
+    Argument,
+    Kernel,
+    KernelSpec,
+    Language,
+    Role,
+    parse_phase,
+    reason_not_covered,
+    unbound_spec,
+)
 from flexdsl.codegen.unbound import GENERATORS
 from flexdsl.errors import ArgumentError, BackendError, TargetError
 from flexdsl.ir import Capture, Kind, Program, Type, captures_of, params_of
 from flexdsl.mod import as_mod
 from flexdsl.runtime.cache import load
+from flexdsl.runtime.descriptors import layout_of_blocks
 from flexdsl.runtime.tuning import MAX_HEAD_DIM, Config, configs
 
 # Names of element types as users write them, and their sizes in bytes.
@@ -89,10 +98,12 @@ def compile_kernel(
     )
     which = parse_phase(phase)
     spec = unbound_spec(*programs, head_dim, value_dim, which)
-    kernel = GENERATORS[which](spec)
     widest = max(head_dim, value_dim)
     modified = None if spec.score is None else spec.score.expr
-    for config in configs(which, where.capability, widest, ITEMSIZE[dtype], modified):
+    hopper = reason_not_covered(where.capability, dtype, head_dim, value_dim) is None
+    size = ITEMSIZE[dtype]
+    for config in configs(which, where.capability, widest, size, modified, hopper=hopper):
+        kernel = GENERATORS[which, config.language](spec)
         compiled = _compile(kernel, spec, where, dtype, config)
         if compiled.shared_bytes <= _SHARED_LIMIT[where.name]:
             return compiled
@@ -122,6 +133,7 @@ def _compile(
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
+    from triton.experimental.gluon._runtime import GluonASTSource
 
     if triton.knobs.runtime.interpret:
         raise BackendError(
@@ -130,10 +142,11 @@ def _compile(
         )
     types = _type_names(spec)
     signature = {a.name: _signature(a, dtype, config, types) for a in kernel.arguments}
-    constants = {"BLOCK_M": config.block_m, "BLOCK_N": config.block_n}
-    source = ASTSource(
-        load(kernel), {**signature, **dict.fromkeys(constants, "constexpr")}, constants
-    )
+    signature |= dict.fromkeys(kernel.constants, "constexpr")
+    names = list(signature)
+    constants = {(names.index(n),): config.constants[n] for n in kernel.constants}
+    kind = GluonASTSource if kernel.language is Language.GLUON else ASTSource
+    source = kind(load(kernel), signature, constants)
     gpu = GPUTarget(target.backend, target.arch, target.warp_size)
     options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
     compiled = triton.compile(source, target=gpu, options=options)
@@ -159,8 +172,11 @@ def _element(capture: Capture) -> str:
 def _signature(argument: Argument, dtype: str, config: Config, types: Mapping[str, str]) -> str:
     match argument.role:
         case Role.DESCRIPTOR:
-            rows = config.block_m if argument.of in TENSORS_OF_ROWS else config.block_n
-            return f"tensordesc<{dtype}[1, 1, {rows}, {argument.index}]>"
+            block = f"{dtype}[1, 1, {config.rows(argument)}, {argument.index}]"
+            if config.language is Language.TRITON:
+                return f"tensordesc<{block}>"
+            layout = layout_of_blocks(config.rows(argument), argument.index, ITEMSIZE[dtype])
+            return f"tensordesc<{block},{layout!r}>"
         case Role.ROWS:
             return "*fp32"
         case Role.SCALE:

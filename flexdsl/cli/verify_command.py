@@ -15,7 +15,7 @@ from flexdsl.errors import VerificationError
 )
 @click.option(
     "--backend",
-    type=click.Choice(["auto", "triton", "cpu", "reference"]),
+    type=click.Choice(["auto", "triton", "hopper", "cpu", "reference"]),
     default="auto",
     show_default=True,
     help="What is compared with dense float64 attention.",

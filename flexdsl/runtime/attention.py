@@ -83,8 +83,9 @@ def attention(
         scale: factor of the scores; None for 1 / sqrt(D).
         q_offset: position of the first query. Position of row r is q_offset + r; keys count from 0.
         return_lse: also give the natural logarithm of each row's sum of exponentials.
-        backend: "auto" (the GPU's kernels on its tensors, else "cpu"), "triton", "cpu", or
-            "reference": dense float64, slow, asks the user's function about every pair.
+        backend: "auto" (the GPU's fastest kernels that cover the call on its tensors, else "cpu"),
+            "triton" (portable kernels), "hopper" (those of NVIDIA's compute capability 9.0), "cpu",
+            or "reference": dense float64, slow, asks the user's function about every pair.
 
     Returns:
         Output [B, Hq, Lq, Dv] in q's dtype; with `return_lse` also lse [B, Hq, Lq], float32

@@ -6,9 +6,17 @@ that is not so is copied once, here.
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import torch
 from torch import Tensor
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language import NVMMASharedLayout
+from triton.experimental.gluon.nvidia import hopper
 from triton.tools.tensor_descriptor import TensorDescriptor
+
+from flexdsl.codegen import Language
 
 _ALIGNMENT = 16  # bytes
 
@@ -32,8 +40,8 @@ def empty_aligned(shape: torch.Size | tuple[int, ...], like: Tensor) -> Tensor:
     return like.new_empty((*shape[:3], padded))[..., : shape[3]]
 
 
-def describe(x: Tensor, rows: int, width: int) -> TensorDescriptor:
-    """The descriptor of an aligned tensor for blocks of `rows` by `width`."""
+def describe(x: Tensor, rows: int, width: int, language: Language) -> Any:
+    """The descriptor of an aligned tensor, in blocks of `rows` by `width`, for a `language`."""
     per_row = _ALIGNMENT // x.element_size()
     strides = list(x.stride())
     # The stride of a dimension of length 1 is never used, but it is checked.
@@ -41,4 +49,15 @@ def describe(x: Tensor, rows: int, width: int) -> TensorDescriptor:
         if x.shape[axis] == 1:
             inner = strides[axis + 1] * x.shape[axis + 1]
             strides[axis] = -(-inner // per_row) * per_row
-    return TensorDescriptor(x, list(x.shape), strides, [1, 1, rows, width])
+    block = [1, 1, rows, width]
+    if language is Language.TRITON:
+        return TensorDescriptor(x, list(x.shape), strides, block)
+    layout = layout_of_blocks(rows, width, x.element_size())
+    return hopper.TensorDescriptor(x, list(x.shape), strides, block, layout)
+
+
+@cache
+def layout_of_blocks(rows: int, width: int, itemsize: int) -> NVMMASharedLayout:
+    """How blocks [1, 1, rows, width] lie in shared memory: swizzled for matrix products."""
+    element = {2: gl.float16, 4: gl.float32}[itemsize]
+    return NVMMASharedLayout.get_default_for([1, 1, rows, width], element)

@@ -4,13 +4,15 @@
     backward(bound, scale, (q, k, v), out, lse, d_out, d_lse) -> gradients of q, k, v and, in the
         order of `bound.learned`, of captured tensors; in any strides and float dtype
 
-Neither knows of autograd. Triton is imported when it is first used.
+On a GPU, "triton" has portable kernels alone, "hopper" must have a Hopper GPU's own, and "auto"
+takes those where they cover the call. None knows of autograd. Triton is imported when first used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -59,15 +61,16 @@ def _cpu_backward(
     return [sums.q, sums.k, sums.v, *sums.captures.values()]
 
 
-def _triton_forward(
-    bound: Bound, scale: float, q: Tensor, k: Tensor, v: Tensor
+def _gpu_forward(
+    backend: str, bound: Bound, scale: float, q: Tensor, k: Tensor, v: Tensor
 ) -> tuple[Tensor, Tensor]:
     from flexdsl.runtime.triton_forward import forward
 
-    return forward(bound, scale, q, k, v)
+    return forward(backend, bound, scale, q, k, v)
 
 
-def _triton_backward(
+def _gpu_backward(
+    backend: str,
     bound: Bound,
     scale: float,
     inputs: Inputs,
@@ -79,10 +82,14 @@ def _triton_backward(
     from flexdsl.runtime.triton_backward import backward
 
     d_out = torch.zeros_like(out) if d_out is None else d_out
-    return backward(bound, scale, inputs, out, lse, d_out, d_lse)
+    return backward(backend, bound, scale, inputs, out, lse, d_out, d_lse)
+
+
+def _gpu(backend: str) -> Executor:
+    return Executor(partial(_gpu_forward, backend), partial(_gpu_backward, backend))
 
 
 EXECUTORS = {
     "cpu": Executor(_cpu_forward, _cpu_backward),
-    "triton": Executor(_triton_forward, _triton_backward),
+    **{name: _gpu(name) for name in ("triton", "hopper", "auto")},
 }

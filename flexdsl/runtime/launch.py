@@ -19,8 +19,16 @@ from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
 from flexdsl.analysis import BlockPlan
-from flexdsl.codegen import Argument, Kernel, KernelSpec, Phase, Role, heavy_last
-from flexdsl.codegen.module import TENSORS_OF_ROWS
+from flexdsl.codegen import (
+    Argument,
+    Kernel,
+    KernelSpec,
+    Language,
+    Phase,
+    Role,
+    heavy_last,
+    reason_not_covered,
+)
 from flexdsl.codegen.unbound import GENERATORS
 from flexdsl.errors import BackendError, InternalError
 from flexdsl.ir import Capture, Op, captures_of
@@ -31,6 +39,8 @@ from flexdsl.runtime.run_table import DeviceTable, to_device
 from flexdsl.runtime.tuning import Config, configs
 
 LOG2E = 1.4426950408889634
+
+_DTYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 
 _KERNELS: dict[tuple[Any, ...], Kernel] = {}
 _CHOSEN: dict[tuple[Any, ...], Config] = {}
@@ -49,6 +59,7 @@ class Call:
         rows: float32 [B, Hq, Lq] tensors by name.
         sums: float32 sums of learned loads, by their number.
         gradients: float32 gradients of captured tensors, by name.
+        hopper: kernels in Gluon are to be tried first.
     """
 
     bound: bind.Bound
@@ -57,6 +68,7 @@ class Call:
     rows: Mapping[str, Tensor]
     sums: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     gradients: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    hopper: bool = False
 
     @cached_property
     def values(self) -> dict[str, Any]:
@@ -109,10 +121,12 @@ def run(phase: Phase, call: Call) -> None:
     query, value = call.tensors["query"], call.tensors["value"]
     expressions = tuple(p and p.expr for p in (call.bound.mask, call.bound.score))
     dims = query.shape[3], value.shape[3]
-    key = (phase, expressions, *dims, query.dtype, query.device, call.bound.learned)
+    learned, hopper = call.bound.learned, call.hopper
+    key = (phase, expressions, *dims, query.dtype, query.device, learned, hopper)
     widest = max(query.shape[3], value.shape[3])
     score = None if call.bound.score is None else call.bound.score.expr
-    found = configs(phase, capability(call.device), widest, query.element_size(), score)
+    itemsize = query.element_size()
+    found = configs(phase, capability(call.device), widest, itemsize, score, hopper=hopper)
     if key in _CHOSEN:
         found = found[found.index(_CHOSEN[key]) :]
     reason = ""
@@ -122,7 +136,7 @@ def run(phase: Phase, call: Call) -> None:
         if plan is not None and phase is Phase.BACKWARD_KEY:
             plan = plan.transposed()
         try:
-            launch(kernel_of(phase, call.spec(plan)), call, plan, config)
+            launch(kernel_of(phase, config.language, call.spec(plan)), call, plan, config)
         except OutOfResources as error:
             reason = str(error)
             continue
@@ -135,16 +149,36 @@ def run(phase: Phase, call: Call) -> None:
     )
 
 
-def kernel_of(phase: Phase, spec: KernelSpec) -> Kernel:
+def takes_hopper(backend: str, q: Tensor, v: Tensor) -> bool:
+    """Are a Hopper GPU's own kernels to be tried first?
+
+    Raises:
+        BackendError: they were asked for, and do not cover the call.
+    """
+    if backend == "triton":
+        return False
+    reason = reason_not_covered(
+        capability(q.device), _DTYPES.get(q.dtype, str(q.dtype)), q.shape[3], v.shape[3]
+    )
+    if reason is not None and backend == "hopper":
+        raise BackendError(
+            "backend 'hopper' does not cover this call",
+            why=reason,
+            fix="backend='auto', which takes the portable kernels then",
+        )
+    return reason is None
+
+
+def kernel_of(phase: Phase, language: Language, spec: KernelSpec) -> Kernel:
     """The kernel of `phase` for `spec`, generated once."""
     key = (
-        phase,
+        *(phase, language),
         *(p and p.expr for p in (spec.mask, spec.score)),
         *(spec.closed_form, spec.head_dim, spec.value_dim),
         *(spec.clamped, spec.wide, spec.heavy_last, spec.grouped, spec.learned),
     )
     if key not in _KERNELS:
-        _KERNELS[key] = GENERATORS[phase](spec)
+        _KERNELS[key] = GENERATORS[phase, language](spec)
     return _KERNELS[key]
 
 
@@ -167,8 +201,7 @@ def launch(kernel: Kernel, call: Call, plan: BlockPlan | None, config: Config) -
     with torch.cuda.device(call.device) if call.device.type == "cuda" else nullcontext():
         load(kernel)[(tiles * batch * heads,)](
             *arguments,
-            BLOCK_M=config.block_m,
-            BLOCK_N=config.block_n,
+            **{name: config.constants[name] for name in kernel.constants},
             num_warps=config.num_warps,
             num_stages=config.num_stages,
         )
@@ -184,8 +217,7 @@ def _argument(argument: Argument, call: Call, plan: BlockPlan | None, config: Co
     name, index = argument.of, argument.index
     match argument.role:
         case Role.DESCRIPTOR:
-            rows = config.block_m if name in TENSORS_OF_ROWS else config.block_n
-            return describe(call.tensors[name], rows, index)
+            return describe(call.tensors[name], config.rows(argument), index, config.language)
         case Role.ROWS:
             return call.rows[name]
         case Role.SCALE:

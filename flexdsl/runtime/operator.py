@@ -7,7 +7,7 @@ a gradient, on every executor. All that a call depends on is an argument:
     numbers   int64 on the CPU: values of parameters, likewise (`operator_programs.py`)
     mask      text of the mask without values, "" for none; score likewise
     tile      of the plan; zeros where the executor chooses
-    backend   "cpu" or "triton"
+    backend   a name in `executors.py`
 
 Which mods, and where their values come from: `attention.py`.
 """

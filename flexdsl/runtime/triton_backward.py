@@ -15,11 +15,12 @@ from flexdsl.codegen import Phase
 from flexdsl.runtime import bind
 from flexdsl.runtime.descriptors import aligned, empty_aligned
 from flexdsl.runtime.evaluate import evaluate
-from flexdsl.runtime.launch import Call, run, tile_counts
+from flexdsl.runtime.launch import Call, run, takes_hopper, tile_counts
 from flexdsl.runtime.tuning import Config, diagonal_config
 
 
 def backward(
+    backend: str,
     bound: bind.Bound,
     scale: float,
     inputs: tuple[Tensor, Tensor, Tensor],
@@ -31,6 +32,7 @@ def backward(
     """Gradients of q, k and v, then of the captured tensors that are learned.
 
     Args:
+        backend: "triton", "hopper" or "auto", as in the forward pass.
         inputs: q, k and v of the forward call.
         out, lse: what it gave.
         d_out: gradient by the output.
@@ -54,7 +56,8 @@ def backward(
     loads = () if bound.score is None else learned_loads(bound.score.expr, bound.learned)
     tile = diagonal_config(max(q.shape[3], v.shape[3]), q.element_size())
     sums = {str(i): _buffer(load, bound, tile, lse) for i, load in enumerate(loads)}
-    call = Call(bound, scale, dict(zip(names, given, strict=True)), rows, sums, learned)
+    tensors = dict(zip(names, given, strict=True))
+    call = Call(bound, scale, tensors, rows, sums, learned, takes_hopper(backend, q, v))
     run(Phase.BACKWARD_ROWS, call)
     run(Phase.BACKWARD_QUERY, call)
     run(Phase.BACKWARD_KEY, call)

@@ -10,13 +10,17 @@ from torch import Tensor
 from flexdsl.codegen import Phase
 from flexdsl.runtime import bind
 from flexdsl.runtime.descriptors import aligned, empty_aligned
-from flexdsl.runtime.launch import Call, run
+from flexdsl.runtime.launch import Call, run, takes_hopper
 
 
 def forward(
-    bound: bind.Bound, scale: float, q: Tensor, k: Tensor, v: Tensor
+    backend: str, bound: bind.Bound, scale: float, q: Tensor, k: Tensor, v: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Output [B, Hq, Lq, Dv] and float32 logsumexp [B, Hq, Lq] of a checked and bound call.
+
+    Args:
+        backend: "triton" for portable kernels, "hopper" for a Hopper GPU's own, "auto" for those
+            that are faster here.
 
     Raises:
         BackendError: no configuration fits the GPU.
@@ -28,5 +32,6 @@ def forward(
     if scale <= 0:  # the largest score times the scale must be the largest of all
         q, scale = (-q, -scale) if scale < 0 else (torch.zeros_like(q), 1.0)
     tensors = {"query": aligned(q), "key": aligned(k), "value": aligned(v), "out": out}
-    run(Phase.FORWARD, Call(bound, scale, tensors, {"lse": lse}))
+    hopper = takes_hopper(backend, q, v)
+    run(Phase.FORWARD, Call(bound, scale, tensors, {"lse": lse}, hopper=hopper))
     return out.contiguous(), lse

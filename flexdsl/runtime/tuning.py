@@ -6,28 +6,55 @@ GPUs or mods that have none to spare. Nothing is measured here.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from flexdsl.codegen import Phase
+from flexdsl.codegen import Argument, Language, Phase
 from flexdsl.ir import Expr, Op, walk
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """How a kernel is launched: rows and columns of a tile, warps, and pipeline stages."""
+    """How a kernel is launched: rows and columns of a tile, warps, and pipeline stages.
+
+    The warps of a Gluon kernel are those of its first partition.
+    """
 
     block_m: int
     block_n: int
     num_warps: int
     num_stages: int
+    language: Language = Language.TRITON
 
     @property
     def tile(self) -> tuple[int, int]:
         """The tile that a plan for this configuration has."""
         return self.block_m, self.block_n
 
+    @property
+    def constants(self) -> dict[str, int]:
+        """Values of the compile-time arguments that kernels have."""
+        return {"BLOCK_M": self.block_m, "BLOCK_N": self.block_n, "STAGES": self.num_stages}
 
-# Forward, Hopper and later, 16-bit elements, by the largest head dimension. Measured on an H200
+    def rows(self, argument: Argument) -> int:
+        """Rows of the block of a descriptor."""
+        rows = argument.rows
+        return rows if isinstance(rows, int) else self.constants[rows]
+
+
+def _gluon(block_n: int, stages: int) -> Config:
+    return Config(128, block_n, 4, stages, Language.GLUON)
+
+
+# The forward kernel in Gluon, by D.
+_FORWARD_GLUON = {
+    64: (_gluon(128, 3), _gluon(128, 2)),
+    96: (_gluon(128, 2), _gluon(64, 2)),
+    128: (_gluon(128, 2), _gluon(64, 3)),
+    192: (_gluon(64, 2),),
+    256: (_gluon(64, 2),),
+}
+# Forward, portable, Hopper and later, 16-bit elements, by the largest head dimension. On an H200
 # (torch 2.11.0+cu130, triton 3.6.0, 2026-11-21), causal, N 8192: D 128 (128, 128, 8, 3) 478
 # TFLOP/s, (128, 64, 8, 3) 464; D 64 (64, 128, 4, 2) 461, (128, 64, 4, 3) 407.
 _FORWARD_HOPPER = {
@@ -86,16 +113,32 @@ def diagonal_config(head_dim: int, itemsize: int) -> Config:
 
 
 def configs(
-    phase: Phase, capability: int, head_dim: int, itemsize: int, score: Expr | None = None
+    phase: Phase,
+    capability: int,
+    head_dim: int,
+    itemsize: int,
+    score: Expr | None = None,
+    *,
+    hopper: bool = False,
 ) -> tuple[Config, ...]:
     """The configurations to try for a kernel, fastest first.
 
     Args:
         score: the score modification, None where there is none.
+        hopper: kernels in Gluon are to be tried first, if the phase has one.
         capability: of an NVIDIA GPU, 90 for Hopper; 0 for any other GPU.
         head_dim: the larger of D and Dv, at most MAX_HEAD_DIM.
         itemsize: bytes of an element of q.
     """
+    portable = _portable(phase, capability, head_dim, itemsize, score)
+    if hopper and phase is Phase.FORWARD:
+        return _of_dim(_FORWARD_GLUON, head_dim) + portable
+    return portable
+
+
+def _portable(
+    phase: Phase, capability: int, head_dim: int, itemsize: int, score: Expr | None
+) -> tuple[Config, ...]:
     match phase:
         case Phase.FORWARD if itemsize >= 4:
             table = _FORWARD_32_BIT
@@ -111,6 +154,11 @@ def configs(
             table = _BACKWARD_QUERY
         case Phase.BACKWARD_KEY:
             table = _BACKWARD_KEY
+    return _of_dim(table, head_dim)
+
+
+def _of_dim(table: Mapping[int, tuple[Config, ...]], head_dim: int) -> tuple[Config, ...]:
+    """The row of the smallest limit that is not below `head_dim`."""
     return next(found for limit, found in table.items() if head_dim <= limit)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flexdsl.errors import ArgumentError, BackendError
 
-BACKENDS = ("auto", "triton", "cpu", "reference")
+BACKENDS = ("auto", "triton", "hopper", "cpu", "reference")
 _NAMES = ("q", "k", "v")
 _HALVES_AND_SINGLE = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -58,7 +58,7 @@ def check_q_offset(q_offset: Any) -> int:
 
 
 def check_backend(backend: Any, q: Tensor) -> str:
-    """The name of the executor for tensors such as `q`; "auto" is decided here.
+    """The name of the executor for tensors such as `q`: "auto" is one of a GPU's own.
 
     Raises:
         ArgumentError: no such backend, or it does not take the dtype.
@@ -67,17 +67,23 @@ def check_backend(backend: Any, q: Tensor) -> str:
     if backend not in BACKENDS:
         known = ", ".join(f'"{name}"' for name in BACKENDS)
         raise ArgumentError(f"backend is {_show(backend)}: there is no such one", fix=known)
-    if backend == "auto":
-        backend = "triton" if q.is_cuda else "cpu"
-    if q.dtype is torch.float64 and backend == "triton":
+    if backend == "auto" and not q.is_cuda:
+        backend = "cpu"
+    if q.dtype is torch.float64 and backend not in ("cpu", "reference"):
         raise ArgumentError(
-            "q is float64: backend 'triton' takes float16, bfloat16 and float32",
+            f"q is float64: backend {backend!r} takes float16, bfloat16 and float32",
             fix="q.float(), k.float(), v.float(); or backend='cpu' on tensors on the CPU",
         )
     if backend == "cpu" and q.device.type != "cpu":
         raise BackendError(
             f"backend 'cpu' cannot run on tensors on {q.device}",
             fix="backend='auto', or move q, k, v and the captured tensors with .cpu()",
+        )
+    if backend == "hopper" and not q.is_cuda:
+        raise BackendError(
+            f"backend 'hopper' cannot run on tensors on {q.device}",
+            why="its kernels are for NVIDIA GPUs of compute capability 9.0",
+            fix="backend='auto'",
         )
     if backend == "triton" and not (q.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"):
         raise BackendError(

@@ -12,7 +12,7 @@ import torch
 import flexdsl as fx
 from flexdsl import ir
 from flexdsl.analysis import derivative
-from flexdsl.codegen import Phase
+from flexdsl.codegen import Language, Phase
 from flexdsl.errors import VerificationError
 from flexdsl.testing import verification
 from flexdsl.testing.reproduce import show_case
@@ -262,14 +262,14 @@ def new_kernels(monkeypatch):
 
 @pytest.mark.parametrize("fault", KERNEL_FAULTS)
 def test_a_fault_in_the_text_of_a_kernel_is_found(fault, new_kernels, monkeypatch):
-    right, (old, new) = new_kernels.GENERATORS[Phase.FORWARD], KERNEL_FAULTS[fault]
+    right, (old, new) = new_kernels.GENERATORS[Phase.FORWARD, Language.TRITON], KERNEL_FAULTS[fault]
 
     def wrong(spec):
         kernel = right(spec)
         assert old in kernel.source
         return replace(kernel, source=kernel.source.replace(old, new))
 
-    monkeypatch.setitem(new_kernels.GENERATORS, Phase.FORWARD, wrong)
+    monkeypatch.setitem(new_kernels.GENERATORS, (Phase.FORWARD, Language.TRITON), wrong)
     assert "on backend 'triton'" in found("q >= kv and q - kv < 100", backend="triton")
 
 

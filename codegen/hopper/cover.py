@@ -1,0 +1,26 @@
+"""Which calls the Hopper kernels take; for the others, the reason, which users are shown.
+
+What the runtime does then (take the portable kernel, or refuse) is not decided here.
+"""
+
+from __future__ import annotations
+
+# (D, Dv): a value's pieces must be those of a query, whose place in shared memory the output takes.
+HEAD_DIMS = frozenset({(64, 64), (96, 96), (128, 128), (192, 128), (256, 256)})
+
+
+def reason_not_covered(capability: int, dtype: str, head_dim: int, value_dim: int) -> str | None:
+    """Why a call cannot run on the Hopper kernels; None where it can.
+
+    Args:
+        capability: of an NVIDIA GPU, 90 for Hopper; 0 for any other device.
+        dtype: of query, key and value: "fp16", "bf16", or any other name.
+    """
+    if capability != 90:
+        return "the GPU is not of compute capability 9.0 (Hopper)"
+    if dtype not in ("fp16", "bf16"):
+        return f"its matrix products take 16-bit elements, not {dtype}"
+    if (head_dim, value_dim) not in HEAD_DIMS:
+        known = ", ".join(f"{d}" if d == dv else f"{d}/{dv}" for d, dv in sorted(HEAD_DIMS))
+        return f"head dimensions {head_dim}/{value_dim} are none of {known}"
+    return None

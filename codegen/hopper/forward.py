@@ -1,0 +1,273 @@
+"""The forward kernel for Hopper, in Gluon: a producer warp and two consumer warpgroups.
+
+The producer brings tiles into shared memory by the copy engine. Each consumer has 64 query rows; it
+starts the product of the next scores, then that of the weights at hand with their values, and
+computes the next softmax while the second one runs. The order of issue was found by experiment on
+an H200; FlashAttention 3 (arXiv 2407.08608) describes the same overlap within a warpgroup.
+Which calls this kernel covers is said in `cover.py`.
+"""
+
+from __future__ import annotations
+
+from ..forward import write_query_program
+from ..kernel import Argument, Kernel, KernelSpec, Role, pieces
+from ..loops import KEYS
+from ..lower import Lowering, Scope
+from ..tiles import descriptors, loads_at, names_of_kernel, tile_scope, write_allowed
+from ..writer import Block
+from .module import (
+    BARRIERS,
+    GROUP_ROWS,
+    GROUPS,
+    RESERVED,
+    SOFTMAX,
+    Partition,
+    allocate,
+    helpers_of,
+    matrix,
+    tile_bytes,
+    write_fetch,
+    write_hopper_module,
+)
+from .schedule import Schedule, write_schedule
+
+_SIZES = ("q_len", "kv_len", "q_offset", "heads", "group", "q_tiles")
+_ROWS = {"query": GROUP_ROWS, "out": GROUP_ROWS, "key": "BLOCK_N", "value": "BLOCK_N"}
+_BARRIERS = {
+    "query_ready": "1, 1",
+    "key_ready": "STAGES, 1",
+    "value_ready": "STAGES, 1",
+    "key_free": f"STAGES, {GROUPS}",
+    "value_free": f"STAGES, {GROUPS}",
+}
+# Of 65,536 registers: 2 x 128 threads x 240, and the producer's warpgroup x 24.
+_REGISTERS = "[240, 24]"
+
+
+def generate_forward(spec: KernelSpec) -> Kernel:
+    """The forward kernel of a mask and a score modification.
+
+    Returns:
+        A kernel whose entry is `forward` and whose grid is `q_tiles * batch * heads` programs of
+        four warps and BLOCK_M = 128.
+    """
+    d, dv = spec.head_dim, spec.value_dim
+    fixed = (
+        *descriptors({"query": d, "key": d, "value": dv, "out": dv}, _ROWS),
+        Argument("lse", Role.ROWS, "lse"),
+        Argument("scale", Role.SCALE, "scale"),
+        *(Argument(s, Role.SIZE, s) for s in _SIZES),
+    )
+    lowering = Lowering(names_of_kernel(fixed, RESERVED), spec.clamped, spec.wide, language="gl")
+    body = Block(1)
+    write_query_program(body, spec, "gl")
+    scope = Scope(body.block(), None, {n: n for n in ("b", "h", "q_first", "q_last")})
+    schedule = write_schedule(KEYS, spec, lowering, scope)
+    tiles = allocate(body, "query", d, GROUPS, GROUP_ROWS)
+    tiles += allocate(body, "key", d, "STAGES", "BLOCK_N")
+    tiles += allocate(body, "value", dv, "STAGES", "BLOCK_N")
+    for name, counts in _BARRIERS.items():
+        body.line(f"{name} = barriers({counts})")
+    body.line("fence_async_shared()")
+    consumer = Block(1)
+    _write_consumer(consumer, spec, schedule, lowering)
+    arguments = (*fixed, *lowering.arguments.values())
+    partitions = (
+        _producer(spec, schedule, tiles),
+        Partition(
+            "consumer",
+            "One warpgroup: output and logsumexp of 64 rows.",
+            ("GROUP", "BLOCK_N", "STAGES"),
+            _of_consumer(spec, schedule, tiles, lowering),
+            consumer,
+        ),
+    )
+    with body.indented("gl.warp_specialize([") as calls:
+        for group in range(GROUPS):
+            calls.line(f"{partitions[1].call(group)},")
+        calls.line(f"{partitions[0].call()},")
+    body.line(f"], [4, 1], {_REGISTERS})")
+    functions = [BARRIERS, SOFTMAX, *helpers_of(lowering.helpers)]
+    title = "Attention forward for Hopper"
+    return write_hopper_module(title, "forward", spec, arguments, functions, partitions, body)
+
+
+def _names_of_descriptors(dims: dict[str, int]) -> list[str]:
+    return [a.name for a in descriptors(dims, _ROWS)]
+
+
+def _of_consumer(
+    spec: KernelSpec, schedule: Schedule, tiles: list[str], lowering: Lowering
+) -> tuple[str, ...]:
+    """What the consumer takes; the table is the schedule's to hand."""
+    table = (Role.TABLE, Role.TABLE_STRIDE)
+    captured = (a.name for a in lowering.arguments.values() if a.role not in table)
+    return (
+        *_names_of_descriptors({"out": spec.value_dim}),
+        *("lse", "scale", "q_len", "kv_len", "q_offset", "heads", "b", "h", "q_start"),
+        *(*tiles, *_BARRIERS, *schedule.handed, *captured),
+    )
+
+
+def _producer(spec: KernelSpec, schedule: Schedule, tiles: list[str]) -> Partition:
+    d, dv = spec.head_dim, spec.value_dim
+    names = _names_of_descriptors({"query": d, "key": d, "value": dv})
+    body = Block(1)
+    ready = "query_ready.index(0)"
+    body.line(f"mbarrier.expect({ready}, {tile_bytes(GROUPS * GROUP_ROWS, d)})")
+    for group in range(GROUPS):
+        row = f"q_start + {group * GROUP_ROWS}" if group else "q_start"
+        write_fetch(body, "query", d, "b, h", row, GROUP_ROWS, str(group), ready)
+    body.line("kv_tile = first_tile\nstep = 0")
+    _write_fetches(body, spec)
+    for loop in schedule.loops(body):
+        _write_fetches(loop.body, spec)
+    taken = (*names, "b", "h", "kv_head", "q_start", *tiles, *_BARRIERS, *schedule.handed)
+    title = "One warp: brings the query tile, then each key and value tile."
+    return Partition("producer", title, ("BLOCK_N", "STAGES"), taken, body)
+
+
+def _write_fetches(block: Block, spec: KernelSpec) -> None:
+    """Write what brings the keys and values of `kv_tile`, once their places are free."""
+    block.line("stage = step % STAGES")
+    block.line("phase = step // STAGES & 1 ^ 1")
+    for tensor, dim in (("key", spec.head_dim), ("value", spec.value_dim)):
+        ready = f"{tensor}_ready.index(stage)"
+        block.line(f"mbarrier.wait({tensor}_free.index(stage), phase)")
+        block.line(f"mbarrier.expect({ready}, {tile_bytes('BLOCK_N', dim)})")
+        row = "kv_tile * BLOCK_N"
+        write_fetch(block, tensor, dim, "b, kv_head", row, "BLOCK_N", "stage", ready)
+
+
+def _write_consumer(body: Block, spec: KernelSpec, schedule: Schedule, lowering: Lowering) -> None:
+    _write_layouts(body, spec)
+    body.line(f"row = q_start + GROUP * {GROUP_ROWS} + gl.arange(0, {GROUP_ROWS}, ROWS)")
+    clipped = "gl.minimum(row, q_len - 1)" if loads_at("q", spec) else "row"
+    body.line(f"q = (q_offset + {clipped})[:, None]")
+    scope = Scope(body.block(), None, {n: n for n in ("b", "h", "q")})
+    body.line(f'max_log2 = gl.full([{GROUP_ROWS}], -float("inf"), gl.float32, ROWS)')
+    body.line(f"total = gl.zeros([{GROUP_ROWS}], gl.float32, ROWS)")
+    body.line(f"zero = gl.zeros([{GROUP_ROWS}, BLOCK_N], gl.float32, SCORES)")
+    for i, (_, width) in enumerate(pieces(spec.value_dim)):
+        body.line(f"out_tile_{i} = gl.zeros([{GROUP_ROWS}, {width}], gl.float32, OUT_{i})")
+    body.line("mbarrier.wait(query_ready.index(0), 0)")
+    body.line("\n# The first tile: nothing to weigh with yet.")
+    body.line("kv_tile = first_tile\nstep = 0")
+    _write_start_scores(body, spec)
+    _write_wait_scores(body, 0)
+    _write_weights(body, spec, True, lowering, scope)
+    _write_operands(body, spec)
+    for loop in schedule.loops(body):
+        _write_step(loop.body, spec, loop.masked, lowering, scope)
+    body.line("\n# The last tile's values.")
+    body.line(f"before = {schedule.last_step}")
+    _write_start_out(body, spec)
+    _write_wait_out(body, spec)
+    _write_results(body, spec)
+
+
+def _write_layouts(body: Block, spec: KernelSpec) -> None:
+    """Write the layouts: of scores, of their rows and keys, and of outputs and their operands."""
+    accumulator = "gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, {}, 16])"
+    body.line(f"SCORES: {accumulator.format('BLOCK_N')}")
+    body.line("ROWS: gl.constexpr = gl.SliceLayout(1, SCORES)")
+    body.line("KEYS: gl.constexpr = gl.SliceLayout(0, SCORES)")
+    for i, (_, width) in enumerate(pieces(spec.value_dim)):
+        body.line(f"OUT_{i}: {accumulator.format(width)}")
+        body.line(f"WEIGHTS_{i}: gl.constexpr = gl.DotOperandLayout(0, OUT_{i}, 2)")
+
+
+def _write_step(
+    body: Block, spec: KernelSpec, masked: bool, lowering: Lowering, scope: Scope
+) -> None:
+    """Write the work of one tile: its scores and weights, and the values of the one before."""
+    _write_start_scores(body, spec)
+    body.line("before = step - 1")
+    _write_start_out(body, spec)
+    _write_wait_scores(body, len(pieces(spec.value_dim)))
+    _write_weights(body, spec, masked, lowering, scope)
+    _write_wait_out(body, spec)
+    for i in range(len(pieces(spec.value_dim))):
+        rescale = f"gl.convert_layout(rescale, gl.SliceLayout(1, OUT_{i}))[:, None]"
+        body.line(f"out_tile_{i} = out_tile_{i} * {rescale}")
+    _write_operands(body, spec)
+
+
+def _write_start_scores(body: Block, spec: KernelSpec) -> None:
+    body.line("stage = step % STAGES")
+    body.line("mbarrier.wait(key_ready.index(stage), step // STAGES & 1)")
+    for i, (_, width) in enumerate(pieces(spec.head_dim)):
+        query = matrix("query", i, "GROUP", GROUP_ROWS, width)
+        keys = matrix("key", i, "stage", "BLOCK_N", width)
+        into = "scores, is_async=True" if i else "zero, use_acc=False, is_async=True"
+        body.line(f"scores = warpgroup_mma({query}, {keys}.permute((1, 0)), {into})")
+
+
+def _write_wait_scores(body: Block, outstanding: int) -> None:
+    body.line(f"scores = warpgroup_mma_wait({outstanding}, deps=[scores])")
+    body.line("mbarrier.arrive(key_free.index(stage), count=1)")
+
+
+def _write_weights(
+    body: Block, spec: KernelSpec, masked: bool, lowering: Lowering, outer: Scope
+) -> None:
+    """Write the modified scores, the mask, and one step of the online softmax."""
+    if masked or spec.score is not None:
+        body.line("key_index = (kv_tile * BLOCK_N + gl.arange(0, BLOCK_N, KEYS))[None, :]")
+        clipped = "gl.minimum(key_index, kv_len - 1)" if loads_at("kv", spec) else "key_index"
+        body.line(f"kv = {clipped}")
+    scope = tile_scope(body, outer, "kv")
+    if spec.score is not None:
+        scope.block.line("score = scores * scale")
+        (modified,) = lowering.lower([spec.score.expr], scope)
+        scope.block.line(f"scores = {modified}")
+    if masked:
+        allowed = write_allowed(spec, lowering, scope, "(key_index < kv_len)")
+        scope.block.line(f'scores = gl.where({allowed}, scores, -float("inf"))')
+    factor = "LOG2E" if spec.score is not None else "scale"
+    found = "weights, rescale, max_log2, total"
+    body.line(f"{found} = softmax(scores, max_log2, total, {factor})")
+
+
+def _write_operands(body: Block, spec: KernelSpec) -> None:
+    """Write the weights as left operands, cut to the dtype of the values."""
+    for i, (_, width) in enumerate(pieces(spec.value_dim)):
+        cut = f"weights.to(out_{width}.dtype)"
+        body.line(f"weights_{i} = gl.convert_layout({cut}, WEIGHTS_{i})")
+
+
+def _write_start_out(body: Block, spec: KernelSpec) -> None:
+    """Write the start of the product of the weights of step `before` with their values."""
+    body.line("mbarrier.wait(value_ready.index(before % STAGES), before // STAGES & 1)")
+    for i, (_, width) in enumerate(pieces(spec.value_dim)):
+        values = matrix("value", i, "before % STAGES", "BLOCK_N", width)
+        product = f"warpgroup_mma(weights_{i}, {values}, out_tile_{i}, is_async=True)"
+        body.line(f"out_tile_{i} = {product}")
+
+
+def _write_wait_out(body: Block, spec: KernelSpec) -> None:
+    count = len(pieces(spec.value_dim))
+    names = ", ".join(f"{n}_{i}" for n in ("out_tile", "weights") for i in range(count))
+    body.line(f"{names} = warpgroup_mma_wait(0, deps=[{names}])")
+    body.line("mbarrier.arrive(value_free.index(before % STAGES), count=1)")
+
+
+def _write_results(body: Block, spec: KernelSpec) -> None:
+    """Write the stores; the query tile is no longer read, so its place takes the output."""
+    body.line("\n# A row without an allowed key gives 0, and its logsumexp is -inf.")
+    body.line("dead = total == 0.0")
+    body.line("total = gl.where(dead, 1.0, total)")
+    body.line('logsumexp = gl.where(dead, -float("inf"), (max_log2 + gl.log2(total)) * LN2)')
+    body.line("lse_row = (b * heads + h).to(gl.int64) * q_len + row")
+    body.line("gl.store(lse + lse_row, logsumexp, mask=row < q_len)")
+    for i, (_, width) in enumerate(pieces(spec.value_dim)):
+        divisor = f"gl.convert_layout(total, gl.SliceLayout(1, OUT_{i}))[:, None]"
+        place = matrix("query", i, "GROUP", GROUP_ROWS, width)
+        body.line(f"{place}.store((out_tile_{i} / {divisor}).to(out_{width}.dtype))")
+    body.line("fence_async_shared()")
+    for i, (offset, width) in enumerate(pieces(spec.value_dim)):
+        at = f"[b, h, q_start + GROUP * {GROUP_ROWS}, {offset}]"
+        body.line(
+            f"tma.async_copy_shared_to_global(out_{width}, {at}, query_tiles_{i}.index(GROUP))"
+        )
+    body.line("tma.store_wait(0)")

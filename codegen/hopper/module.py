@@ -1,0 +1,188 @@
+"""The module around a Hopper kernel: imports, the functions of its partitions, its signature.
+
+Also what the partitions share: tiles in shared memory and the barriers that guard them. What the
+partitions compute is for the file of each kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from textwrap import wrap
+
+from ..kernel import Argument, Kernel, KernelSpec, Language, pieces
+from ..module import HELPERS_OF_MODULES, write_docstring, write_signature
+from ..writer import Block
+
+GROUP_ROWS = 64  # rows that one warpgroup's matrix products have
+GROUPS = 2  # consumer warpgroups of a program
+ELEMENT_BYTES = 2  # the kernels take 16-bit elements
+CONSTANTS = ("BLOCK_M", "BLOCK_N", "STAGES")
+
+_IMPORTS = """\
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+
+LOG2E = gl.constexpr(1.4426950408889634)
+LN2 = gl.constexpr(0.6931471805599453)
+"""
+
+BARRIERS = '''\
+@gluon.jit
+def barriers(COUNT: gl.constexpr, ARRIVALS: gl.constexpr):
+    """COUNT barriers in shared memory; ARRIVALS arrivals complete a phase of each."""
+    made = gl.allocate_shared_memory(gl.int64, [COUNT, 1], mbarrier.MBarrierLayout())
+    for i in gl.static_range(COUNT):
+        mbarrier.init(made.index(i), count=ARRIVALS)
+    return made
+'''
+
+SOFTMAX = '''\
+@gluon.jit
+def softmax(scores, max_log2, total, factor):
+    """One step of the online softmax: weights, what to rescale by, new maximum, new total.
+
+    A row without an allowed key so far has weight 0, not NaN.
+    """
+    new_max = gl.maximum(max_log2, gl.max(scores, 1) * factor)
+    shift = gl.where(new_max == -float("inf"), 0.0, new_max)
+    weights = gl.exp2(scores * factor - shift[:, None])
+    rescale = gl.exp2(max_log2 - shift)
+    return weights, rescale, new_max, total * rescale + gl.sum(weights, 1)
+'''
+
+# Names that the Hopper kernels' own lines use beside those of the portable ones.
+RESERVED = frozenset(
+    """gluon gl tma mbarrier fence_async_shared warpgroup_mma warpgroup_mma_wait barriers softmax
+    producer consumer GROUP STAGES step stage phase before first_tile last_step head_run
+    query_ready key_ready key_free value_ready value_free zero SCORES ROWS KEYS
+    weights_0 weights_1 weights_2""".split()  # noqa: SIM905
+)
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A function that some warps of a program run.
+
+    Attributes:
+        name: of the function.
+        title: its docstring.
+        constants: names of its compile-time arguments, which come first.
+        arguments: names of the others; the kernel has values of the same names.
+        body: its lines, indented by one level.
+    """
+
+    name: str
+    title: str
+    constants: tuple[str, ...]
+    arguments: tuple[str, ...]
+    body: Block
+
+    def call(self, *constants: int) -> str:
+        """The source of the pair (function, arguments) that `warp_specialize` takes.
+
+        Args:
+            constants: values of the first compile-time arguments; the others go by their names.
+        """
+        given = [f"gl.constexpr({c})" for c in constants]
+        given += self.constants[len(constants) :]
+        return f"({self.name}, ({', '.join([*given, *self.arguments])}))"
+
+    def write(self, module: Block) -> None:
+        """Write the function."""
+        constants = (f"{c}: gl.constexpr" for c in self.constants)
+        module.line(f"\n@gluon.jit\ndef {self.name}(")
+        for line in wrap(", ".join([*constants, *self.arguments]) + ",", 96):
+            module.line(f"    {line}")
+        module.line("):")
+        module.line(f'    """{self.title}"""')
+        module.line(str(self.body))
+
+
+def write_hopper_module(
+    title: str,
+    entry: str,
+    spec: KernelSpec,
+    arguments: tuple[Argument, ...],
+    functions: Iterable[str],
+    partitions: Sequence[Partition],
+    body: Block,
+) -> Kernel:
+    """A kernel in Gluon.
+
+    Args:
+        title: what it computes.
+        functions: texts of the functions that it uses, in Gluon or in portable Triton.
+        partitions: the functions of its warps.
+        body: its own lines, indented by one level.
+    """
+    module = Block()
+    write_docstring(module, title, spec, arguments)
+    module.line(_IMPORTS)
+    for text in functions:
+        module.line(f"\n{in_gluon(text)}")
+    for partition in partitions:
+        partition.write(module)
+    write_signature(module, "gluon", entry, arguments, CONSTANTS)
+    return Kernel(str(module) + str(body), entry, arguments, CONSTANTS, Language.GLUON)
+
+
+def helpers_of(names: Iterable[str]) -> list[str]:
+    """The texts of the helper functions of those names."""
+    return [HELPERS_OF_MODULES[name] for name in sorted(names)]
+
+
+def in_gluon(text: str) -> str:
+    """The text of a function of elementwise Triton as one of Gluon."""
+    return text.replace("@triton.jit", "@gluon.jit").replace("tl.", "gl.")
+
+
+def allocate(block: Block, tensor: str, dim: int, count: int | str, rows: int | str) -> list[str]:
+    """Write the allocation of `count` tiles of `rows` rows of a tensor, one array for each piece.
+
+    Returns:
+        The names of the arrays.
+    """
+    names: list[str] = []
+    for i, (_, width) in enumerate(pieces(dim)):
+        names.append(f"{tensor}_tiles_{i}")
+        descriptor = f"{tensor}_{width}"
+        shape = f"[{count}, 1, 1, {rows}, {width}]"
+        block.line(
+            f"{names[-1]} = gl.allocate_shared_memory("
+            f"{descriptor}.dtype, {shape}, {descriptor}.layout)"
+        )
+    return names
+
+
+def matrix(tensor: str, piece: int, index: str, rows: int | str, width: int) -> str:
+    """The source of a tile in shared memory as a matrix of `rows` by `width`."""
+    return f"{tensor}_tiles_{piece}.index({index}).reshape([{rows}, {width}])"
+
+
+def write_fetch(
+    block: Block, tensor: str, dim: int, at: str, row: str, rows: int | str, index: str, ready: str
+) -> None:
+    """Write the copies of a tile into place `index` of its arrays; `ready` counts their bytes.
+
+    Args:
+        at: source of the coordinates before the row.
+        row: source of the first row.
+    """
+    for i, (offset, width) in enumerate(pieces(dim)):
+        block.line(
+            f"tma.async_copy_global_to_shared({tensor}_{width}, [{at}, {row}, {offset}],"
+            f" {ready}, {tensor}_tiles_{i}.index({index}))"
+        )
+
+
+def tile_bytes(rows: int | str, dim: int) -> str:
+    """The source of the bytes that the copies of a tile bring."""
+    return f"{rows} * {sum(width for _, width in pieces(dim)) * ELEMENT_BYTES}"
