@@ -9,7 +9,7 @@ import torch
 
 import flexdsl as fx
 from flexdsl.mod import Mod
-from tests.codegen.test_execution import DEVICE, DTYPES, error
+from tests.codegen.oracle import DEVICE, DTYPES, error
 from tests.codegen.variants import CAUSAL, HEADS, VARIANTS
 
 # Relative errors of the gradients; the eager run in the same dtype has about the same.

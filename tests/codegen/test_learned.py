@@ -12,7 +12,7 @@ import torch
 import flexdsl as fx
 from flexdsl.analysis.gradient import Reduction, explain_gradients, reduction_of
 from flexdsl.ir import Op, walk
-from tests.codegen.test_execution import DEVICE, error
+from tests.codegen.oracle import DEVICE, error
 
 B, H, Q, KV, DIM = 2, 4, 40, 50, 16
 BUCKETS = abs(np.arange(-KV, Q + 1) // 7)
