@@ -1,4 +1,4 @@
-"""The forward kernel for Hopper, in Gluon: a producer warp and two consumer warpgroups.
+"""The forward kernel for Hopper, in Gluon: a producer warp and consumer warpgroups.
 
 The producer brings tiles into shared memory by the copy engine. Each consumer has 64 query rows; it
 starts the product of the next scores, then that of the weights at hand with their values, and
@@ -18,7 +18,6 @@ from ..writer import Block
 from .module import (
     BARRIERS,
     GROUP_ROWS,
-    GROUPS,
     RESERVED,
     SOFTMAX,
     Partition,
@@ -37,11 +36,17 @@ _BARRIERS = {
     "query_ready": "1, 1",
     "key_ready": "STAGES, 1",
     "value_ready": "STAGES, 1",
-    "key_free": f"STAGES, {GROUPS}",
-    "value_free": f"STAGES, {GROUPS}",
+    "key_free": "STAGES, {groups}",
+    "value_free": "STAGES, {groups}",
 }
-# Of 65,536 registers: 2 x 128 threads x 240, and the producer's warpgroup x 24.
-_REGISTERS = "[240, 24]"
+# Registers of the consumers but the first, then of the producer, by the number of consumers: a
+# multiprocessor has 65,536, for 128 threads of each warpgroup.
+_REGISTERS = {2: "[240, 24]", 3: "[160, 160, 32]"}
+
+
+def consumers(head_dim: int) -> int:
+    """How many consumer warpgroups a program has: as many as the registers of a thread allow."""
+    return 3 if head_dim <= 64 else 2
 
 
 def generate_forward(spec: KernelSpec) -> Kernel:
@@ -49,7 +54,7 @@ def generate_forward(spec: KernelSpec) -> Kernel:
 
     Returns:
         A kernel whose entry is `forward` and whose grid is `q_tiles * batch * heads` programs of
-        four warps and BLOCK_M = 128.
+        four warps and BLOCK_M = 64 x consumers.
     """
     d, dv = spec.head_dim, spec.value_dim
     fixed = (
@@ -59,15 +64,15 @@ def generate_forward(spec: KernelSpec) -> Kernel:
         *(Argument(s, Role.SIZE, s) for s in _SIZES),
     )
     lowering = Lowering(names_of_kernel(fixed, RESERVED), spec.clamped, spec.wide, language="gl")
-    body = Block(1)
+    body, groups = Block(1), consumers(d)
     write_query_program(body, spec, "gl")
     scope = Scope(body.block(), None, {n: n for n in ("b", "h", "q_first", "q_last")})
     schedule = write_schedule(KEYS, spec, lowering, scope)
-    tiles = allocate(body, "query", d, GROUPS, GROUP_ROWS)
+    tiles = allocate(body, "query", d, groups, GROUP_ROWS)
     tiles += allocate(body, "key", d, "STAGES", "BLOCK_N")
     tiles += allocate(body, "value", dv, "STAGES", "BLOCK_N")
     for name, counts in _BARRIERS.items():
-        body.line(f"{name} = barriers({counts})")
+        body.line(f"{name} = barriers({counts.format(groups=groups)})")
     body.line("fence_async_shared()")
     consumer = Block(1)
     _write_consumer(consumer, spec, schedule, lowering)
@@ -83,10 +88,11 @@ def generate_forward(spec: KernelSpec) -> Kernel:
         ),
     )
     with body.indented("gl.warp_specialize([") as calls:
-        for group in range(GROUPS):
+        for group in range(groups):
             calls.line(f"{partitions[1].call(group)},")
         calls.line(f"{partitions[0].call()},")
-    body.line(f"], [4, 1], {_REGISTERS})")
+    warps = [*[4] * (groups - 1), 1]
+    body.line(f"], {warps}, {_REGISTERS[groups]})")
     functions = [BARRIERS, SOFTMAX, *helpers_of(lowering.helpers)]
     title = "Attention forward for Hopper"
     return write_hopper_module(title, "forward", spec, arguments, functions, partitions, body)
@@ -114,14 +120,15 @@ def _producer(spec: KernelSpec, schedule: Schedule, tiles: list[str]) -> Partiti
     names = _names_of_descriptors({"query": d, "key": d, "value": dv})
     body = Block(1)
     ready = "query_ready.index(0)"
-    body.line(f"mbarrier.expect({ready}, {tile_bytes(GROUPS * GROUP_ROWS, d)})")
-    for group in range(GROUPS):
+    groups = consumers(d)
+    body.line(f"mbarrier.expect({ready}, {tile_bytes(groups * GROUP_ROWS, d)})")
+    for group in range(groups):
         row = f"q_start + {group * GROUP_ROWS}" if group else "q_start"
         write_fetch(body, "query", d, "b, h", row, GROUP_ROWS, str(group), ready)
     body.line("kv_tile = first_tile\nstep = 0")
     _write_fetches(body, spec)
-    for loop in schedule.loops(body):
-        _write_fetches(loop.body, spec)
+    with schedule.loop(body) as tile:
+        _write_fetches(tile, spec)
     taken = (*names, "b", "h", "kv_head", "q_start", *tiles, *_BARRIERS, *schedule.handed)
     title = "One warp: brings the query tile, then each key and value tile."
     return Partition("producer", title, ("BLOCK_N", "STAGES"), taken, body)
@@ -155,10 +162,10 @@ def _write_consumer(body: Block, spec: KernelSpec, schedule: Schedule, lowering:
     body.line("kv_tile = first_tile\nstep = 0")
     _write_start_scores(body, spec)
     _write_wait_scores(body, 0)
-    _write_weights(body, spec, True, lowering, scope)
+    _write_weights(body, spec, "", lowering, scope)
     _write_operands(body, spec)
-    for loop in schedule.loops(body):
-        _write_step(loop.body, spec, loop.masked, lowering, scope)
+    with schedule.loop(body) as tile:
+        _write_step(tile, spec, schedule.masked, lowering, scope)
     body.line("\n# The last tile's values.")
     body.line(f"before = {schedule.last_step}")
     _write_start_out(body, spec)
@@ -178,7 +185,7 @@ def _write_layouts(body: Block, spec: KernelSpec) -> None:
 
 
 def _write_step(
-    body: Block, spec: KernelSpec, masked: bool, lowering: Lowering, scope: Scope
+    body: Block, spec: KernelSpec, masked: str, lowering: Lowering, scope: Scope
 ) -> None:
     """Write the work of one tile: its scores and weights, and the values of the one before."""
     _write_start_scores(body, spec)
@@ -209,24 +216,46 @@ def _write_wait_scores(body: Block, outstanding: int) -> None:
 
 
 def _write_weights(
-    body: Block, spec: KernelSpec, masked: bool, lowering: Lowering, outer: Scope
+    body: Block, spec: KernelSpec, masked: str, lowering: Lowering, outer: Scope
 ) -> None:
-    """Write the modified scores, the mask, and one step of the online softmax."""
-    if masked or spec.score is not None:
-        body.line("key_index = (kv_tile * BLOCK_N + gl.arange(0, BLOCK_N, KEYS))[None, :]")
-        clipped = "gl.minimum(key_index, kv_len - 1)" if loads_at("kv", spec) else "key_index"
-        body.line(f"kv = {clipped}")
+    """Write the modified scores, the mask, and one step of the online softmax.
+
+    Args:
+        masked: source of the bool that the mask is to be looked at; "" where it always is.
+    """
     scope = tile_scope(body, outer, "kv")
     if spec.score is not None:
+        _write_keys(scope.block, spec)
         scope.block.line("score = scores * scale")
         (modified,) = lowering.lower([spec.score.expr], scope)
         scope.block.line(f"scores = {modified}")
     if masked:
-        allowed = write_allowed(spec, lowering, scope, "(key_index < kv_len)")
-        scope.block.line(f'scores = gl.where({allowed}, scores, -float("inf"))')
+        with scope.block.indented(f"if {masked}:") as block:
+            _write_mask(block, spec, lowering, outer)
+    else:
+        _write_mask(scope.block, spec, lowering, outer)
     factor = "LOG2E" if spec.score is not None else "scale"
     found = "weights, rescale, max_log2, total"
     body.line(f"{found} = softmax(scores, max_log2, total, {factor})")
+
+
+def _write_keys(block: Block, spec: KernelSpec) -> None:
+    """Write the positions of the tile's keys."""
+    block.line("key_index = (kv_tile * BLOCK_N + gl.arange(0, BLOCK_N, KEYS))[None, :]")
+    clipped = "gl.minimum(key_index, kv_len - 1)" if loads_at("kv", spec) else "key_index"
+    block.line(f"kv = {clipped}")
+
+
+def _write_mask(block: Block, spec: KernelSpec, lowering: Lowering, outer: Scope) -> None:
+    """Write the end of the keys and the mask.
+
+    It has a scope of its own: what the score computed may stand in registers that are needed here.
+    """
+    if spec.score is None:
+        _write_keys(block, spec)
+    scope = tile_scope(block, outer, "kv")
+    allowed = write_allowed(spec, lowering, scope, "(key_index < kv_len)")
+    scope.block.line(f'scores = gl.where({allowed}, scores, -float("inf"))')
 
 
 def _write_operands(body: Block, spec: KernelSpec) -> None:

@@ -15,7 +15,6 @@ from ..module import HELPERS_OF_MODULES, write_docstring, write_signature
 from ..writer import Block
 
 GROUP_ROWS = 64  # rows that one warpgroup's matrix products have
-GROUPS = 2  # consumer warpgroups of a program
 ELEMENT_BYTES = 2  # the kernels take 16-bit elements
 CONSTANTS = ("BLOCK_M", "BLOCK_N", "STAGES")
 
@@ -56,6 +55,17 @@ def softmax(scores, max_log2, total, factor):
     weights = gl.exp2(scores * factor - shift[:, None])
     rescale = gl.exp2(max_log2 - shift)
     return weights, rescale, new_max, total * rescale + gl.sum(weights, 1)
+'''
+
+# The scores come from 16-bit elements: the absolute error is what counts.
+_TANH = '''\
+@gluon.jit
+def tanh(x):
+    """Hyperbolic tangent as 1 - 2 / (1 + exp(2 x)); absolute error below 3e-7."""
+    divisor = 1.0 + gl.exp2(2.8853900817779268 * x)
+    reciprocal: gl.constexpr = "rcp.approx.ftz.f32 $0, $1;"
+    inverse = gl.inline_asm_elementwise(reciprocal, "=f,f", [divisor], gl.float32, True, 1)
+    return 1.0 - 2.0 * inverse
 '''
 
 # Names that the Hopper kernels' own lines use beside those of the portable ones.
@@ -136,7 +146,7 @@ def write_hopper_module(
 
 def helpers_of(names: Iterable[str]) -> list[str]:
     """The texts of the helper functions of those names."""
-    return [HELPERS_OF_MODULES[name] for name in sorted(names)]
+    return [{**HELPERS_OF_MODULES, "tanh": _TANH}[name] for name in sorted(names)]
 
 
 def in_gluon(text: str) -> str:

@@ -1,18 +1,20 @@
 """The order in which a program of a Hopper kernel goes through its tiles.
 
 The producer and the consumers walk the same tiles, each with a count of its own, `step`, from which
-both know a tile's place in shared memory. Masked tiles come first, then full ones: step 0 stands
-before the loops and is always treated as masked, so that the loops begin with a softmax under way.
-A program without any tile takes one whose pairs are all masked away.
+both know a tile's place in shared memory. There is one loop for masked and full tiles: with a loop
+each, ptxas packed and unpacked the weights that are carried from one to the other in every tile.
+Step 0 stands before the loop and is treated as masked, so that the loop begins with a softmax under
+way. A program without any tile takes one whose pairs are all masked away.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ..kernel import KernelSpec, Role
-from ..loops import Axis, Loop, Segment, write_segments
+from ..loops import Axis, Segment, write_segments
 from ..lower import Lowering, Scope
 from ..writer import Block
 
@@ -24,35 +26,20 @@ class Schedule:
     Attributes:
         handed: names of the scalars and pointers that a partition needs.
         axis: along which the tiles lie.
-        last_step: source of the number of the last step, after the loops.
+        last_step: source of the number of the last step, after the loop.
+        masked: in the loop, source of the bool that the tile is to be masked; "" where all are.
     """
 
     handed: tuple[str, ...]
     axis: Axis
     last_step: str
+    masked: str
 
-    def loops(self, block: Block) -> Iterator[Loop]:
-        """Write the loops over all steps but the first, each with `step` and the tile's number."""
+    @contextmanager
+    def loop(self, block: Block) -> Iterator[Block]:
+        """Write the loop over all steps but the first; its body has `step` and the tile."""
         raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class _Counted(Schedule):
-    """From formulas: the segments one after the other, counted through."""
-
-    masked: tuple[_Span, ...]
-    full: tuple[_Span, ...]
-
-    def loops(self, block: Block) -> Iterator[Loop]:
-        tile, done = self.axis.tile, "1"
-        for spans, is_masked in ((self.masked, True), (self.full, False)):
-            if not spans:
-                continue
-            begin = "1" if done == "1" else f"gl.maximum({done}, 1)"
-            done = spans[-1].end
-            with block.indented(f"for step in range({begin}, {done}):") as body:
-                body.line(f"{tile} = {_tile_at('step', spans)}")
-                yield Loop(body, is_masked)
+        yield block
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,31 +51,43 @@ class _Span:
     end: str
 
 
+@dataclass(frozen=True)
+class _Counted(Schedule):
+    """From formulas: the segments one after the other, counted through, the masked ones first."""
+
+    spans: tuple[_Span, ...]
+
+    @contextmanager
+    def loop(self, block: Block) -> Iterator[Block]:
+        with block.indented("for step in range(1, last_step + 1):") as body:
+            body.line(f"{self.axis.tile} = {_tile_at('step', self.spans)}")
+            yield body
+
+
 def _tile_at(step: str, spans: tuple[_Span, ...]) -> str:
-    """The tile of a step within `spans`."""
+    """The source of the tile of a step; 0 where there is no span at all."""
+    if not spans:
+        return "0"
     shifts = [s.start if s.begin == "0" else f"{s.start} - {s.begin}" for s in spans]
     chosen = shifts[-1]
     for span, shift in zip(spans[-2::-1], shifts[-2::-1], strict=True):
         chosen = f"gl.where({step} < {span.end}, {shift}, {chosen})"
-    return f"{step} + {chosen}"
+    return chosen if step == "0" else f"{step} + {chosen}"
 
 
 @dataclass(frozen=True)
 class _Runs(Schedule):
-    """From a table: its masked runs, then its full runs."""
+    """From a table: its runs as they stand there."""
 
-    def loops(self, block: Block) -> Iterator[Loop]:
+    @contextmanager
+    def loop(self, block: Block) -> Iterator[Block]:
         block.line("step = 0")
-        for start, stop, is_masked in (
-            ("full_end", "last_run", True),
-            ("first_run", "full_end", False),
-        ):
-            with block.indented(f"for run in range({start}, {stop}):") as runs:
-                runs.line("run_start = gl.load(starts + run) + (run == head_run).to(gl.int32)")
-                header = f"for {self.axis.tile} in range(run_start, gl.load(stops + run)):"
-                with runs.indented(header) as body:
-                    body.line("step += 1")
-                    yield Loop(body, is_masked)
+        with block.indented("for run in range(first_run, last_run):") as runs:
+            runs.line("run_start = gl.load(starts + run) + (run == first_run).to(gl.int32)")
+            header = f"for {self.axis.tile} in range(run_start, gl.load(stops + run)):"
+            with runs.indented(header) as body:
+                body.line("step += 1")
+                yield body
 
 
 def write_schedule(axis: Axis, spec: KernelSpec, lowering: Lowering, scope: Scope) -> Schedule:
@@ -102,13 +101,11 @@ def write_schedule(axis: Axis, spec: KernelSpec, lowering: Lowering, scope: Scop
         spans.append(_write_span(segment, count, lowering, block))
         count = spans[-1].end
     block.line(f"last_step = gl.maximum({count}, 1) - 1")
-    first = _tile_at("0", tuple(spans)).removeprefix("0 + ") if spans else "0"
-    block.line(f"first_tile = {first}")
+    block.line(f"first_tile = {_tile_at('0', tuple(spans))}")
     names = dict.fromkeys(n for s in spans for n in (s.start, s.begin, s.end) if n != "0")
+    is_masked = f"step < {spans[len(masked) - 1].end}" if masked and full else ""
     handed = (*names, "first_tile", "last_step")
-    return _Counted(
-        handed, axis, "last_step", tuple(spans[: len(masked)]), tuple(spans[len(masked) :])
-    )
+    return _Counted(handed, axis, "last_step", is_masked, tuple(spans))
 
 
 def _write_span(segment: Segment, count: str, lowering: Lowering, block: Block) -> _Span:
@@ -126,7 +123,6 @@ def _write_runs(axis: Axis, lowering: Lowering, scope: Scope) -> Schedule:
     block.line(f"first_run = gl.load({table[0]} + row_of_runs)")
     block.line(f"full_end = gl.load({table[1]} + row_of_runs)")
     block.line(f"last_run = gl.load({table[0]} + row_of_runs + 1)")
-    block.line("head_run = gl.where(full_end < last_run, full_end, first_run)")
-    block.line(f"first_tile = gl.load({table[2]} + head_run, mask=first_run < last_run, other=0)")
-    handed = ("first_run", "full_end", "last_run", "head_run", "first_tile", *table[2:])
-    return _Runs(handed, axis, "step")
+    block.line(f"first_tile = gl.load({table[2]} + first_run, mask=first_run < last_run, other=0)")
+    handed = ("first_run", "full_end", "last_run", "first_tile", *table[2:])
+    return _Runs(handed, axis, "step", "run >= full_end")

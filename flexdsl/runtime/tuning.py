@@ -42,13 +42,13 @@ class Config:
         return rows if isinstance(rows, int) else self.constants[rows]
 
 
-def _gluon(block_n: int, stages: int) -> Config:
-    return Config(128, block_n, 4, stages, Language.GLUON)
+def _gluon(block_n: int, stages: int, block_m: int = 128) -> Config:
+    return Config(block_m, block_n, 4, stages, Language.GLUON)
 
 
 # The forward kernel in Gluon, by D.
 _FORWARD_GLUON = {
-    64: (_gluon(128, 3), _gluon(128, 2)),
+    64: (_gluon(128, 3, 192), _gluon(128, 2, 192)),
     96: (_gluon(128, 2), _gluon(64, 2)),
     128: (_gluon(128, 2), _gluon(64, 3)),
     192: (_gluon(64, 2),),
