@@ -15,17 +15,19 @@ own arguments (`kernel.py`), and the runtime and the ahead-of-time builder pass 
 
 from .backward import generate_backward_key, generate_backward_query
 from .forward import generate_forward
-from .hopper import reason_not_covered
+from .hopper import backward_reason, reason_not_covered
 from .kernel import Argument, Kernel, KernelSpec, Language, Role, heavy_last, pieces
-from .unbound import Phase, generate_unbound, parse_phase, unbound_spec
+from .unbound import OF_KEYS, Phase, generate_unbound, parse_phase, unbound_spec
 
 __all__ = [
+    "OF_KEYS",
     "Argument",
     "Kernel",
     "KernelSpec",
     "Language",
     "Phase",
     "Role",
+    "backward_reason",
     "generate_backward_key",
     "generate_backward_query",
     "generate_forward",

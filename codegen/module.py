@@ -124,6 +124,8 @@ def _comment(argument: Argument) -> str:
             return f"descriptor, blocks of [1, 1, {argument.rows}, {argument.index}]"
         case Role.ROWS:
             return "float32 [batch, heads, q_len]"
+        case Role.ROWS_DESCRIPTOR:
+            return f"descriptor of float32 [batch * heads * q_len], blocks of {argument.rows}"
         case Role.SCALE:
             return "float32, times log2(e) where there is no score modification"
         case Role.SIZE:
@@ -133,7 +135,7 @@ def _comment(argument: Argument) -> str:
         case Role.TABLE | Role.TABLE_STRIDE:
             return "table of runs"
         case Role.SUMS:
-            return "float32 sums of rows or keys, for a gradient"
+            return "float32 sums, for a gradient"
         case Role.GRADIENT | Role.GRADIENT_STRIDE:
             return f"gradient of {argument.of}, float32"
     return argument.role.name.lower()

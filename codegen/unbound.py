@@ -15,6 +15,7 @@ from flexdsl.ir import Op, Program, rename_apart, walk
 from .backward import generate_backward_key, generate_backward_query
 from .diagonal import generate_backward_diagonal
 from .forward import generate_forward
+from .hopper import generate_backward, generate_backward_sums
 from .hopper import generate_forward as generate_hopper_forward
 from .kernel import Kernel, KernelSpec, Language, heavy_last
 from .rows import generate_backward_rows
@@ -28,6 +29,12 @@ class Phase(Enum):
     BACKWARD_QUERY = "backward_query"
     BACKWARD_KEY = "backward_key"
     BACKWARD_DIAGONAL = "backward_diagonal"
+    BACKWARD = "backward"
+    BACKWARD_SUMS = "backward_sums"
+
+
+# Those whose programs have a key tile each and loop over query tiles.
+OF_KEYS = (Phase.BACKWARD_KEY, Phase.BACKWARD)
 
 
 def parse_phase(name: str) -> Phase:
@@ -48,7 +55,9 @@ GENERATORS = {
     (Phase.BACKWARD_QUERY, Language.TRITON): generate_backward_query,
     (Phase.BACKWARD_KEY, Language.TRITON): generate_backward_key,
     (Phase.BACKWARD_DIAGONAL, Language.TRITON): generate_backward_diagonal,
+    (Phase.BACKWARD_SUMS, Language.TRITON): generate_backward_sums,
     (Phase.FORWARD, Language.GLUON): generate_hopper_forward,
+    (Phase.BACKWARD, Language.GLUON): generate_backward,
 }
 
 
@@ -62,7 +71,7 @@ def unbound_spec(
     """What the kernel of `phase` has in its text for this mask and score, whatever the lengths."""
     if score is not None and mask is not None:
         score = rename_apart(score, mask.values)
-    closed_form = typical_closed_form(mask, "q" if phase is Phase.BACKWARD_KEY else "kv")
+    closed_form = typical_closed_form(mask, "q" if phase in OF_KEYS else "kv")
     expressions = [p.expr for p in (mask, score) if p is not None]
     return KernelSpec(
         None if mask is None or mask.expr.op is Op.CONST else mask,

@@ -8,11 +8,21 @@ kernels, in the layout of an accumulator; plans give the same tiles in another o
     schedule.py  the order of the tiles, which producer and consumers share
     module.py    the module around a kernel, shared memory and barriers
     forward.py   the forward kernel
+    backward.py  the kernel of dK, dV and the sums of dQ
+    query_sums.py  the order of those sums in memory, and the kernel that makes dQ of them
 
 Needs no GPU and no triton, as all of code generation.
 """
 
-from .cover import reason_not_covered
+from .backward import generate_backward
+from .cover import backward_reason, reason_not_covered
 from .forward import generate_forward
+from .query_sums import generate_backward_sums
 
-__all__ = ["generate_forward", "reason_not_covered"]
+__all__ = [
+    "backward_reason",
+    "generate_backward",
+    "generate_backward_sums",
+    "generate_forward",
+    "reason_not_covered",
+]

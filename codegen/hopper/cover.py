@@ -7,6 +7,7 @@ from __future__ import annotations
 
 # (D, Dv): a value's pieces must be those of a query, whose place in shared memory the output takes.
 HEAD_DIMS = frozenset({(64, 64), (96, 96), (128, 128), (192, 128), (256, 256)})
+BACKWARD_HEAD_DIMS = (64, 128)
 
 
 def reason_not_covered(capability: int, dtype: str, head_dim: int, value_dim: int) -> str | None:
@@ -23,4 +24,25 @@ def reason_not_covered(capability: int, dtype: str, head_dim: int, value_dim: in
     if (head_dim, value_dim) not in HEAD_DIMS:
         known = ", ".join(f"{d}" if d == dv else f"{d}/{dv}" for d, dv in sorted(HEAD_DIMS))
         return f"head dimensions {head_dim}/{value_dim} are none of {known}"
+    return None
+
+
+def backward_reason(
+    head_dim: int, value_dim: int, rows: int, learned: bool, deterministic: bool
+) -> str | None:
+    """Why the backward pass of a call that is covered takes the portable kernels, or None.
+
+    Args:
+        rows: query rows of all heads and batches.
+        learned: a captured tensor needs a gradient.
+        deterministic: dQ has to be the same in every run, to the last bit.
+    """
+    if head_dim != value_dim or head_dim not in BACKWARD_HEAD_DIMS:
+        return f"its backward takes head dimensions 64 and 128, not {head_dim}/{value_dim}"
+    if learned:
+        return "it does not add up gradients of captured tensors"
+    if deterministic:
+        return "it adds dQ up by atomics, and deterministic algorithms were asked for"
+    if rows >= 2**31:
+        return "it counts the rows of all heads in 32 bits"
     return None

@@ -3,7 +3,9 @@
 The producer brings tiles into shared memory by the copy engine. Each consumer has 64 query rows; it
 starts the product of the next scores, then that of the weights at hand with their values, and
 computes the next softmax while the second one runs. The order of issue was found by experiment on
-an H200; FlashAttention 3 (arXiv 2407.08608) describes the same overlap within a warpgroup.
+an H200; FlashAttention 3 (arXiv 2407.08608) describes the same overlap within a warpgroup. Masked
+and full tiles share a loop: with a loop each, ptxas packed and unpacked the weights carried from
+one to the other in every tile.
 Which calls this kernel covers is said in `cover.py`.
 """
 
@@ -28,7 +30,7 @@ from .module import (
     write_fetch,
     write_hopper_module,
 )
-from .schedule import Schedule, write_schedule
+from .schedule import Schedule, end_of_tiles, write_schedule
 
 _SIZES = ("q_len", "kv_len", "q_offset", "heads", "group", "q_tiles")
 _ROWS = {"query": GROUP_ROWS, "out": GROUP_ROWS, "key": "BLOCK_N", "value": "BLOCK_N"}
@@ -254,7 +256,7 @@ def _write_mask(block: Block, spec: KernelSpec, lowering: Lowering, outer: Scope
     if spec.score is None:
         _write_keys(block, spec)
     scope = tile_scope(block, outer, "kv")
-    allowed = write_allowed(spec, lowering, scope, "(key_index < kv_len)")
+    allowed = write_allowed(spec, lowering, scope, f"(key_index < {end_of_tiles(spec, 'kv_len')})")
     scope.block.line(f'scores = gl.where({allowed}, scores, -float("inf"))')
 
 

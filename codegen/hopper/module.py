@@ -26,6 +26,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     mbarrier,
     tma,
     warpgroup_mma,
+    warpgroup_mma_init,
     warpgroup_mma_wait,
 )
 
@@ -70,7 +71,8 @@ def tanh(x):
 
 # Names that the Hopper kernels' own lines use beside those of the portable ones.
 RESERVED = frozenset(
-    """gluon gl tma mbarrier fence_async_shared warpgroup_mma warpgroup_mma_wait barriers softmax
+    """gluon gl tma mbarrier fence_async_shared warpgroup_mma warpgroup_mma_init
+    warpgroup_mma_wait barriers softmax
     producer consumer GROUP STAGES step stage phase before first_tile last_step head_run
     query_ready key_ready key_free value_ready value_free zero SCORES ROWS KEYS
     weights_0 weights_1 weights_2""".split()  # noqa: SIM905

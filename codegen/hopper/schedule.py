@@ -1,10 +1,9 @@
 """The order in which a program of a Hopper kernel goes through its tiles.
 
 The producer and the consumers walk the same tiles, each with a count of its own, `step`, from which
-both know a tile's place in shared memory. There is one loop for masked and full tiles: with a loop
-each, ptxas packed and unpacked the weights that are carried from one to the other in every tile.
-Step 0 stands before the loop and is treated as masked, so that the loop begins with a softmax under
-way. A program without any tile takes one whose pairs are all masked away.
+both know a tile's place in shared memory. Step 0 stands before the loops and is treated as masked,
+so that a loop begins with work under way. A program without any tile takes one whose pairs are all
+masked away.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ..kernel import KernelSpec, Role
-from ..loops import Axis, Segment, write_segments
+from ..loops import Axis, Loop, Segment, write_segments
 from ..lower import Lowering, Scope
 from ..writer import Block
 
@@ -27,7 +26,7 @@ class Schedule:
         handed: names of the scalars and pointers that a partition needs.
         axis: along which the tiles lie.
         last_step: source of the number of the last step, after the loop.
-        masked: in the loop, source of the bool that the tile is to be masked; "" where all are.
+        masked: in the one loop, source of the bool that the tile is to be masked; "" where all are.
     """
 
     handed: tuple[str, ...]
@@ -37,9 +36,13 @@ class Schedule:
 
     @contextmanager
     def loop(self, block: Block) -> Iterator[Block]:
-        """Write the loop over all steps but the first; its body has `step` and the tile."""
+        """Write one loop over all steps but the first; its body has `step` and the tile."""
         raise NotImplementedError
         yield block
+
+    def loops(self, block: Block) -> Iterator[Loop]:
+        """Write the same as two loops, one for masked and one for full tiles."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +56,28 @@ class _Span:
 
 @dataclass(frozen=True)
 class _Counted(Schedule):
-    """From formulas: the segments one after the other, counted through, the masked ones first."""
+    """From formulas: the segments one after the other, counted through, the masked ones first.
+
+    Attributes:
+        masked_count: source of the number of tiles to be masked.
+    """
 
     spans: tuple[_Span, ...]
+    masked_count: str
 
     @contextmanager
     def loop(self, block: Block) -> Iterator[Block]:
-        with block.indented("for step in range(1, last_step + 1):") as body:
+        yield from self._loop("1", "last_step + 1", block)
+
+    def loops(self, block: Block) -> Iterator[Loop]:
+        for body in self._loop("1", self.masked_count, block):
+            yield Loop(body, True)
+        if self.masked:
+            for body in self._loop(f"gl.maximum({self.masked_count}, 1)", "last_step + 1", block):
+                yield Loop(body, False)
+
+    def _loop(self, start: str, stop: str, block: Block) -> Iterator[Block]:
+        with block.indented(f"for step in range({start}, {stop}):") as body:
             body.line(f"{self.axis.tile} = {_tile_at('step', self.spans)}")
             yield body
 
@@ -82,7 +100,17 @@ class _Runs(Schedule):
     @contextmanager
     def loop(self, block: Block) -> Iterator[Block]:
         block.line("step = 0")
-        with block.indented("for run in range(first_run, last_run):") as runs:
+        yield from self._loop("first_run", "last_run", block)
+
+    def loops(self, block: Block) -> Iterator[Loop]:
+        block.line("step = 0")
+        for body in self._loop("first_run", "full_end", block):
+            yield Loop(body, False)
+        for body in self._loop("full_end", "last_run", block):
+            yield Loop(body, True)
+
+    def _loop(self, start: str, stop: str, block: Block) -> Iterator[Block]:
+        with block.indented(f"for run in range({start}, {stop}):") as runs:
             runs.line("run_start = gl.load(starts + run) + (run == first_run).to(gl.int32)")
             header = f"for {self.axis.tile} in range(run_start, gl.load(stops + run)):"
             with runs.indented(header) as body:
@@ -90,10 +118,16 @@ class _Runs(Schedule):
                 yield body
 
 
-def write_schedule(axis: Axis, spec: KernelSpec, lowering: Lowering, scope: Scope) -> Schedule:
-    """Write what the partitions walk by, `first_tile` among it, into the block of `scope`."""
+def write_schedule(
+    axis: Axis, spec: KernelSpec, lowering: Lowering, scope: Scope, all_masked: str = ""
+) -> Schedule:
+    """Write what the partitions walk by, `first_tile` among it, into the block of `scope`.
+
+    Args:
+        all_masked: source of the bool that every tile of the program is to be masked.
+    """
     if spec.closed_form is None:
-        return _write_runs(axis, lowering, scope)
+        return _write_runs(axis, lowering, scope, all_masked)
     masked, full = write_segments(axis, spec.closed_form, lowering, scope)
     block, count = scope.block, "0"
     spans: list[_Span] = []
@@ -103,19 +137,35 @@ def write_schedule(axis: Axis, spec: KernelSpec, lowering: Lowering, scope: Scop
     block.line(f"last_step = gl.maximum({count}, 1) - 1")
     block.line(f"first_tile = {_tile_at('0', tuple(spans))}")
     names = dict.fromkeys(n for s in spans for n in (s.start, s.begin, s.end) if n != "0")
-    is_masked = f"step < {spans[len(masked) - 1].end}" if masked and full else ""
+    some = spans[len(masked) - 1].end if masked else "0"
+    if all_masked:
+        some = _assign("masked_count", f"gl.where({all_masked}, {count}, {some})", lowering, block)
+        names[some] = None
+    is_masked = f"step < {some}" if full else ""
     handed = (*names, "first_tile", "last_step")
-    return _Counted(handed, axis, "last_step", is_masked, tuple(spans))
+    return _Counted(handed, axis, "last_step", is_masked, tuple(spans), some)
+
+
+def end_of_tiles(spec: KernelSpec, length: str) -> str:
+    """The source of where a masked tile ends: at once if no pair is allowed anywhere."""
+    form = spec.closed_form
+    return "0" if form is not None and not form.intervals else length
+
+
+def _assign(wanted: str, text: str, lowering: Lowering, block: Block) -> str:
+    name = lowering.names.fresh(wanted)
+    block.line(f"{name} = {text}")
+    return name
 
 
 def _write_span(segment: Segment, count: str, lowering: Lowering, block: Block) -> _Span:
     start, stop = segment
-    end = lowering.names.fresh("count")
-    block.line(f"{end} = {'' if count == '0' else f'{count} + '}{stop} - {start}")
+    before = "" if count == "0" else f"{count} + "
+    end = _assign("count", f"{before}{stop} - {start}", lowering, block)
     return _Span(start, count, end)
 
 
-def _write_runs(axis: Axis, lowering: Lowering, scope: Scope) -> Schedule:
+def _write_runs(axis: Axis, lowering: Lowering, scope: Scope, all_masked: str) -> Schedule:
     table = [lowering.argument(Role.TABLE, n) for n in ("offsets", "full_ends", "starts", "stops")]
     strides = [lowering.argument(Role.TABLE_STRIDE, n, 0, f"table_stride_{n}") for n in "bh"]
     block = scope.block
@@ -123,6 +173,8 @@ def _write_runs(axis: Axis, lowering: Lowering, scope: Scope) -> Schedule:
     block.line(f"first_run = gl.load({table[0]} + row_of_runs)")
     block.line(f"full_end = gl.load({table[1]} + row_of_runs)")
     block.line(f"last_run = gl.load({table[0]} + row_of_runs + 1)")
+    if all_masked:
+        block.line(f"full_end = gl.where({all_masked}, first_run, full_end)")
     block.line(f"first_tile = gl.load({table[2]} + first_run, mask=first_run < last_run, other=0)")
     handed = ("first_run", "full_end", "last_run", "first_tile", *table[2:])
     return _Runs(handed, axis, "step", "run >= full_end")

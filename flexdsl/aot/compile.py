@@ -26,7 +26,7 @@ from flexdsl.errors import ArgumentError, BackendError, TargetError
 from flexdsl.ir import Capture, Kind, Program, Type, captures_of, params_of
 from flexdsl.mod import as_mod
 from flexdsl.runtime.cache import load
-from flexdsl.runtime.descriptors import layout_of_blocks
+from flexdsl.runtime.descriptors import layout_of_blocks, layout_of_rows
 from flexdsl.runtime.tuning import MAX_HEAD_DIM, Config, configs
 
 # Names of element types as users write them, and their sizes in bytes.
@@ -127,6 +127,10 @@ _SHARED_LIMIT = {
 }
 
 
+# Pointers to tensors that the runtime allocates itself: they are multiples of 16 bytes.
+_OWN = (Role.ROWS, Role.SUMS, Role.GRADIENT)
+
+
 def _compile(
     kernel: Kernel, spec: KernelSpec, target: Target, dtype: str, config: Config
 ) -> Compiled:
@@ -146,7 +150,12 @@ def _compile(
     names = list(signature)
     constants = {(names.index(n),): config.constants[n] for n in kernel.constants}
     kind = GluonASTSource if kernel.language is Language.GLUON else ASTSource
-    source = kind(load(kernel), signature, constants)
+    aligned = {
+        (names.index(a.name),): [["tt.divisibility", 16]]
+        for a in kernel.arguments
+        if a.role in _OWN
+    }
+    source = kind(load(kernel), signature, constants, aligned)
     gpu = GPUTarget(target.backend, target.arch, target.warp_size)
     options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
     compiled = triton.compile(source, target=gpu, options=options)
@@ -179,6 +188,9 @@ def _signature(argument: Argument, dtype: str, config: Config, types: Mapping[st
             return f"tensordesc<{block},{layout!r}>"
         case Role.ROWS:
             return "*fp32"
+        case Role.ROWS_DESCRIPTOR:
+            count = config.rows(argument)
+            return f"tensordesc<fp32[{count}],{layout_of_rows(count)!r}>"
         case Role.SCALE:
             return "fp32"
         case Role.PARAMETER:

@@ -56,6 +56,17 @@ def describe(x: Tensor, rows: int, width: int, language: Language) -> Any:
     return hopper.TensorDescriptor(x, list(x.shape), strides, block, layout)
 
 
+def describe_flat(x: Tensor, count: int) -> Any:
+    """The descriptor, for Gluon, of the elements of a contiguous tensor; blocks of `count`."""
+    return hopper.TensorDescriptor(x, [x.numel()], [1], [count], layout_of_rows(count))
+
+
+@cache
+def layout_of_rows(count: int) -> NVMMASharedLayout:
+    """How blocks of `count` float32 numbers lie in shared memory."""
+    return NVMMASharedLayout.get_default_for([count], gl.float32)
+
+
 @cache
 def layout_of_blocks(rows: int, width: int, itemsize: int) -> NVMMASharedLayout:
     """How blocks [1, 1, rows, width] lie in shared memory: swizzled for matrix products."""

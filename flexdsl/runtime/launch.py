@@ -20,6 +20,7 @@ from triton.runtime.errors import OutOfResources
 
 from flexdsl.analysis import BlockPlan
 from flexdsl.codegen import (
+    OF_KEYS,
     Argument,
     Kernel,
     KernelSpec,
@@ -34,13 +35,16 @@ from flexdsl.errors import BackendError, InternalError
 from flexdsl.ir import Capture, Op, captures_of
 from flexdsl.runtime import bind
 from flexdsl.runtime.cache import load
-from flexdsl.runtime.descriptors import describe
+from flexdsl.runtime.descriptors import describe, describe_flat
 from flexdsl.runtime.run_table import DeviceTable, to_device
 from flexdsl.runtime.tuning import Config, configs
 
 LOG2E = 1.4426950408889634
 
 _DTYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
+
+# Kernels that look at no pair.
+_OF_ROWS = (Phase.BACKWARD_ROWS, Phase.BACKWARD_SUMS)
 
 _KERNELS: dict[tuple[Any, ...], Kernel] = {}
 _CHOSEN: dict[tuple[Any, ...], Config] = {}
@@ -131,9 +135,8 @@ def run(phase: Phase, call: Call) -> None:
         found = found[found.index(_CHOSEN[key]) :]
     reason = ""
     for config in found:
-        # The kernel that prepares the rows looks at no pair.
-        plan = None if phase is Phase.BACKWARD_ROWS else call.plan(config)
-        if plan is not None and phase is Phase.BACKWARD_KEY:
+        plan = None if phase in _OF_ROWS else call.plan(config)
+        if plan is not None and phase in OF_KEYS:
             plan = plan.transposed()
         try:
             launch(kernel_of(phase, config.language, call.spec(plan)), call, plan, config)
@@ -197,7 +200,7 @@ def launch(kernel: Kernel, call: Call, plan: BlockPlan | None, config: Config) -
     if any(a.of == "diagonals" for a in kernel.arguments):
         axis = "diagonals"
     tiles = tile_counts(call.bound.lengths, config)[axis]
-    batch, heads = tensors["key" if of_keys else "query"].shape[:2]
+    batch, heads = tensors["d_key" if of_keys else "query"].shape[:2]
     with torch.cuda.device(call.device) if call.device.type == "cuda" else nullcontext():
         load(kernel)[(tiles * batch * heads,)](
             *arguments,
@@ -220,6 +223,8 @@ def _argument(argument: Argument, call: Call, plan: BlockPlan | None, config: Co
             return describe(call.tensors[name], config.rows(argument), index, config.language)
         case Role.ROWS:
             return call.rows[name]
+        case Role.ROWS_DESCRIPTOR:
+            return describe_flat(call.rows[name], config.rows(argument))
         case Role.SCALE:
             return call.scale * (LOG2E if call.bound.score is None else 1.0)
         case Role.SIZE:
@@ -274,8 +279,9 @@ def _device_table(plan: BlockPlan, device: torch.device) -> DeviceTable:
     tables = _TABLES.setdefault(plan, {})
     if device not in tables:
         assert plan.table is not None
-        # Key tiles of a query tile look at the end of the keys in masked runs only; query tiles of
-        # a key tile need no look at the end of the queries.
-        cut = plan.outer == "q" and plan.kv_len % plan.tile_shape[1] != 0
-        tables[device] = to_device(plan.table, plan.kv_tiles, cut, device)
+        # Kernels look at the end of the axis that they go along in masked runs only.
+        of_queries = plan.outer == "q"
+        length, tiles = (plan.kv_len, plan.kv_tiles) if of_queries else (plan.q_len, plan.q_tiles)
+        cut = length % plan.tile_shape[1 if of_queries else 0] != 0
+        tables[device] = to_device(plan.table, tiles, cut, device)
     return tables[device]

@@ -25,15 +25,15 @@ class DeviceTable:
     stops: Tensor
 
 
-def to_device(table: RunTable, kv_tiles: int, cut: bool, device: torch.device) -> DeviceTable:
+def to_device(table: RunTable, tiles: int, cut: bool, device: torch.device) -> DeviceTable:
     """The table on `device`.
 
     Args:
-        kv_tiles: number of key tiles.
-        cut: the last key tile reaches past the last key.
+        tiles: number of tiles along the axis of the runs.
+        cut: the last of them reaches past the end.
     """
     if cut:
-        table = mask_last_tile(table, kv_tiles)
+        table = mask_last_tile(table, tiles)
     arrays = (table.offsets, table.full_ends, table.starts, table.stops)
     return DeviceTable(*(_upload(np.ascontiguousarray(a, dtype=np.int32), device) for a in arrays))
 
@@ -44,21 +44,35 @@ def _upload(array: np.ndarray, device: torch.device) -> Tensor:
     return torch.from_numpy(padded.copy()).to(device)
 
 
-def mask_last_tile(table: RunTable, kv_tiles: int) -> RunTable:
-    """The same table with key tile `kv_tiles - 1` in a masked run wherever it was in a full one."""
-    moved = np.flatnonzero(table.full_runs() & (table.stops == kv_tiles))
+def mask_last_tile(table: RunTable, tiles: int) -> RunTable:
+    """The same table with tile `tiles - 1` in a masked run wherever it was in a full one."""
+    moved = np.flatnonzero(table.full_runs() & (table.stops == tiles))
     if moved.size == 0:
         return table
     stops = table.stops.copy()
-    stops[moved] -= 1  # a run that is empty now costs nothing
+    stops[moved] -= 1
     rows = table.row_of_runs()[moved]
     at = table.offsets[rows + 1]
     added = np.bincount(rows, minlength=table.rows)
     offsets = table.offsets + np.concatenate([[0], np.cumsum(added)])
     shift = offsets[:-1] - table.offsets[:-1]
+    return without_empty_runs(
+        RunTable(
+            offsets=offsets.astype(np.int32),
+            full_ends=(table.full_ends + shift).astype(np.int32),
+            starts=np.insert(table.starts, at, tiles - 1).astype(np.int32),
+            stops=np.insert(stops, at, tiles).astype(np.int32),
+        )
+    )
+
+
+def without_empty_runs(table: RunTable) -> RunTable:
+    """The same table without runs of no tile: a kernel takes the first tile of a run unasked."""
+    kept = table.starts < table.stops
+    before = np.concatenate([[0], np.cumsum(kept)]).astype(np.int32)
     return RunTable(
-        offsets=offsets.astype(np.int32),
-        full_ends=(table.full_ends + shift).astype(np.int32),
-        starts=np.insert(table.starts, at, kv_tiles - 1).astype(np.int32),
-        stops=np.insert(stops, at, kv_tiles).astype(np.int32),
+        offsets=before[table.offsets],
+        full_ends=before[table.full_ends],
+        starts=table.starts[kept],
+        stops=table.stops[kept],
     )

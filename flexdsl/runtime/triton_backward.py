@@ -7,11 +7,13 @@ the backward pass is autograd's: see `operator.py`.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from flexdsl.analysis.gradient import LearnedLoad, Reduction, learned_loads
-from flexdsl.codegen import Phase
+from flexdsl.codegen import Phase, backward_reason
 from flexdsl.runtime import bind
 from flexdsl.runtime.descriptors import aligned, empty_aligned
 from flexdsl.runtime.evaluate import evaluate
@@ -59,6 +61,8 @@ def backward(
     tensors = dict(zip(names, given, strict=True))
     call = Call(bound, scale, tensors, rows, sums, learned, takes_hopper(backend, q, v))
     run(Phase.BACKWARD_ROWS, call)
+    if call.hopper and reason_against_hopper(q, v, bool(learned)) is None:
+        return _hopper(call)
     run(Phase.BACKWARD_QUERY, call)
     run(Phase.BACKWARD_KEY, call)
     if any(load.reduction is Reduction.DIAGONAL for load in loads):
@@ -67,6 +71,30 @@ def backward(
         if load.reduction is not Reduction.PAIR:
             _scatter(load, sums[str(number)], bound, tile, learned[load.capture])
     return [*gradients, *learned.values()]
+
+
+def reason_against_hopper(q: Tensor, v: Tensor, learned: bool) -> str | None:
+    """Why the backward pass of a call takes the portable kernels where its forward does not."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    return backward_reason(q.shape[3], v.shape[3], q[..., 0].numel(), learned, deterministic)
+
+
+def _hopper(call: Call) -> list[Tensor]:
+    """Gradients of q, k and v by the one kernel of a Hopper GPU; dQ is added up in float32.
+
+    It gives dK and dV of each query head, which are added up here where heads share keys.
+    """
+    q, k, v = (call.tensors[name] for name in ("query", "key", "value"))
+    of_heads = [empty_aligned((*q.shape[:2], *x.shape[2:]), x) for x in (k, v)]
+    rows = -(-q.shape[2] // 128) * 128
+    query_sums = q.new_zeros((*q.shape[:2], rows, q.shape[3]), dtype=torch.float32)
+    tensors = {**call.tensors, "d_key": of_heads[0], "d_value": of_heads[1]}
+    call = replace(call, tensors=tensors, sums={"d_query": query_sums})
+    run(Phase.BACKWARD, call)
+    run(Phase.BACKWARD_SUMS, call)
+    group = q.shape[1] // k.shape[1]
+    d_key, d_value = (x if group == 1 else x.unflatten(1, (-1, group)).sum(2) for x in of_heads)
+    return [call.tensors["d_query"], d_key, d_value]
 
 
 def _buffer(load: LearnedLoad, bound: bind.Bound, tile: Config, lse: Tensor) -> Tensor:

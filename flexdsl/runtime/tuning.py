@@ -54,6 +54,8 @@ _FORWARD_GLUON = {
     192: (_gluon(64, 2),),
     256: (_gluon(64, 2),),
 }
+# The backward kernel in Gluon; it is 8192 elements of a tile of queries, and 128 keys.
+_BACKWARD_GLUON = {64: (_gluon(128, 3),), 128: (_gluon(128, 4, 64),)}
 # Forward, portable, Hopper and later, 16-bit elements, by the largest head dimension. On an H200
 # (torch 2.11.0+cu130, triton 3.6.0, 2026-11-21), causal, N 8192: D 128 (128, 128, 8, 3) 478
 # TFLOP/s, (128, 64, 8, 3) 464; D 64 (64, 128, 4, 2) 461, (128, 64, 4, 3) 407.
@@ -146,6 +148,10 @@ def _portable(
             table = _forward_hopper(score) if capability >= 90 else _FORWARD
         case Phase.BACKWARD_ROWS:
             return (Config(32, 32, 4, 1),)
+        case Phase.BACKWARD:
+            return _of_dim(_BACKWARD_GLUON, head_dim)
+        case Phase.BACKWARD_SUMS:
+            return (Config(8192 // head_dim, 64, 4, 1),)
         case Phase.BACKWARD_DIAGONAL:
             return (diagonal_config(head_dim, itemsize),)
         case Phase.BACKWARD_QUERY | Phase.BACKWARD_KEY if itemsize >= 4:

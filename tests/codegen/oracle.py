@@ -1,6 +1,8 @@
-"""A generated kernel beside the float64 oracle and beside dense attention in the same dtype."""
+"""Generated kernels beside the float64 oracle, and beside dense attention in the same dtype."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 
@@ -91,3 +93,57 @@ def tensors(mod: Mod) -> dict[str, object]:
     return {
         n: torch.as_tensor(v).to(DEVICE) if hasattr(v, "shape") else v for n, v in values.items()
     }
+
+
+# Relative errors of the gradients; the eager run in the same dtype has about the same.
+TOLERANCE = {torch.float32: 3e-6, torch.float16: 2e-3, torch.bfloat16: 1.5e-2}
+
+
+def gradients(
+    mask: Mod | None,
+    score: Mod | None,
+    tensors: list[torch.Tensor],
+    incoming: list[torch.Tensor],
+    backend: str,
+    **options: Any,
+) -> tuple[torch.Tensor, ...]:
+    """Gradients of q, k and v from gradients of the output and of lse."""
+    inputs = [x.detach().clone().requires_grad_() for x in tensors]
+    out, lse = fx.attention(
+        *inputs, mask=mask, score=score, return_lse=True, backend=backend, **options
+    )
+    # An empty row's lse is -inf whatever its inputs are.
+    alive = lse.masked_fill(lse.isneginf(), 0.0)
+    # Under a constant score modification the reference's lse depends on no input.
+    ends = [(x, g) for x, g in zip((out, alive), incoming, strict=True) if x.requires_grad]
+    given = [g.to(x.dtype) for x, g in ends]
+    return torch.autograd.grad([x for x, _ in ends], inputs, given, materialize_grads=True)
+
+
+def expect_gradients(
+    mask: Mod | None,
+    score: Mod | None = None,
+    *,
+    batch: int = 1,
+    kv_heads: int = HEADS,
+    q_len: int = 40,
+    kv_len: int = 50,
+    head_dim: int = 32,
+    value_dim: int = 32,
+    dtype: torch.dtype = torch.float32,
+    backend: str = "triton",
+    **options: Any,
+) -> None:
+    """Compare gradients of q, k and v with those of float64 autograd through the reference."""
+    generator = torch.Generator().manual_seed(q_len + kv_len + head_dim)
+    shapes = [(HEADS, q_len, head_dim), (kv_heads, kv_len, head_dim), (kv_heads, kv_len, value_dim)]
+    shapes += [(HEADS, q_len, value_dim)]
+    q, k, v, d_out = (torch.randn(batch, *s, generator=generator).to(dtype) for s in shapes)
+    d_lse = torch.randn(batch, HEADS, q_len, generator=generator)
+    arguments = [[q, k, v], [d_out, d_lse]]
+    on_device = [[x.to(DEVICE) for x in xs] for xs in arguments]
+    exact = [[x.double() for x in xs] for xs in arguments]
+    found = gradients(mask, score, *on_device, backend, **options)
+    wanted = gradients(mask, score, *exact, "reference", **options)
+    for name, a, b in zip("qkv", found, wanted, strict=True):
+        assert a.dtype == dtype and error(a, b) <= TOLERANCE[dtype], name

@@ -8,67 +8,15 @@ import pytest
 import torch
 
 import flexdsl as fx
-from flexdsl.mod import Mod
-from tests.codegen.oracle import DEVICE, DTYPES, error
+from tests.codegen.oracle import DEVICE, DTYPES, expect_gradients, gradients
 from tests.codegen.variants import CAUSAL, HEADS, VARIANTS
-
-# Relative errors of the gradients; the eager run in the same dtype has about the same.
-TOLERANCE = {torch.float32: 3e-6, torch.float16: 2e-3, torch.bfloat16: 1.5e-2}
-
-
-def gradients(
-    mask: Mod | None,
-    score: Mod | None,
-    tensors: list[torch.Tensor],
-    incoming: list[torch.Tensor],
-    backend: str,
-    **options: Any,
-) -> tuple[torch.Tensor, ...]:
-    """Gradients of q, k and v from gradients of the output and of lse."""
-    inputs = [x.detach().clone().requires_grad_() for x in tensors]
-    out, lse = fx.attention(
-        *inputs, mask=mask, score=score, return_lse=True, backend=backend, **options
-    )
-    # An empty row's lse is -inf whatever its inputs are.
-    alive = lse.masked_fill(lse.isneginf(), 0.0)
-    # Under a constant score modification the reference's lse depends on no input.
-    ends = [(x, g) for x, g in zip((out, alive), incoming, strict=True) if x.requires_grad]
-    given = [g.to(x.dtype) for x, g in ends]
-    return torch.autograd.grad([x for x, _ in ends], inputs, given, materialize_grads=True)
-
-
-def expect(
-    mask: Mod | None,
-    score: Mod | None = None,
-    *,
-    batch: int = 1,
-    kv_heads: int = HEADS,
-    q_len: int = 40,
-    kv_len: int = 50,
-    head_dim: int = 32,
-    value_dim: int = 32,
-    dtype: torch.dtype = torch.float32,
-    **options: Any,
-) -> None:
-    generator = torch.Generator().manual_seed(q_len + kv_len + head_dim)
-    shapes = [(HEADS, q_len, head_dim), (kv_heads, kv_len, head_dim), (kv_heads, kv_len, value_dim)]
-    shapes += [(HEADS, q_len, value_dim)]
-    q, k, v, d_out = (torch.randn(batch, *s, generator=generator).to(dtype) for s in shapes)
-    d_lse = torch.randn(batch, HEADS, q_len, generator=generator)
-    arguments = [[q, k, v], [d_out, d_lse]]
-    on_device = [[x.to(DEVICE) for x in xs] for xs in arguments]
-    exact = [[x.double() for x in xs] for xs in arguments]
-    found = gradients(mask, score, *on_device, "triton", **options)
-    wanted = gradients(mask, score, *exact, "reference", **options)
-    for name, a, b in zip("qkv", found, wanted, strict=True):
-        assert a.dtype == dtype and error(a, b) <= TOLERANCE[dtype], name
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", VARIANTS)
 def test_golden_kernels(name: str, dtype: torch.dtype) -> None:
     v = VARIANTS[name]
-    expect(v.mask, v.score, head_dim=v.head_dim, value_dim=v.value_dim, dtype=dtype)
+    expect_gradients(v.mask, v.score, head_dim=v.head_dim, value_dim=v.value_dim, dtype=dtype)
 
 
 @pytest.mark.parametrize("name", ["causal", "sinks", "document", "alibi", "per_head_window"])
@@ -77,28 +25,28 @@ def test_golden_kernels(name: str, dtype: torch.dtype) -> None:
 )
 def test_lengths_and_offsets(name: str, q_len: int, kv_len: int, q_offset: int) -> None:
     v = VARIANTS[name]
-    expect(v.mask, v.score, q_len=q_len, kv_len=kv_len, q_offset=q_offset, batch=2)
+    expect_gradients(v.mask, v.score, q_len=q_len, kv_len=kv_len, q_offset=q_offset, batch=2)
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2])
 def test_grouped_heads(kv_heads: int) -> None:
     mask = fx.mask_mod(lambda b, h, q, kv: q >= kv and q - kv < 9 * (h + 1) + 5 * b)
-    expect(mask, kv_heads=kv_heads, batch=2)
-    expect(VARIANTS["document"].mask, VARIANTS["alibi"].score, kv_heads=kv_heads)
+    expect_gradients(mask, kv_heads=kv_heads, batch=2)
+    expect_gradients(VARIANTS["document"].mask, VARIANTS["alibi"].score, kv_heads=kv_heads)
 
 
 @pytest.mark.parametrize(
     ("head_dim", "value_dim"), [(16, 16), (20, 12), (96, 128), (192, 64), (256, 256)]
 )
 def test_head_dims(head_dim: int, value_dim: int) -> None:
-    expect(CAUSAL, head_dim=head_dim, value_dim=value_dim)
-    expect(CAUSAL, head_dim=head_dim, value_dim=value_dim, dtype=torch.float16)
+    expect_gradients(CAUSAL, head_dim=head_dim, value_dim=value_dim)
+    expect_gradients(CAUSAL, head_dim=head_dim, value_dim=value_dim, dtype=torch.float16)
 
 
 @pytest.mark.parametrize("scale", [0.0, -0.4, 1.5])
 def test_scale(scale: float) -> None:
-    expect(CAUSAL, scale=scale)
-    expect(CAUSAL, VARIANTS["softcap"].score, scale=scale)
+    expect_gradients(CAUSAL, scale=scale)
+    expect_gradients(CAUSAL, VARIANTS["softcap"].score, scale=scale)
 
 
 SCORES: dict[str, Any] = {
@@ -113,7 +61,7 @@ SCORES: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", SCORES)
 def test_scores(name: str) -> None:
-    expect(CAUSAL, fx.score_mod(SCORES[name]))
+    expect_gradients(CAUSAL, fx.score_mod(SCORES[name]))
 
 
 def test_ten_runs_give_the_same_bits() -> None:

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import flexdsl as fx
-from flexdsl.codegen import reason_not_covered
+from flexdsl.codegen import backward_reason, reason_not_covered
 from flexdsl.errors import BackendError
-from tests.codegen.oracle import expect
+from tests.codegen.oracle import expect, expect_gradients, gradients
 from tests.codegen.variants import CAUSAL, HEADS, VARIANTS
 
 HALVES = [torch.float16, torch.bfloat16]
@@ -74,6 +74,59 @@ def test_strided_inputs() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("name", VARIANTS)
+def test_gradients_of_variants(name: str, dtype: torch.dtype) -> None:
+    v = VARIANTS[name]
+    for dim in (64, 128):
+        dims = {"head_dim": dim, "value_dim": dim}
+        expect_gradients(v.mask, v.score, **dims, dtype=dtype, backend="hopper")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["full", "causal", "sinks", "per_head_window", "neighborhood"])
+@pytest.mark.parametrize(("q_len", "kv_len", "q_offset"), LENGTHS)
+def test_gradients_of_lengths(name: str, q_len: int, kv_len: int, q_offset: int) -> None:
+    lengths = {"q_len": q_len, "kv_len": kv_len, "q_offset": q_offset, "batch": 2}
+    for dim in (64, 128):
+        dims = {"head_dim": dim, "value_dim": dim, "dtype": torch.float16}
+        v = VARIANTS[name]
+        expect_gradients(v.mask, VARIANTS["softcap"].score, **lengths, **dims, backend="hopper")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kv_heads", [1, 2])
+def test_gradients_of_groups(kv_heads: int) -> None:
+    mask = fx.mask_mod(lambda b, h, q, kv: q >= kv and q - kv < 90 * (h + 1) + 5 * b)
+    lengths = {"q_len": 300, "kv_len": 300, "batch": 2}
+    dims = {"head_dim": 128, "value_dim": 128, "dtype": torch.bfloat16}
+    expect_gradients(mask, kv_heads=kv_heads, **lengths, **dims, backend="hopper")
+
+
+@pytest.mark.gpu
+def test_scores_far_below_zero() -> None:
+    """A key past the end has the score 0, far above those of its row."""
+    low = fx.score_mod(lambda s, b, h, q, kv: s - 20000.0)
+    dims = {"head_dim": 64, "value_dim": 64, "dtype": torch.float16}
+    expect_gradients(None, low, q_len=200, kv_len=200, **dims, backend="hopper")
+
+
+@pytest.mark.gpu
+def test_deterministic_algorithms_give_the_same_bits() -> None:
+    options = {"device": "cuda", "dtype": torch.float16}
+    q, k, v, d_out = (torch.randn(1, 4, 700, 64, **options) for _ in range(4))
+    incoming = [d_out, torch.zeros(1, 4, 700, device="cuda")]
+    torch.use_deterministic_algorithms(True)
+    try:
+        first = gradients(CAUSAL, None, [q, k, v], incoming, "hopper")
+        for _ in range(9):
+            again = gradients(CAUSAL, None, [q, k, v], incoming, "hopper")
+            assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.gpu
 def test_what_is_not_covered_is_refused() -> None:
     q = torch.randn(1, 2, 64, 32, device="cuda", dtype=torch.float16)
     with pytest.raises(BackendError, match="64, 96, 128"):
@@ -100,3 +153,11 @@ def test_needs_a_gpu() -> None:
 def test_reasons(call: tuple[int, str, int, int], reason: str) -> None:
     assert reason in str(reason_not_covered(*call))
     assert reason_not_covered(90, "bf16", 192, 128) is None
+
+
+def test_reasons_of_the_backward() -> None:
+    assert backward_reason(128, 128, 4096, False, False) is None
+    assert "64 and 128" in str(backward_reason(256, 256, 4096, False, False))
+    assert "captured" in str(backward_reason(128, 128, 4096, True, False))
+    assert "deterministic" in str(backward_reason(128, 128, 4096, False, True))
+    assert "32 bits" in str(backward_reason(64, 64, 2**31, False, False))
