@@ -38,7 +38,7 @@ from .tiles import (
 )
 from .writer import Block
 
-SHARED_SIZES = ("q_len", "kv_len", "q_offset", "heads", "group")
+SHARED_SIZES = ("q_len", "kv_len", "q_offset", "heads", "group", "row_stride")
 _ROWS = ("lse_log2", "delta")
 
 
@@ -66,7 +66,7 @@ def generate_backward_query(spec: KernelSpec) -> Kernel:
         _query_tile(loop, spec, sums, lowering, scope)
     body.line()
     _store(body, "d_query", "b, h, q_start", "BLOCK_M", d, _scale(spec))
-    write_stores(body, sums, lowering, "first_row + row", "row < q_len")
+    write_stores(body, sums, lowering, "head * q_len + row", "row < q_len")
     return _kernel("Gradient of the queries", "backward_query", spec, fixed, lowering, body)
 
 
@@ -189,9 +189,9 @@ def _load_row(block: Block, name: str, axis: str) -> None:
 
 def write_row_pointers(block: Block) -> None:
     """Write pointers to the head's first row; 64 bits are needed for the start of a head alone."""
-    block.line("first_row = (b * heads + h).to(tl.int64) * q_len")
+    block.line("head = (b * heads + h).to(tl.int64)")
     for name in _ROWS:
-        block.line(f"{name}_rows = {name} + first_row")
+        block.line(f"{name}_rows = {name} + head * row_stride")
 
 
 def load_rows(block: Block, axis: str) -> None:

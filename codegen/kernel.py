@@ -30,7 +30,7 @@ class Role(Enum):
     DESCRIPTOR = (
         "descriptor of a tensor [B, H, L, D]; blocks of `rows` by `index` elements of a head"
     )
-    ROWS = "pointer to one float32 number a query row, [B, Hq, Lq]"
+    ROWS = "pointer to one float32 number a query row, [B, Hq, Lq] or [B, Hq, row_stride]"
     ROWS_DESCRIPTOR = "descriptor of such numbers, flat; blocks of `rows` of them"
     SCALE = "float32 scale of the scores"
     SIZE = "int32: a length or a count, by name"

@@ -22,6 +22,7 @@ SIZES = {
     "group": "query heads that share a key head",
     "q_tiles": "query tiles, BLOCK_M rows each",
     "kv_tiles": "key tiles, BLOCK_N columns each",
+    "row_stride": "from one head's rows of lse_log2 and delta to the next head's",
     "diagonals": "q_tiles + kv_tiles - 1",
 }
 HELPERS_OF_MODULES = {**HELPERS, "tile_range": TILE_RANGE}
@@ -125,7 +126,7 @@ def _comment(argument: Argument) -> str:
         case Role.ROWS:
             return "float32 [batch, heads, q_len]"
         case Role.ROWS_DESCRIPTOR:
-            return f"descriptor of float32 [batch * heads * q_len], blocks of {argument.rows}"
+            return f"descriptor of float32 [batch * heads * row_stride], blocks of {argument.rows}"
         case Role.SCALE:
             return "float32, times log2(e) where there is no score modification"
         case Role.SIZE:

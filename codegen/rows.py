@@ -3,7 +3,8 @@
     delta = rowsum(dO * O) - dlse        lse_log2 = lse * log2(e), +inf for a row without keys
 
 A row whose logsumexp is +inf gets the weight exp2(s - inf) = 0 everywhere, so the backward kernels
-need not look for empty rows. Mask and score play no part here.
+need not look for empty rows. The rows of a head begin at multiples of 16 bytes, as the copy engine
+has them in the Hopper kernels. Mask and score play no part here.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from .tiles import descriptors, load_piece
 from .writer import Block
 
 _ROWS = ("lse", "d_lse", "delta", "lse_log2")
-_SIZES = ("q_len", "heads", "q_tiles")
+_SIZES = ("q_len", "heads", "q_tiles", "row_stride")
 
 
 def generate_backward_rows(spec: KernelSpec) -> Kernel:
@@ -35,7 +36,8 @@ def generate_backward_rows(spec: KernelSpec) -> Kernel:
     body.line("b = program // q_tiles // heads")
     body.line("h = program // q_tiles % heads")
     body.line("row = q_start + tl.arange(0, BLOCK_M)")
-    body.line("at = (b * heads + h).to(tl.int64) * q_len + row")
+    body.line("head = (b * heads + h).to(tl.int64)")
+    body.line("at = head * q_len + row")
     body.line("total = -tl.load(d_lse + at, mask=row < q_len, other=0.0)")
     body.line("lse_of_row = tl.load(lse + at, mask=row < q_len, other=0.0)")
     body.line('dead = lse_of_row == -float("inf")')
@@ -46,9 +48,10 @@ def generate_backward_rows(spec: KernelSpec) -> Kernel:
             load = load_piece(tensor, "b, h, q_start", "BLOCK_M", offset, width)
             body.line(f"{tensor}_tile = {load}.to(tl.float32)")
         body.line("total += tl.sum(out_tile * d_out_tile, 1)")
-    body.line("tl.store(delta + at, total, mask=row < q_len)")
+    body.line("to = head * row_stride + row")
+    body.line("tl.store(delta + to, total, mask=row < row_stride)")
     body.line('lse_of_row = tl.where(dead, float("inf"), lse_of_row * LOG2E)')
-    body.line("tl.store(lse_log2 + at, lse_of_row, mask=row < q_len)")
+    body.line("tl.store(lse_log2 + to, lse_of_row, mask=row < row_stride)")
     plain = KernelSpec(None, None, None, dim, dim)
     title = "Rows of the backward pass"
     text = write_module(title, "backward_rows", plain, arguments, set(), body)

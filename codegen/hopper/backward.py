@@ -40,7 +40,7 @@ _ROWS = {
     **dict.fromkeys(("query", "d_out"), "BLOCK_M"),
     **dict.fromkeys(("key", "value", "d_key", "d_value"), GROUP_ROWS),
 }
-_SIZES = ("q_len", "kv_len", "q_offset", "heads", "group", "q_tiles", "kv_tiles")
+_SIZES = ("q_len", "kv_len", "q_offset", "heads", "group", "row_stride", "q_tiles", "kv_tiles")
 _BARRIERS = {
     "key_ready": "1, 1",
     "value_ready": "1, 1",
@@ -126,7 +126,7 @@ def _write_key_program(body: Block) -> None:
     body.line("kv_first = kv_start")
     body.line("kv_last = gl.minimum(kv_start + BLOCK_N, kv_len) - 1")
     body.comment("Rows of all heads stand one after the other; so do the parts of the sums.")
-    body.line("first_row = (b * heads + h) * q_len")
+    body.line("first_row = (b * heads + h) * row_stride")
     body.line("parts = (b * heads + h) * q_tiles * 2")
 
 

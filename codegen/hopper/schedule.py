@@ -3,7 +3,7 @@
 The producer and the consumers walk the same tiles, each with a count of its own, `step`, from which
 both know a tile's place in shared memory. Step 0 stands before the loops and is treated as masked,
 so that a loop begins with work under way. A program without any tile takes one whose pairs are all
-masked away.
+masked away. Full tiles come first: the loop that starts at 1 has its count in uniform registers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Schedule:
         handed: names of the scalars and pointers that a partition needs.
         axis: along which the tiles lie.
         last_step: source of the number of the last step, after the loop.
-        masked: in the one loop, source of the bool that the tile is to be masked; "" where all are.
+        masked: in the one loop, source of the bool that the tile is to be masked.
     """
 
     handed: tuple[str, ...]
@@ -56,25 +56,24 @@ class _Span:
 
 @dataclass(frozen=True)
 class _Counted(Schedule):
-    """From formulas: the segments one after the other, counted through, the masked ones first.
+    """From formulas: the segments one after the other, counted through, the full ones first.
 
     Attributes:
-        masked_count: source of the number of tiles to be masked.
+        full_count: source of the number of tiles that are not to be masked.
     """
 
     spans: tuple[_Span, ...]
-    masked_count: str
+    full_count: str
 
     @contextmanager
     def loop(self, block: Block) -> Iterator[Block]:
         yield from self._loop("1", "last_step + 1", block)
 
     def loops(self, block: Block) -> Iterator[Loop]:
-        for body in self._loop("1", self.masked_count, block):
+        for body in self._loop("1", self.full_count, block):
+            yield Loop(body, False)
+        for body in self._loop(f"gl.maximum({self.full_count}, 1)", "last_step + 1", block):
             yield Loop(body, True)
-        if self.masked:
-            for body in self._loop(f"gl.maximum({self.masked_count}, 1)", "last_step + 1", block):
-                yield Loop(body, False)
 
     def _loop(self, start: str, stop: str, block: Block) -> Iterator[Block]:
         with block.indented(f"for step in range({start}, {stop}):") as body:
@@ -131,19 +130,20 @@ def write_schedule(
     masked, full = write_segments(axis, spec.closed_form, lowering, scope)
     block, count = scope.block, "0"
     spans: list[_Span] = []
-    for segment in (*masked, *full):
+    for segment in (*full, *masked):
         spans.append(_write_span(segment, count, lowering, block))
         count = spans[-1].end
     block.line(f"last_step = gl.maximum({count}, 1) - 1")
     block.line(f"first_tile = {_tile_at('0', tuple(spans))}")
     names = dict.fromkeys(n for s in spans for n in (s.start, s.begin, s.end) if n != "0")
-    some = spans[len(masked) - 1].end if masked else "0"
+    full_count = spans[len(full) - 1].end if full else "0"
     if all_masked:
-        some = _assign("masked_count", f"gl.where({all_masked}, {count}, {some})", lowering, block)
-        names[some] = None
-    is_masked = f"step < {some}" if full else ""
+        chosen = f"gl.where({all_masked}, 0, {full_count})"
+        full_count = _assign("full_count", chosen, lowering, block)
+        names[full_count] = None
     handed = (*names, "first_tile", "last_step")
-    return _Counted(handed, axis, "last_step", is_masked, tuple(spans), some)
+    is_masked = f"step >= {full_count}"
+    return _Counted(handed, axis, "last_step", is_masked, tuple(spans), full_count)
 
 
 def end_of_tiles(spec: KernelSpec, length: str) -> str:

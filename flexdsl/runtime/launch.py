@@ -210,6 +210,11 @@ def launch(kernel: Kernel, call: Call, plan: BlockPlan | None, config: Config) -
         )
 
 
+def row_stride(q_len: int) -> int:
+    """Numbers from one head's rows of lse_log2 and delta to the next's: whole 16 bytes."""
+    return -(-q_len // 4) * 4
+
+
 def tile_counts(lengths: bind.Lengths, config: Config) -> dict[str, int]:
     """How many tiles, and diagonals of tiles, a head has, by the name that kernels use."""
     q_tiles, kv_tiles = -(-lengths.q_len // config.block_m), -(-lengths.kv_len // config.block_n)
@@ -252,6 +257,7 @@ def _size(name: str, call: Call, config: Config) -> int:
     kv_heads = call.tensors["key"].shape[1]
     lengths = call.bound.lengths
     sizes = {"kv_heads": kv_heads, "group": lengths.heads // kv_heads}
+    sizes["row_stride"] = row_stride(lengths.q_len)
     sizes |= tile_counts(lengths, config)
     return sizes[name] if name in sizes else int(getattr(lengths, name))
 

@@ -17,7 +17,7 @@ from flexdsl.codegen import Phase, backward_reason
 from flexdsl.runtime import bind
 from flexdsl.runtime.descriptors import aligned, empty_aligned
 from flexdsl.runtime.evaluate import evaluate
-from flexdsl.runtime.launch import Call, run, takes_hopper, tile_counts
+from flexdsl.runtime.launch import Call, row_stride, run, takes_hopper, tile_counts
 from flexdsl.runtime.tuning import Config, diagonal_config
 
 
@@ -52,7 +52,8 @@ def backward(
         return [*(g.zero_() for g in gradients), *learned.values()]
     d_lse = torch.zeros_like(lse) if d_lse is None else d_lse.contiguous()
     rows = {"lse": lse, "d_lse": d_lse}
-    rows |= {name: torch.empty_like(lse) for name in ("delta", "lse_log2")}
+    padded = (*lse.shape[:2], row_stride(lse.shape[2]))
+    rows |= {name: lse.new_empty(padded) for name in ("delta", "lse_log2")}
     names = ("query", "key", "value", "out", "d_out", "d_query", "d_key", "d_value")
     given = (*map(aligned, (q, k, v, out, d_out)), *gradients)
     loads = () if bound.score is None else learned_loads(bound.score.expr, bound.learned)
