@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 
 from flexdsl.analysis.closed_form import ClosedForm
 from flexdsl.ir import Capture, Expr, Op, Program
@@ -112,7 +113,7 @@ class Kernel:
     constants: tuple[str, ...] = ("BLOCK_M", "BLOCK_N")
     language: Language = Language.TRITON
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """32 hexadecimal digits of the source: the key of every cache.
 

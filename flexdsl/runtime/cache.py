@@ -38,9 +38,16 @@ def source_path(kernel: Kernel) -> Path:
     return path
 
 
+# Looked up at every launch, where to compare sources or to look for files would be slow.
+_FUNCTIONS: dict[tuple[str, str | None], Any] = {}
+
+
 def load(kernel: Kernel) -> Any:
     """The kernel as a function of triton, ready to be launched or compiled."""
-    return getattr(_module(source_path(kernel)), kernel.entry)
+    key = kernel.digest, os.environ.get("FLEXDSL_CACHE_DIR")
+    if key not in _FUNCTIONS:
+        _FUNCTIONS[key] = getattr(_module(source_path(kernel)), kernel.entry)
+    return _FUNCTIONS[key]
 
 
 @cache
