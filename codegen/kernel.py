@@ -81,6 +81,7 @@ class KernelSpec:
         heavy_last: later query tiles have more work, so they start first.
         grouped: several query heads share a key head.
         learned: names of the captures whose gradient the backward kernels add up.
+        consumers: warpgroups of a Hopper kernel that have 64 rows each of a program's queries.
     """
 
     mask: Program | None
@@ -93,6 +94,7 @@ class KernelSpec:
     heavy_last: bool = False
     grouped: bool = True
     learned: frozenset[str] = frozenset()
+    consumers: int = 2
 
 
 @dataclass(frozen=True)

@@ -46,17 +46,12 @@ _BARRIERS = {
 _REGISTERS = {2: "[240, 24]", 3: "[160, 160, 32]"}
 
 
-def consumers(head_dim: int) -> int:
-    """How many consumer warpgroups a program has: as many as the registers of a thread allow."""
-    return 3 if head_dim <= 64 else 2
-
-
 def generate_forward(spec: KernelSpec) -> Kernel:
     """The forward kernel of a mask and a score modification.
 
     Returns:
         A kernel whose entry is `forward` and whose grid is `q_tiles * batch * heads` programs of
-        four warps and BLOCK_M = 64 x consumers.
+        four warps and BLOCK_M = 64 `spec.consumers`.
     """
     d, dv = spec.head_dim, spec.value_dim
     fixed = (
@@ -66,7 +61,7 @@ def generate_forward(spec: KernelSpec) -> Kernel:
         *(Argument(s, Role.SIZE, s) for s in _SIZES),
     )
     lowering = Lowering(names_of_kernel(fixed, RESERVED), spec.clamped, spec.wide, language="gl")
-    body, groups = Block(1), consumers(d)
+    body, groups = Block(1), spec.consumers
     write_query_program(body, spec, "gl")
     scope = Scope(body.block(), None, {n: n for n in ("b", "h", "q_first", "q_last")})
     schedule = write_schedule(KEYS, spec, lowering, scope)
@@ -122,7 +117,7 @@ def _producer(spec: KernelSpec, schedule: Schedule, tiles: list[str]) -> Partiti
     names = _names_of_descriptors({"query": d, "key": d, "value": dv})
     body = Block(1)
     ready = "query_ready.index(0)"
-    groups = consumers(d)
+    groups = spec.consumers
     body.line(f"mbarrier.expect({ready}, {tile_bytes(groups * GROUP_ROWS, d)})")
     for group in range(groups):
         row = f"q_start + {group * GROUP_ROWS}" if group else "q_start"

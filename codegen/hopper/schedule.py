@@ -36,7 +36,10 @@ class Schedule:
 
     @contextmanager
     def loop(self, block: Block) -> Iterator[Block]:
-        """Write one loop over all steps but the first; its body has `step` and the tile."""
+        """Write one loop over all steps but the first; its body has `step` and the tile.
+
+        Before it `step` is 0.
+        """
         raise NotImplementedError
         yield block
 
@@ -98,11 +101,9 @@ class _Runs(Schedule):
 
     @contextmanager
     def loop(self, block: Block) -> Iterator[Block]:
-        block.line("step = 0")
         yield from self._loop("first_run", "last_run", block)
 
     def loops(self, block: Block) -> Iterator[Loop]:
-        block.line("step = 0")
         for body in self._loop("first_run", "full_end", block):
             yield Loop(body, False)
         for body in self._loop("full_end", "last_run", block):

@@ -7,7 +7,7 @@ Nothing is launched and no bundle is written here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flexdsl.aot.targets import Target, parse_target
@@ -103,6 +103,7 @@ def compile_kernel(
     hopper = reason_not_covered(where.capability, dtype, head_dim, value_dim) is None
     size = ITEMSIZE[dtype]
     for config in configs(which, where.capability, widest, size, modified, hopper=hopper):
+        spec = replace(spec, consumers=config.consumers)
         kernel = GENERATORS[which, config.language](spec)
         compiled = _compile(kernel, spec, where, dtype, config)
         if compiled.shared_bytes <= _SHARED_LIMIT[where.name]:

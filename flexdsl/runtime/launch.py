@@ -91,7 +91,7 @@ class Call:
             return given
         return bind.find_plan(self.bound.mask, self.bound.lengths, config.tile)
 
-    def spec(self, plan: BlockPlan | None) -> KernelSpec:
+    def spec(self, plan: BlockPlan | None, config: Config) -> KernelSpec:
         """What a kernel of this call has in its text."""
         closed_form = None if plan is None else plan.closed_form
         mask, score = self.bound.mask, self.bound.score
@@ -107,6 +107,7 @@ class Call:
             closed_form is not None and heavy_last(closed_form),
             self.tensors["query"].shape[1] != self.tensors["key"].shape[1],
             frozenset(self.bound.learned),
+            config.consumers,
         )
 
     def _wide(self) -> frozenset[Capture]:
@@ -139,7 +140,7 @@ def run(phase: Phase, call: Call) -> None:
         if plan is not None and phase in OF_KEYS:
             plan = plan.transposed()
         try:
-            launch(kernel_of(phase, config.language, call.spec(plan)), call, plan, config)
+            launch(kernel_of(phase, config.language, call.spec(plan, config)), call, plan, config)
         except OutOfResources as error:
             reason = str(error)
             continue
@@ -178,7 +179,7 @@ def kernel_of(phase: Phase, language: Language, spec: KernelSpec) -> Kernel:
         *(phase, language),
         *(p and p.expr for p in (spec.mask, spec.score)),
         *(spec.closed_form, spec.head_dim, spec.value_dim),
-        *(spec.clamped, spec.wide, spec.heavy_last, spec.grouped, spec.learned),
+        *(spec.clamped, spec.wide, spec.heavy_last, spec.grouped, spec.learned, spec.consumers),
     )
     if key not in _KERNELS:
         _KERNELS[key] = GENERATORS[phase, language](spec)

@@ -36,6 +36,12 @@ class Config:
         """Values of the compile-time arguments that kernels have."""
         return {"BLOCK_M": self.block_m, "BLOCK_N": self.block_n, "STAGES": self.num_stages}
 
+    @property
+    def consumers(self) -> int:
+        """Warpgroups of a Hopper kernel that share the queries of a program; 2 for all others."""
+        forward = self.language is Language.GLUON and self.block_m > 128
+        return self.block_m // 64 if forward else 2
+
     def rows(self, argument: Argument) -> int:
         """Rows of the block of a descriptor."""
         rows = argument.rows

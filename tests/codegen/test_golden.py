@@ -9,31 +9,39 @@ from pathlib import Path
 
 import pytest
 
-from flexdsl.codegen import Phase, generate_unbound
+from flexdsl.codegen import Language, Phase, generate_unbound
 from flexdsl.errors import ArgumentError
 from tests.codegen.variants import CAUSAL, VARIANTS
 
 GOLDEN = Path(__file__).parent / "golden"
 # Every forward kernel; of the backward ones those whose loops or arithmetic are of a kind.
 BACKWARD = ("causal", "causal_192_128", "sinks", "document", "softcap", "relative_bias")
-KERNELS = [(name, Phase.FORWARD) for name in VARIANTS]
-KERNELS += [("full", Phase.BACKWARD_ROWS)]
-KERNELS += [(name, p) for name in BACKWARD for p in (Phase.BACKWARD_QUERY, Phase.BACKWARD_KEY)]
+OF_HOPPER = ("causal", "causal_192_128", "sinks", "document", "softcap")
+KERNELS = [(name, Phase.FORWARD, Language.TRITON) for name in VARIANTS]
+KERNELS += [("full", p, Language.TRITON) for p in (Phase.BACKWARD_ROWS, Phase.BACKWARD_SUMS)]
+KERNELS += [
+    (name, phase, Language.TRITON)
+    for name in BACKWARD
+    for phase in (Phase.BACKWARD_QUERY, Phase.BACKWARD_KEY)
+]
+KERNELS += [(name, Phase.FORWARD, Language.GLUON) for name in OF_HOPPER]
+KERNELS += [(name, Phase.BACKWARD, Language.GLUON) for name in ("causal", "document", "softcap")]
 
 
-def path_of(name: str, phase: Phase) -> Path:
-    return GOLDEN / f"{name}_{phase.value}.txt"
+def path_of(name: str, phase: Phase, language: Language) -> Path:
+    target = "_hopper" if language is Language.GLUON else ""
+    return GOLDEN / f"{name}_{phase.value}{target}.txt"
 
 
-@pytest.mark.parametrize(("name", "phase"), KERNELS)
-def test_kernel_text(name: str, phase: Phase, update_golden: bool) -> None:
+@pytest.mark.parametrize(("name", "phase", "language"), KERNELS)
+def test_kernel_text(name: str, phase: Phase, language: Language, update_golden: bool) -> None:
     v = VARIANTS[name]
     programs = [None if m is None else m.program for m in (v.mask, v.score)]
-    kernel = generate_unbound(*programs, v.head_dim, v.value_dim, phase)
+    kernel = generate_unbound(*programs, v.head_dim, v.value_dim, phase, language)
     # Where a mod stands in this repository's tests is no part of the kernel.
     lines = kernel.source.splitlines(keepends=True)
     text = "".join(n for n in lines if not n.startswith("    source: "))
-    path = path_of(name, phase)
+    path = path_of(name, phase, language)
     if update_golden:
         path.write_text(text)
     assert path.exists(), f"no {path.name}: run pytest --update-golden and read it"
