@@ -92,5 +92,14 @@ def generate_unbound(
     phase: Phase = Phase.FORWARD,
     language: Language = Language.TRITON,
 ) -> Kernel:
-    """The kernel of `phase` for this mask and score, whatever the lengths."""
+    """The kernel of `phase` for this mask and score, whatever the lengths.
+
+    Raises:
+        ArgumentError: the phase has no kernel in that language.
+    """
+    if (phase, language) not in GENERATORS:
+        phases = ", ".join(repr(p.value) for p, of in GENERATORS if of is language)
+        raise ArgumentError(
+            f"phase {phase.value!r} has no kernel in {language.value}", fix=f"one of {phases}"
+        )
     return GENERATORS[phase, language](unbound_spec(mask, score, head_dim, value_dim, phase))

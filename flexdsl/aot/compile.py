@@ -16,7 +16,9 @@ from flexdsl.codegen import (
     Kernel,
     KernelSpec,
     Language,
+    Phase,
     Role,
+    backward_reason,
     parse_phase,
     reason_not_covered,
     unbound_spec,
@@ -79,7 +81,8 @@ def compile_kernel(
         dtype: of query, key and value: "fp16", "bf16" or "fp32".
         head_dim: D, elements of a query and a key.
         value_dim: Dv, elements of a value; D where None.
-        phase: "forward", "backward_query" (dQ) or "backward_key" (dK and dV).
+        phase: "forward"; "backward_query" (dQ) and "backward_key" (dK and dV), or for Hopper
+            "backward" (all of them) and "backward_sums".
 
     Raises:
         TargetError: no such target, or no configuration fits its shared memory.
@@ -98,6 +101,7 @@ def compile_kernel(
     )
     which = parse_phase(phase)
     spec = unbound_spec(*programs, head_dim, value_dim, which)
+    _check_phase(which, where, dtype, head_dim, value_dim)
     widest = max(head_dim, value_dim)
     modified = None if spec.score is None else spec.score.expr
     hopper = reason_not_covered(where.capability, dtype, head_dim, value_dim) is None
@@ -112,6 +116,20 @@ def compile_kernel(
         f"no tile size fits the shared memory of {target} at head dimension {head_dim}",
         fix="a smaller head dimension, or a 16-bit dtype",
     )
+
+
+def _check_phase(phase: Phase, target: Target, dtype: str, head_dim: int, value_dim: int) -> None:
+    """Raise `ArgumentError` for a phase of the Hopper kernels that do not cover the call."""
+    if phase not in (Phase.BACKWARD, Phase.BACKWARD_SUMS):
+        return
+    reason = reason_not_covered(target.capability, dtype, head_dim, value_dim)
+    reason = reason or backward_reason(head_dim, value_dim, 0, learned=False, deterministic=False)
+    if reason is not None:
+        raise ArgumentError(
+            f"phase {phase.value!r} is one of the Hopper kernels', which do not cover this",
+            why=reason,
+            fix="phase='backward_query' for dQ, phase='backward_key' for dK and dV",
+        )
 
 
 # Shared memory that one program may use, in bytes: NVIDIA's CUDA programming guide, table of
