@@ -1,8 +1,8 @@
 """Rewrite rules that the smart constructors apply: constant folding and plain identities.
 
 A rule sees one op and its operands and answers with a simpler expression or None. No rule changes a
-value, a NaN included; what is true of integers only is guarded. No rule looks at ranges: that is
-the analysis.
+value, a NaN included; what is true of integers only is guarded. No rule looks at the ranges of
+variables: that is the analysis.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from flexdsl.errors import TypeMismatchError
 from flexdsl.ir.expr import Expr, intern
 from flexdsl.ir.ops import NEGATED, OPS, Op
+from flexdsl.ir.quotients import simplify_quotient
 from flexdsl.ir.scalar import SCALAR
 from flexdsl.ir.types import Type
 
@@ -146,7 +147,7 @@ def _mul(op: Op, args: Args, make: Make) -> Expr | None:
 def _quotient(op: Op, args: Args, make: Make) -> Expr | None:
     if _is(args[1], 1):
         return _zero() if op is Op.MOD else args[0]
-    return None
+    return None if op is Op.DIV else simplify_quotient(op, *args, make)
 
 
 def _involution(op: Op, args: Args, make: Make) -> Expr | None:
