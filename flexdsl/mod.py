@@ -114,6 +114,14 @@ class Mod:
 
         return explain_program(self.program)
 
+    def in_order(self, order: Any) -> Mod:
+        """This mod for queries and keys that `order.apply` has permuted.
+
+        Args:
+            order: a `flexdsl.stdlib.TileOrder`, or what has its `reorder(mod)`.
+        """
+        return as_mod(order.reorder(self), self.kind)
+
     def __call__(self, *args: Any) -> Any:
         """The mask's bool or the modified score for one pair, as the user's function gives it.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import flexdsl as fx
 
-from .arguments import integer_at_least
+from ..arguments import integer_at_least
 
 
 def sliding_window(keys_including_self: int) -> fx.Mod:

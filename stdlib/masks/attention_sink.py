@@ -3,15 +3,19 @@
     kv <= q and (kv < sinks or q - kv < keys_including_self)
 
 Source: Xiao et al. 2023, "Efficient Streaming Language Models with Attention Sinks",
-https://arxiv.org/abs/2309.17453; a cache that evicts before each step. Rotary positions inside the
-cache, which the paper also moves, are not a mask's business.
+https://arxiv.org/abs/2309.17453; a cache that evicts before each step. With eviction after the step
+(the authors' perplexity script) a query sees one key more: `attention_sink(S, R + 1)`. Rotary
+positions inside the cache, which the paper also moves, are not a mask's business.
+
+Claim (the paper's, not measured here): stable to 4 million tokens, up to 22.2 times as fast as a
+sliding window that is computed anew.
 """
 
 from __future__ import annotations
 
 import flexdsl as fx
 
-from .arguments import integer_at_least
+from ..arguments import integer_at_least
 
 
 def attention_sink(sinks: int, keys_including_self: int) -> fx.Mod:

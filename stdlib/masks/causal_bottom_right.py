@@ -1,38 +1,16 @@
-"""Causal attention: no query sees a later key.
+"""Causal attention that lines up the last query with the last key.
 
-    causal               kv <= q
-    causal_bottom_right  kv <= q + kv_len - q_len
+    kv <= q + kv_len - q_len
 
-The first lines up the first query with the first key, as in FlexAttention and torch's
-`is_causal`; the second the last query with the last key, as in FlashAttention since 2.1
-(https://github.com/Dao-AILab/flash-attention). With equal lengths they are the same.
+Source: FlashAttention since 2.1, https://github.com/Dao-AILab/flash-attention. With equal lengths
+it is `causal`.
 """
 
 from __future__ import annotations
 
 import flexdsl as fx
 
-from .arguments import integer_at_least
-
-
-def causal() -> fx.Mod:
-    """Each query sees the keys at its own position and before.
-
-    causal(), queries down, keys across:
-
-        # . . . . .
-        # # . . . .
-        # # # . . .
-        # # # # . .
-        # # # # # .
-        # # # # # #
-    """
-
-    @fx.mask_mod
-    def causal(b: int, h: int, q: int, kv: int) -> bool:
-        return q >= kv
-
-    return causal
+from ..arguments import integer_at_least
 
 
 def causal_bottom_right(q_len: int, kv_len: int) -> fx.Mod:

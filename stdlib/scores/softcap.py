@@ -9,9 +9,9 @@ before any bias; near 0 it changes nothing.
 
 from __future__ import annotations
 
-import math
-
 import flexdsl as fx
+
+from ..arguments import positive_number
 
 
 def softcap(cap: float) -> fx.Mod:
@@ -27,12 +27,7 @@ def softcap(cap: float) -> fx.Mod:
 
         -9.99 -7.62 -4.62 +0.00 +4.62 +7.62 +9.99
     """
-    number = not isinstance(cap, bool) and isinstance(cap, int | float)
-    if not number or not 0 < cap < math.inf:
-        raise fx.errors.ArgumentError(
-            f"cap is {cap!r}, but it must be a positive finite number", fix="cap=50.0"
-        )
-    cap = float(cap)
+    cap = positive_number("cap", cap, "50.0")
 
     @fx.score_mod
     def softcap(score: float, b: int, h: int, q: int, kv: int) -> float:

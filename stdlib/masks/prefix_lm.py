@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import flexdsl as fx
 
-from .arguments import integer_at_least
+from ..arguments import integer_at_least
 
 
 def prefix_lm(prefix: int) -> fx.Mod:

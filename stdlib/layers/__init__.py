@@ -1,0 +1,4 @@
+"""Layers: `torch.nn.Module`s that are masks or score modifications, with what they learn.
+
+The only folder of the library that imports torch, when one of its names is first used.
+"""

@@ -1,0 +1,54 @@
+"""Packed documents as a layer: the ids move with the model, and change from batch to batch.
+
+    ids[q] == ids[kv]
+
+Source: Krell et al. 2021, https://arxiv.org/abs/2107.02027; see `document`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+
+from ..tables.document_ids import document_ids
+from .module import ModModule
+
+
+class DocumentMask(ModModule):
+    """Pass it as `mask=`, or combine it: `documents & fx.stdlib.causal()`.
+
+    Attributes:
+        ids: int buffer [length] or [batch, length], not saved; assign the next batch's.
+    """
+
+    kind: Literal["mask", "score"] = "mask"
+    ids: torch.Tensor
+
+    def __init__(self, ids: Any) -> None:
+        """Take the document of each position.
+
+        Args:
+            ids: int tensor or array [length] or [batch, length].
+
+        Raises:
+            ArgumentError: ids is no such array.
+        """
+        super().__init__()
+        self.register_buffer("ids", torch.as_tensor(document_ids(ids)), persistent=False)
+
+    @classmethod
+    def from_offsets(cls, cu_seqlens: Any) -> DocumentMask:
+        """From the offsets of variable-length kernels, ints [documents + 1] from 0, ascending.
+
+        Raises:
+            ArgumentError: the offsets do not ascend from 0.
+        """
+        mask = cls(document_ids(offsets=cu_seqlens))
+        device = getattr(cu_seqlens, "device", None)
+        return mask if device is None else mask.to(device)
+
+    def forward(self, b: int, h: int, q: int, kv: int) -> bool:
+        """Are the query and the key of one document?"""
+        ids = self.ids
+        return ids[b, q] == ids[b, kv] if ids.dim() == 2 else ids[q] == ids[kv]

@@ -1,0 +1,98 @@
+"""Sliding tile attention (STA): neighbourhoods of whole tiles on a video, text appended.
+
+    kv < video + text and (q >= video or kv >= video or tiles near)
+    tiles near: on each axis -right <= clamp(tile of q, left, n - 1 - right) - tile of kv <= left
+
+Source: Zhang et al. 2025, "Fast Video Generation with Sliding Tile Attention",
+https://arxiv.org/abs/2502.04507. Tokens are tile-major: `TileOrder(canvas, tile)` brings them
+there. Where a tile is as long as a block of the kernel, every block is full or empty.
+
+Claim (the paper's, not measured here): 2.8 to 17 times FlashAttention-2's speed, 1.6 to 10 times
+FlashAttention-3's.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import flexdsl as fx
+
+from ..arguments import check_divides, integer_at_least, integers_at_least, one_of, refuse
+from ..orders.grid import grid
+
+
+def sliding_tile(
+    canvas: Any, kernel: Any, tile: Any = (6, 8, 8), *, text: int = 0, even: str | None = None
+) -> fx.Mod:
+    """Each tile of tokens sees the tiles around it, clamped at the borders.
+
+    Args:
+        canvas: tokens (frames, rows, columns) of the video.
+        kernel: tiles on each axis that a tile sees, its own included.
+        tile: tokens (frames, rows, columns) of a tile.
+        text: text tokens after the video, which all queries see; keys after them are padding. Text
+            queries see all.
+        even: what an even kernel means: "plus_one" has as many tiles to either side, one more than
+            it says, as in the authors' reference; "left" has one more on the left.
+
+    Raises:
+        ArgumentError: a tile does not divide the canvas, a kernel is larger than the grid of tiles,
+            or even and `even` does not say what that means.
+
+    sliding_tile((1, 1, 10), (1, 1, 3), tile=(1, 1, 2)), queries down, keys across:
+
+        # # # # # # . . . .
+        # # # # # # . . . .
+        # # # # # # . . . .
+        # # # # # # . . . .
+        . . # # # # # # . .
+        . . # # # # # # . .
+        . . . . # # # # # #
+        . . . . # # # # # #
+        . . . . # # # # # #
+        . . . . # # # # # #
+    """
+    sizes = integers_at_least(1, "canvas", canvas, 3)
+    tiling = integers_at_least(1, "tile", tile, 3)
+    counts = [_tiles(a, *pair) for a, pair in enumerate(zip(sizes, tiling, strict=True))]
+    sides = [
+        _sides(a, width, n, even)
+        for a, (width, n) in enumerate(
+            zip(integers_at_least(1, "kernel", kernel, 3), counts, strict=True)
+        )
+    ]
+    tiles = grid(counts)
+    volume, video = prod(tiling), prod(sizes)
+    keys = video + integer_at_least(0, "text", text)
+
+    @fx.mask_mod
+    def sliding_tile(b: int, h: int, q: int, kv: int) -> bool:
+        near = True
+        for x, y, n, (left, right) in zip(
+            tiles(q // volume), tiles(kv // volume), counts, sides, strict=True
+        ):
+            centre = fx.maximum(left, fx.minimum(x, n - 1 - right))
+            near = near and centre - y <= left and y - centre <= right
+        return kv < keys and (q >= video or kv >= video or near)
+
+    return sliding_tile
+
+
+def _tiles(axis: int, size: int, tile: int) -> int:
+    check_divides(f"tile[{axis}]", tile, f"canvas[{axis}]", size)
+    return size // tile
+
+
+def _sides(axis: int, width: int, tiles: int, even: str | None) -> tuple[int, int]:
+    if width % 2 == 0 and even is None:
+        raise refuse(
+            f"kernel[{axis}] is {width}, but an odd number of tiles has its own one in the middle",
+            'an odd number, or even="plus_one" or even="left"',
+        )
+    left, right = width // 2, (width - 1) // 2
+    if width % 2 == 0 and one_of("even", even, ("plus_one", "left")) == "plus_one":
+        right = left
+    if left + right + 1 > tiles:
+        raise refuse(f"kernel[{axis}] is {width}, but there are {tiles} tiles on that axis")
+    return left, right

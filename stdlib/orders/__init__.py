@@ -1,0 +1,1 @@
+"""Orders of tokens: coordinates on a grid, and permutations in which neighbours are near."""
