@@ -106,6 +106,8 @@ def array_of(name: str, value: Any, ranks: tuple[int, ...], kind: str) -> Any:
 
         try:
             array = np.asarray(value, np.float32 if kind == "float" else None)
+            # Positions, and what is compared with them, are 32-bit integers in kernels.
+            array = array.astype(np.int32) if array.dtype.kind == "i" else array
         except (TypeError, ValueError):
             raise _no_array(name, f"a {type(value).__name__}", ranks, kind) from None
     if kind not in str(array.dtype) or len(array.shape) not in ranks or 0 in array.shape:

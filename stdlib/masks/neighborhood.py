@@ -17,15 +17,13 @@ windows in 25% less memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import flexdsl as fx
 
 from ..arguments import integer_at_least, integers_at_least, refuse
+from ..axes import every_axis, near_on_axis
 from ..orders.grid import grid
-
-_Sees = Callable[[Any, Any], Any]
 
 
 def neighborhood(
@@ -71,10 +69,10 @@ def neighborhood(
         integers_at_least(2, "kernel", kernel, axes),
         integers_at_least(1, "stride", stride, axes),
         integers_at_least(1, "dilation", dilation, axes),
-        [causal] * axes if isinstance(causal, bool) else causal,
+        _flags(causal, axes),
         strict=True,
     )
-    sees = _every([_axis(number, *rule) for number, rule in enumerate(rules)])
+    sees = every_axis([near_on_axis(number, *rule) for number, rule in enumerate(rules)])
     length = tokens.length
     has_extra = integer_at_least(0, "extra", extra) > 0
 
@@ -85,34 +83,8 @@ def neighborhood(
     return neighborhood
 
 
-def _axis(number: int, length: int, k: int, stride: int, dilation: int, causal: bool) -> _Sees:
-    if k * dilation > length or stride > k:
-        raise refuse(
-            f"axis {number} has {length} tokens, kernel {k}, dilation {dilation}, stride {stride}",
-            "kernel * dilation <= tokens, and stride <= kernel",
-        )
-    left, right = k // 2, k - 1 - k // 2
-    least, more = divmod(length, dilation)
-    strided, ragged = stride > 1, more > 0
-
-    def sees(x: Any, y: Any) -> Any:
-        i, j = x // dilation, y // dilation
-        size = fx.where(x % dilation < more, least + 1, least) if ragged else least
-        leader = i // stride * stride + (stride - 1 if causal else stride // 2)
-        leader = fx.minimum(leader, size - 1) if strided else i
-        if causal:
-            near = j <= i and leader - j < k
-        else:
-            centre = fx.maximum(left, fx.minimum(leader, size - 1 - right))
-            near = centre - j <= left and j - centre <= right
-        return near and x % dilation == y % dilation
-
-    return sees
-
-
-def _every(axes: list[_Sees]) -> _Sees:
-    first, *others = axes
-    if not others:
-        return lambda x, y: first(x[0], y[0])
-    rest = _every(others)
-    return lambda x, y: first(x[0], y[0]) and rest(x[1:], y[1:])
+def _flags(causal: Any, axes: int) -> list[bool]:
+    flags = [causal] * axes if isinstance(causal, bool) else list(causal)
+    if len(flags) != axes or not all(isinstance(flag, bool) for flag in flags):
+        raise refuse(f"causal is {causal!r}, but it must be a bool or {axes} bools, one an axis")
+    return flags

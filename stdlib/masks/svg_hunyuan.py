@@ -57,8 +57,7 @@ def svg_hunyuan(
 
     @fx.mask_mod
     def svg_hunyuan(b: int, h: int, q: int, kv: int) -> bool:
-        if q >= real:
-            return kv >= real
-        return kv < real and (fx.abs(q - kv) < width or q >= video or kv >= video)
+        seen = fx.abs(q - kv) < width or q >= video or kv >= video
+        return seen and (q < real) == (kv < real)
 
     return svg_hunyuan

@@ -17,10 +17,11 @@ import flexdsl as fx
 from ..arguments import integers_at_least, refuse
 from .grid import grid
 from .permute import to_rows, to_tiles
+from .reorder import reordered
 
 
 class TileOrder:
-    """Tokens of a grid of 1 to 3 axes, tile after tile. Ragged grids are padded to whole tiles.
+    """Tokens of a grid, tile after tile. Ragged grids are padded to whole tiles.
 
         order = TileOrder((96, 96), (8, 16))
         out = order.undo(fx.attention(order.apply(q), order.apply(k), order.apply(v),
@@ -33,11 +34,7 @@ class TileOrder:
     """
 
     def __init__(self, shape: Any, tile: Any) -> None:
-        """Make the order.
-
-        Args:
-            shape: tokens on each of 1 to 3 axes.
-            tile: tokens of a tile on each axis; one number for all.
+        """Take the tokens on each of 1 to 3 axes, and those of a tile; one number for all.
 
         Raises:
             ArgumentError: not as many numbers as axes, or a tile is longer than its axis.
@@ -74,11 +71,6 @@ class TileOrder:
     def __repr__(self) -> str:
         return f"TileOrder({self.shape}, {self.tile})"
 
-    @property
-    def is_padded(self) -> bool:
-        """Does the order have places without a token?"""
-        return self._padded != self.shape
-
     def coordinates(self, place: Any) -> tuple[Any, ...]:
         """The grid's coordinates at a place of the order; of padding, beyond the grid."""
         volume = self._inside.length
@@ -88,7 +80,7 @@ class TileOrder:
     def original(self, place: Any) -> Any:
         """The row-major index of the token at a place; of padding, that of the token nearest."""
         found = self.coordinates(place)
-        if self.is_padded:
+        if self._padded != self.shape:
             found = tuple(fx.minimum(x, n - 1) for x, n in zip(found, self.shape, strict=True))
         return self._grid.index(*found)
 
@@ -104,17 +96,4 @@ class TileOrder:
 
         Keys that are padding are seen by none; queries that are see what their nearest token sees.
         """
-        order = self
-        if mod.kind.value == "score":
-
-            @fx.score_mod
-            def score_in_order(score: float, b: int, h: int, q: int, kv: int) -> float:
-                return mod(score, b, h, order.original(q), order.original(kv))
-
-            return score_in_order
-
-        @fx.mask_mod
-        def mask_in_order(b: int, h: int, q: int, kv: int) -> bool:
-            return order.has_token(kv) and mod(b, h, order.original(q), order.original(kv))
-
-        return mask_in_order
+        return reordered(mod, self.original, self.has_token)

@@ -30,7 +30,7 @@ def alibi(heads: int | None = None, *, slopes: Any = None, rule: Rule = "interle
     Raises:
         ArgumentError: not exactly one of heads and slopes is given, or it is of a wrong kind.
 
-    alibi(slopes=[1.0]), added to a score of 0, queries down, keys across:
+    alibi(slopes=[1.0]), of a score of 0:
 
         +0 +1 +2 +3
         -1 +0 +1 +2

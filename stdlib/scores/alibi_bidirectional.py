@@ -27,7 +27,7 @@ def alibi_bidirectional(
     Raises:
         ArgumentError: as in `alibi`.
 
-    alibi_bidirectional(slopes=[1.0]), added to a score of 0, queries down, keys across:
+    alibi_bidirectional(slopes=[1.0]), of a score of 0:
 
         +0 -1 -2 -3
         -1 +0 -1 -2

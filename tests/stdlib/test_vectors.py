@@ -50,9 +50,7 @@ def test_masks(vector: Vector):
     # The traced expression, which kernels and plans are made of, agrees with the function.
     again = fx.parse(mask.text).program
     assert again.expr is mask.expr
-    plan = fx.plan(
-        mask, vector["n_q"] * unit, vector["n_kv"] * unit, heads=head + 1, tile=(8, 8)
-    )
+    plan = fx.plan(mask, vector["n_q"] * unit, vector["n_kv"] * unit, heads=head + 1, tile=(8, 8))
     dense = plan.to_dense(tokens=True)[0, head][::unit, ::unit]
     for row, expected in vector["rows"].items():
         assert dense[int(row)].nonzero()[0].tolist() == expected

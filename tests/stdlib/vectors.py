@@ -157,7 +157,9 @@ def _numbered(rows: int, heads: int = 1) -> Any:
 
 
 def _dual_chunk(p: Params) -> fx.Mod:
-    return stdlib.dual_chunk_bias(_numbered(p["chunk_size"] + 1), p["chunk_size"], p["local_window"])
+    return stdlib.dual_chunk_bias(
+        _numbered(p["chunk_size"] + 1), p["chunk_size"], p["local_window"]
+    )
 
 
 # Each with the score to give it: 0 for what is added, 1 for what is multiplied.
@@ -251,8 +253,6 @@ def sink_softmax(params: Params) -> tuple[list[float], float, float]:
     n = len(scores)
     query = torch.ones(1, 1, 1, 1, dtype=torch.float64)
     values = torch.eye(n, dtype=torch.float64)[None, None]
-    out, lse = fx.attention(
-        query, scores[None, None, :, None], values, scale=1.0, return_lse=True
-    )
+    out, lse = fx.attention(query, scores[None, None, :, None], values, scale=1.0, return_lse=True)
     factor = 1 / (1 + math.exp(params["sink"] - lse.item()))
     return (out * factor).flatten().tolist(), lse.item(), factor
