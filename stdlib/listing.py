@@ -42,7 +42,7 @@ class Entry:
 
 
 def catalog() -> list[Entry]:
-    """All variants of the library, by kind and name. Those that are layers import torch."""
+    """All variants of the library, by kind and name. The layers among them import torch."""
     return [_entry(name, home) for name, home in HOMES.items() if "." in home]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,10 @@ import pytest
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 # What makes one short enough for a test; {tmp} is an empty folder.
-ARGUMENTS = {"train_tiny_gpt": ["--steps", "2", "--device", "cpu", "--plot", "{tmp}/loss.png"]}
+ARGUMENTS = {
+    "train_tiny_gpt": ["--steps", "2", "--device", "cpu", "--plot", "{tmp}/loss.png"],
+    "gallery": ["--out", "{tmp}/gallery.png"],
+}
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
@@ -21,3 +25,11 @@ def test_example(path, tmp_path):
     assert found.returncode == 0, found.stderr
     assert found.stdout
     assert all(Path(a).stat().st_size > 1000 for a in arguments if a.endswith(".png"))
+
+
+def test_the_gallery_shows_every_mask():
+    from flexdsl import stdlib
+
+    drawn = runpy.run_path(str(EXAMPLES[0].parent / "gallery.py"))["MASKS"]
+    masks = {entry.name for entry in stdlib.catalog() if entry.kind == "mask"}
+    assert {name.split(",")[0] for name in drawn} == masks

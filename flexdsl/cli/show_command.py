@@ -8,11 +8,16 @@ from flexdsl.analysis import BlockPlan
 from flexdsl.cli.spec import HELP, read_spec
 from flexdsl.ir import Capture, Expr, Kind, walk
 from flexdsl.mod import Mod, plan
+from flexdsl.stdlib.listing import catalog, table_of
 
 STAGES = ["text", "ir", "plan", "triton", "ptx"]
 
 
-@click.command("show", help=f"Print a mod at one stage of its compilation.\n{HELP}")
+@click.command(
+    "show",
+    help=f"Print a mod at one stage of its compilation; `flexdsl show stdlib` lists the library.\n"
+    f"{HELP}",
+)
 @click.argument("spec")
 @click.option("--stage", type=click.Choice(STAGES), default="text", show_default=True)
 @click.option("--q-len", type=click.IntRange(1), default=2048, show_default=True, help="(plan)")
@@ -43,6 +48,9 @@ def command(
     target: str,
 ) -> None:
     """Print one stage."""
+    if spec == "stdlib":
+        click.echo(table_of(catalog()))
+        return
     mod = read_spec(spec)
     if stage == "text":
         click.echo(mod.text)

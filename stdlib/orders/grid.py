@@ -37,9 +37,10 @@ class Grid:
 
     def index(self, *coordinates: Any) -> Any:
         """The index of the token at the coordinates."""
-        result: Any = 0
-        for coordinate, size in zip(coordinates, self.shape, strict=True):
-            result = result * size + coordinate
+        first, *others = coordinates
+        result: Any = first * self._strides[0]
+        for coordinate, stride in zip(others, self._strides[1:], strict=True):
+            result = result + coordinate * stride
         return result
 
     def __repr__(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+import flexdsl as fx
 from flexdsl.cli.main import main
 
 WINDOW = "q >= kv and q - kv < 100"
@@ -87,6 +89,15 @@ def test_show_ir():
     lines = output("show", "--stage", "ir", WINDOW).splitlines()
     assert lines[0] == "%0: index = var q"
     assert lines[-1] == "%6: bool = and %2 %5"
+
+
+def test_show_stdlib():
+    lines = output("show", "stdlib").splitlines()
+    at = lines.index("mask   sliding_window(keys_including_self)")
+    assert lines[at + 1].strip() == "q - keys_including_self < kv <= q"
+    assert "https://arxiv.org/abs/1904.10509" in lines[at + 2]
+    names = {entry.name for entry in fx.stdlib.catalog()}
+    assert {re.match(r"\w+ +(\w+)", line)[1] for line in lines[::3]} == names
 
 
 def test_show_plan():

@@ -1,0 +1,117 @@
+"""Tokens in tile order: permutations and their inverses, and masks in either order."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import flexdsl as fx
+from flexdsl import stdlib
+
+
+@st.composite
+def orders(draw: st.DrawFn) -> fx.stdlib.TileOrder:
+    shape = draw(st.lists(st.integers(1, 9), min_size=1, max_size=3))
+    return stdlib.TileOrder(shape, [draw(st.integers(1, n)) for n in shape])
+
+
+@given(orders())
+def test_undo_is_the_inverse_of_apply(order):
+    tokens = int(np.prod(order.shape))
+    x = np.arange(1, 2 * tokens + 1).reshape(2, tokens, 1)
+    there = order.apply(x)
+    assert there.shape == (2, order.length, 1)
+    assert (order.undo(there) == x).all()
+    assert sorted(there[0].ravel())[-tokens:] == list(range(1, tokens + 1))
+    assert there.sum() == x.sum()  # padding is zero
+    # What stands at a place is what the order says, by plain numbers.
+    flat = order.apply(x[0, :, 0], dim=-1)
+    for place in range(order.length):
+        if order.has_token(place):
+            assert flat[place] == 1 + order.original(place)
+        else:
+            assert flat[place] == 0
+            assert 0 <= order.original(place) < tokens
+    assert sum(bool(order.has_token(p)) for p in range(order.length)) == tokens
+
+
+def test_a_tile_stands_together():
+    order = stdlib.TileOrder((4, 6), (2, 3))
+    rows = order.apply(np.arange(24), dim=0).reshape(4, 2, 3)
+    assert rows[0].tolist() == [[0, 1, 2], [6, 7, 8]]
+    assert rows[1].tolist() == [[3, 4, 5], [9, 10, 11]]
+    assert rows[2].tolist() == [[12, 13, 14], [18, 19, 20]]
+    assert [order.coordinates(p) for p in (0, 3, 6, 23)] == [(0, 0), (1, 0), (0, 3), (3, 5)]
+
+
+def test_gradients_go_through():
+    order = stdlib.TileOrder((5, 7), (2, 4))
+    x = torch.randn(2, 3, 35, 4, requires_grad=True)
+    weights = torch.randn(2, 3, order.length, 4)
+    (order.apply(x) * weights).sum().backward()
+    torch.testing.assert_close(x.grad, order.undo(weights))
+
+
+GRIDS = [
+    ((6, 8), (2, 4), 3),
+    ((5, 7), (2, 4), (3, 4)),
+    ((4, 3, 5), (2, 2, 2), (3, 2, 3)),
+    (9, 4, 5),
+]
+
+
+@pytest.mark.parametrize(("shape", "tile", "kernel"), GRIDS)
+def test_a_mask_in_order_is_the_mask_of_the_permuted_tokens(shape, tile, kernel):
+    order = stdlib.TileOrder(shape, tile) if not isinstance(shape, int) else None
+    order = order or stdlib.TileOrder([shape], tile)
+    mask = stdlib.neighborhood(shape, kernel)
+    tokens = int(np.prod(order.shape))
+    dense = fx.plan(mask, tokens, tokens).to_dense(tokens=True)[0, 0]
+    expected = order.apply(order.apply(dense, dim=0), dim=1)
+    moved = mask.in_order(order)
+    n = order.length
+    found = np.array([[bool(moved(0, 0, q, kv)) for kv in range(n)] for q in range(n)])
+    planned = fx.plan(moved, n, n, tile=(8, 8)).to_dense(tokens=True)[0, 0]
+    assert (planned == found).all()
+    real = [p for p in range(n) if order.has_token(p)]
+    assert (found[real] == expected[real]).all()
+    assert not found[:, sorted(set(range(n)) - set(real))].any()
+
+
+@pytest.mark.parametrize(("shape", "tile", "kernel"), GRIDS[1:3])
+def test_attention_in_either_order_is_the_same(shape, tile, kernel):
+    order = stdlib.TileOrder(shape, tile)
+    mask, tokens = stdlib.neighborhood(shape, kernel), int(np.prod(shape))
+    score = stdlib.spatial_distance(np.random.default_rng(0).normal(size=(tokens, 2)))
+    q, k, v = (torch.randn(1, 2, tokens, 8, dtype=torch.float64) for _ in range(3))
+    expected = fx.attention(q, k, v, mask=mask, score=score)
+    inputs = [order.apply(x) for x in (q, k, v)]
+    found = fx.attention(*inputs, mask=mask.in_order(order), score=score.in_order(order))
+    torch.testing.assert_close(order.undo(found), expected)
+
+
+def test_a_neighbourhood_has_fewer_live_tiles_in_tile_order():
+    mask, order = stdlib.neighborhood((96, 96), 13), stdlib.TileOrder((96, 96), (8, 16))
+    before, after = (fx.plan(m, 9216, 9216) for m in (mask, mask.in_order(order)))
+    assert after.pairs == before.pairs == 9216 * 169
+    assert after.density < 0.7 * before.density
+    # Half of a whole tile is 7 positions away from the middle: more than the 6 of 13 x 13, so that
+    # full tiles begin with a window of 31 columns.
+    wide = fx.plan(stdlib.neighborhood((96, 96), 31).in_order(order), 9216, 9216)
+    assert (wide.to_dense() == 2).any() and not (after.to_dense() == 2).any()
+
+
+def test_a_sliding_tile_mask_is_a_strided_neighbourhood_in_tile_order():
+    canvas, tile = (2, 6, 8), (1, 2, 2)
+    order = stdlib.TileOrder(canvas, tile)
+    tiles = stdlib.sliding_tile(canvas, (1, 3, 3), tile)
+    plan = fx.plan(tiles, order.length, order.length, tile=(4, 4))
+    assert not (plan.to_dense() == 1).any()
+    # On the grid: a stride and a window of whole tiles.
+    same = stdlib.neighborhood((6, 8), (6, 6), stride=(2, 2))
+    n = 48
+    flat = stdlib.TileOrder((6, 8), (2, 2))
+    assert fx.plan(same.in_order(flat), n, n).pairs == plan.pairs / 2
