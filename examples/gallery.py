@@ -46,7 +46,7 @@ MASKS = {
     "neighborhood, tiles": stdlib.neighborhood((8, 8), 5).in_order(tiles),
     "sliding_tile": stdlib.sliding_tile((1, 8, 8), (1, 3, 1), (1, 2, 4)),
     "radial_token": stdlib.radial_token(8, 8),
-    "radial_blocks": stdlib.radial_blocks(N, N, 8, 0.05, "wan", block=1),
+    "radial_blocks": (stdlib.radial_blocks(2048, 2048, 8, 0.2, "wan"), 2048, 2048),
     "window_2d": stdlib.window_2d((8, 8), 4),
     "shifted_window": stdlib.shifted_window((8, 8), 4),
     "grid_2d": stdlib.grid_2d((8, 8), 4),

@@ -147,7 +147,7 @@ def _mul(op: Op, args: Args, make: Make) -> Expr | None:
 def _quotient(op: Op, args: Args, make: Make) -> Expr | None:
     if _is(args[1], 1):
         return _zero() if op is Op.MOD else args[0]
-    return None if op is Op.DIV else simplify_quotient(op, *args, make)
+    return None if op is Op.DIV else simplify_quotient(op, args[0], args[1], make)
 
 
 def _involution(op: Op, args: Args, make: Make) -> Expr | None:

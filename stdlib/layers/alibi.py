@@ -7,6 +7,8 @@ Source: Press et al. 2022, https://arxiv.org/abs/2108.12409; see `alibi`.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from ..tables.alibi_slopes import Rule, alibi_slopes
@@ -42,6 +44,6 @@ class ALiBi(ModModule):
         else:
             self.register_buffer("slopes", slopes)
 
-    def forward(self, score: float, b: int, h: int, q: int, kv: int) -> float:
+    def forward(self, score: Any, b: Any, h: Any, q: Any, kv: Any) -> Any:
         """The score of one pair, with the bias."""
         return score + self.slopes[h] * (kv - q)

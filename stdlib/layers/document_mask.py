@@ -48,7 +48,7 @@ class DocumentMask(ModModule):
         device = getattr(cu_seqlens, "device", None)
         return mask if device is None else mask.to(device)
 
-    def forward(self, b: int, h: int, q: int, kv: int) -> bool:
+    def forward(self, b: Any, h: Any, q: Any, kv: Any) -> Any:
         """Are the query and the key of one document?"""
         ids = self.ids
         return ids[b, q] == ids[b, kv] if ids.dim() == 2 else ids[q] == ids[kv]

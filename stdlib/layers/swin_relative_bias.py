@@ -44,7 +44,7 @@ class SwinRelativeBias(ModModule):
         self.rows, self.columns = rows, columns
         self.place = grid((rows, columns))
 
-    def forward(self, score: float, b: int, h: int, q: int, kv: int) -> float:
+    def forward(self, score: Any, b: Any, h: Any, q: Any, kv: Any) -> Any:
         """The score of one pair, with the bias."""
         (row, column), (other_row, other_column) = self.place(q), self.place(kv)
         down, across = row - other_row + self.rows - 1, column - other_column + self.columns - 1

@@ -8,6 +8,8 @@ scores: call attention with scale=1.0.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 import flexdsl as fx
@@ -53,7 +55,7 @@ class T5RelativeBias(ModModule):
         self.register_buffer("buckets", torch.from_numpy(buckets), persistent=False)
         self.max_distance = max_distance
 
-    def forward(self, score: float, b: int, h: int, q: int, kv: int) -> float:
+    def forward(self, score: Any, b: Any, h: Any, q: Any, kv: Any) -> Any:
         """The score of one pair, with the bias."""
         farthest = self.max_distance
         distance = fx.maximum(-farthest, fx.minimum(kv - q, farthest))

@@ -50,14 +50,15 @@ def approximate(table: Any, *, rank: int | None = None, energy: float | None = N
 
     if (rank is None) == (energy is None):
         raise refuse("approximate takes a rank or an energy, and one of them", "energy=0.995")
-    if energy is not None and not 0 < energy <= 1:
-        raise refuse(f"energy is {energy!r}, but it must be in (0, 1]", "energy=0.995")
+    share = 1.0 if energy is None else energy
+    if not 0 < share <= 1:
+        raise refuse(f"energy is {share!r}, but it must be in (0, 1]", "energy=0.995")
     dense = np.asarray(host_array(array_of("table", table, (2, 3, 4), "float")), np.float64)
     u, s, vt = np.linalg.svd(dense, full_matrices=False)
     total = np.maximum((s**2).sum(axis=-1, keepdims=True), np.finfo(np.float64).tiny)
     kept = np.minimum((s**2).cumsum(axis=-1) / total, 1.0).reshape(-1, s.shape[-1]).min(axis=0)
     if rank is None:
-        rank = min(int((kept < energy - 1e-12).sum()) + 1, s.shape[-1])
+        rank = min(int((kept < share - 1e-12).sum()) + 1, s.shape[-1])
     rank = integer_at_least(1, "rank", rank)
     if rank > s.shape[-1]:
         raise refuse(f"rank is {rank}, but the table has rank {s.shape[-1]} at most")
