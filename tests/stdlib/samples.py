@@ -14,21 +14,20 @@ from flexdsl import stdlib
 
 @dataclass(frozen=True)
 class Sample:
-    """A variant and lengths that it is made for; `learned` are tensors that get a gradient."""
+    """A variant and lengths that it is made for; `learned` are the shapes of what is learned."""
 
     make: Callable[..., fx.Mod]
     q_len: int = 40
     kv_len: int = 40
     learned: tuple[tuple[int, ...], ...] = ()
 
-    def mod(self) -> tuple[fx.Mod, list[torch.Tensor]]:
-        """The mod, and its learned tensors: positive, float64."""
+    def tensors(self) -> list[torch.Tensor]:
+        """The learned tensors: positive, float64."""
         generator = torch.Generator().manual_seed(0)
-        tensors = [
-            (torch.rand(shape, generator=generator, dtype=torch.float64) + 0.25).requires_grad_()
+        return [
+            torch.rand(shape, generator=generator, dtype=torch.float64) + 0.25
             for shape in self.learned
         ]
-        return self.make(*tensors), tensors
 
 
 BATCH, HEADS = 2, 4
@@ -88,9 +87,7 @@ SCORES = {
     "alibi": Sample(lambda s: stdlib.alibi(slopes=s), learned=((HEADS,),)),
     "alibi_bidirectional": Sample(lambda: stdlib.alibi_bidirectional(HEADS)),
     "dual_chunk_bias": Sample(lambda t: stdlib.dual_chunk_bias(t, 12, 3), learned=((13, HEADS),)),
-    "graphormer_bias": Sample(
-        lambda t: stdlib.graphormer_bias(t, torch.from_numpy(_PATHS)), learned=((HEADS, 5),)
-    ),
+    "graphormer_bias": Sample(lambda t: stdlib.graphormer_bias(t, _PATHS), learned=((HEADS, 5),)),
     "ipa_points": Sample(
         stdlib.ipa_points, learned=((HEADS, 40, 2, 3), (HEADS, 40, 2, 3), (HEADS,))
     ),

@@ -14,30 +14,28 @@ from flexdsl import stdlib
 from tests.stdlib.samples import BATCH, HEADS, MASKS, SAMPLES
 
 DIM = 16
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def tensors(q_len: int, kv_len: int, dtype: torch.dtype) -> list[torch.Tensor]:
+def tensors(q_len: int, kv_len: int) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(q_len)
     shapes = [(BATCH, HEADS, q_len, DIM), *[(BATCH, HEADS // 2, kv_len, DIM)] * 2]
-    return [
-        torch.randn(s, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
-        for s in shapes
-    ]
+    return [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
 
 
-def results(name: str, backend: str, dtype: torch.dtype) -> list[torch.Tensor]:
-    """Output, lse and gradients of one call, in float64."""
+def results(name: str, backend: str) -> list[torch.Tensor]:
+    """Output, lse and gradients of one call, in float64. Kernels compute in float32."""
     sample = SAMPLES[name]
-    mod, learned = sample.mod()
-    if dtype is torch.float32:
-        learned = [x.detach().to(dtype).requires_grad_() for x in learned]
-        mod = sample.make(*learned)
-    inputs = tensors(sample.q_len, sample.kv_len, dtype)
+    where = (DEVICE, torch.float32) if backend == "triton" else ("cpu", torch.float64)
+    learned = [x.to(*where).requires_grad_() for x in sample.tensors()]
+    inputs = [x.to(*where).requires_grad_() for x in tensors(sample.q_len, sample.kv_len)]
+    mod = sample.make(*learned)
     call = {"mask": mod} if name in MASKS else {"score": mod, "mask": stdlib.causal()}
     out, lse = fx.attention(*inputs, **call, return_lse=True, backend=backend)
     weights = torch.linspace(-1, 1, out.numel(), dtype=torch.float64).reshape(out.shape)
-    (out.double() * weights).sum().backward()
-    return [x.detach().double() for x in (out, lse, *(t.grad for t in (*inputs, *learned)))]
+    (out.double() * weights.to(out.device)).sum().backward()
+    found = (out, lse, *(t.grad for t in (*inputs, *learned)))
+    return [x.detach().cpu().double() for x in found]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +45,7 @@ def oracle():
 
     def of(name: str) -> list[torch.Tensor]:
         if name not in known:
-            known[name] = results(name, "reference", torch.float64)
+            known[name] = results(name, "reference")
         return known[name]
 
     return of
@@ -60,13 +58,13 @@ def test_every_mask_and_score_has_a_sample():
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_cpu(name, oracle):
-    for found, expected in zip(results(name, "cpu", torch.float64), oracle(name), strict=True):
+    for found, expected in zip(results(name, "cpu"), oracle(name), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_kernels(name, oracle):
-    for found, expected in zip(results(name, "triton", torch.float32), oracle(name), strict=True):
+    for found, expected in zip(results(name, "triton"), oracle(name), strict=True):
         torch.testing.assert_close(found, expected, rtol=2e-4, atol=2e-4)
 
 
@@ -74,8 +72,8 @@ def test_kernels(name, oracle):
 def test_the_oracle_is_the_function_itself(name, oracle):
     """The reference reads the traced expression for gradients: here the function is asked."""
     sample = SAMPLES[name]
-    mod = sample.make(*(x.detach() for x in sample.mod()[1]))
-    q, k, _ = (x.detach() for x in tensors(sample.q_len, sample.kv_len, torch.float64))
+    mod = sample.make(*sample.tensors())
+    q, k, _ = tensors(sample.q_len, sample.kv_len)
     scores = (q @ k.repeat_interleave(2, 1).transpose(2, 3) / DIM**0.5).numpy()
     rows = [0, 1, sample.q_len // 2, sample.q_len - 1]
     lse = oracle(name)[1]
