@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .layers.alibi import ALiBi as ALiBi
     from .layers.document_mask import DocumentMask as DocumentMask
+    from .layers.sink_logits import SinkLogits as SinkLogits
     from .layers.swin_relative_bias import SwinRelativeBias as SwinRelativeBias
     from .layers.t5_relative_bias import T5RelativeBias as T5RelativeBias
     from .listing import catalog as catalog
@@ -159,6 +160,7 @@ HOMES = {
     "t5_buckets": "tables.t5_buckets",
     "ALiBi": "layers.alibi",
     "DocumentMask": "layers.document_mask",
+    "SinkLogits": "layers.sink_logits",
     "SwinRelativeBias": "layers.swin_relative_bias",
     "T5RelativeBias": "layers.t5_relative_bias",
     "catalog": "listing",

@@ -1,4 +1,4 @@
-"""Layers: `torch.nn.Module`s that are masks or score modifications, with what they learn.
+"""Layers: `torch.nn.Module`s that are masks or score modifications, or follow attention.
 
 The only folder of the library that imports torch, when one of its names is first used.
 """

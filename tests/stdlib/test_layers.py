@@ -114,10 +114,36 @@ def test_a_compiled_function_takes_a_layer_s_mod():
     assert layer.table.grad.abs().sum() > 0
 
 
+def test_sink_logits_are_one_more_key_without_a_value():
+    layer = stdlib.SinkLogits(HEADS).double()
+    torch.nn.init.normal_(layer.sinks)
+    q, k, v = (x.requires_grad_() for x in inputs())
+    weights = torch.linspace(-1, 1, q.numel(), dtype=torch.float64).reshape(q.shape)
+    mask = stdlib.flash_window(LENGTH, LENGTH - 4, 5, 0)  # the first rows see nothing
+    keys, values = k[:, :, 4:], v[:, :, 4:]
+    found = layer(*fx.attention(q, keys, values, mask=mask, return_lse=True))
+    seen = fx.plan(mask, LENGTH, LENGTH - 4).to_dense(tokens=True)[0, 0]
+    scores = q @ keys.transpose(2, 3) / 8**0.5
+    scores = scores.masked_fill(~torch.from_numpy(seen), -torch.inf)
+    sinks = layer.sinks[None, :, None, None].expand(2, -1, LENGTH, 1)
+    expected = torch.cat([scores, sinks], -1).softmax(-1)[..., :-1] @ values
+    assert_near(found, expected, 1e-9)
+    learned = (q, k, v, layer.sinks)
+    for a, b in zip(
+        torch.autograd.grad((found * weights).sum(), learned),
+        torch.autograd.grad((expected * weights).sum(), learned),
+        strict=True,
+    ):
+        assert_near(a, b, 1e-9)
+    with pytest.raises(fx.errors.ArgumentError, match="3 sinks"):
+        stdlib.SinkLogits(3)(found, torch.zeros(2, HEADS, LENGTH))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: stdlib.ALiBi(0), "heads is 0"),
+        (lambda: stdlib.SinkLogits(0), "num_heads is 0"),
         (lambda: stdlib.T5RelativeBias(4, num_buckets=30), "buckets is 30"),
         (lambda: stdlib.T5RelativeBias(0), "num_heads is 0"),
         (lambda: stdlib.SwinRelativeBias(4, 0), r"window is 0|window\[0\] is 0"),

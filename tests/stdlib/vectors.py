@@ -7,7 +7,6 @@ functions, `row_ops` softmaxes of one row.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -243,16 +242,18 @@ def value_for_vector(name: str, params: Params, point: Any) -> float:
 
 
 def sink_softmax(params: Params) -> tuple[list[float], float, float]:
-    """Weights, lse without the sink and the factor of the output, by attention and its lse.
+    """Weights, lse without the sink, and the factor that the sink gives the output.
 
     One head dimension and a query of 1 make the keys the scores; unit values give the weights.
     """
     import torch
 
     scores = torch.tensor(params["scores"], dtype=torch.float64)
-    n = len(scores)
+    layer = stdlib.SinkLogits(1).double()
+    layer.load_state_dict({"sinks": torch.tensor([params["sink"]])})
     query = torch.ones(1, 1, 1, 1, dtype=torch.float64)
-    values = torch.eye(n, dtype=torch.float64)[None, None]
+    values = torch.eye(len(scores), dtype=torch.float64)[None, None]
     out, lse = fx.attention(query, scores[None, None, :, None], values, scale=1.0, return_lse=True)
-    factor = 1 / (1 + math.exp(params["sink"] - lse.item()))
-    return (out * factor).flatten().tolist(), lse.item(), factor
+    with torch.no_grad():
+        factor = layer(torch.ones_like(out), lse)[0, 0, 0, 0].item()
+        return layer(out, lse).flatten().tolist(), lse.item(), factor
