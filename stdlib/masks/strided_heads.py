@@ -8,8 +8,7 @@ Source: Lin et al. 2024, "S2-Attention: Hardware-Aware Context Sharding Among At
 https://arxiv.org/abs/2407.17678, and https://github.com/linxihui/dkernel. The shift goes by the
 key's head; `stride` heads together see every block.
 
-Claim (the paper's, not measured here): up to 25.3 times FlashAttention-2's speed, 6 times shorter
-training.
+Claim (the paper's, not measured here): up to 25.3 times FlashAttention-2's speed.
 """
 
 from __future__ import annotations

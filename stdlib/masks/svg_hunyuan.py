@@ -7,7 +7,7 @@ Source: Xi et al. 2025, "Sparse VideoGen", https://arxiv.org/abs/2502.01776, and
 https://github.com/svg-project/Sparse-VideoGen. One mask for both kinds of heads: temporal heads
 first transpose (frame, place) to (place, frame).
 
-Claim (the paper's, not measured here): 2.33 times as fast end to end.
+Claim (the paper's, not measured here): up to 2.33 times as fast end to end.
 """
 
 from __future__ import annotations

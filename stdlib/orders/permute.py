@@ -5,38 +5,44 @@ It knows nothing of masks; `tile_order.py` says which order and why.
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any
 
 from ..arguments import refuse
+from .tiled_grid import TiledGrid
 
 Sizes = tuple[int, ...]
 
 
-def to_tiles(x: Any, dim: int, shape: Sizes, counts: Sizes, tile: Sizes) -> Any:
-    """Tokens of `dim` from a row-major grid of `shape` into counts x tile, padded with zeros."""
-    lead, rest = _around(x, dim, prod(shape), "tokens of the grid")
-    y = _padded(x.reshape(*lead, *shape, *rest), len(lead), shape, counts, tile)
-    split = [n for pair in zip(counts, tile, strict=True) for n in pair]
-    axes = len(shape)
+def to_tiles(x: Any, dim: int, grid: TiledGrid) -> Any:
+    """Tokens of `dim` from row-major order into tiles, padded with zeros."""
+    lead, rest = _around(x, dim, grid.tokens + grid.extra, "tokens of the grid and the extra")
+    at, axes = len(lead), len(grid.shape)
+    y = _slice(x, at, 0, grid.tokens).reshape(*lead, *grid.shape, *rest)
+    whole = [n * t for n, t in zip(grid.counts, grid.tile, strict=True)]
+    if whole != list(grid.shape):
+        larger = _zeros(x, (*lead, *whole, *rest))
+        larger[_corner(at, grid.shape)] = y
+        y = larger
+    split = [n for pair in zip(grid.counts, grid.tile, strict=True) for n in pair]
     order = [*range(0, 2 * axes, 2), *range(1, 2 * axes, 2)]
-    y = _permuted(y.reshape(*lead, *split, *rest), len(lead), order)
-    return y.reshape(*lead, prod(counts) * prod(tile), *rest)
+    y = _permuted(y.reshape(*lead, *split, *rest), at, order)
+    return _with_extra(y.reshape(*lead, grid.places, *rest), x, at, grid.extra)
 
 
-def to_rows(x: Any, dim: int, shape: Sizes, counts: Sizes, tile: Sizes) -> Any:
+def to_rows(x: Any, dim: int, grid: TiledGrid) -> Any:
     """The inverse of `to_tiles`: the padding is cut off."""
-    lead, rest = _around(x, dim, prod(counts) * prod(tile), "places of the order")
-    axes = len(shape)
+    lead, rest = _around(x, dim, grid.places + grid.extra, "places of the order")
+    at, axes = len(lead), len(grid.shape)
     order = [axis for pair in zip(range(axes), range(axes, 2 * axes), strict=True) for axis in pair]
-    y = _permuted(x.reshape(*lead, *counts, *tile, *rest), len(lead), order)
-    whole = [n * t for n, t in zip(counts, tile, strict=True)]
-    y = y.reshape(*lead, *whole, *rest)
-    return y[_corner(len(lead), shape)].reshape(*lead, prod(shape), *rest)
+    y = _slice(x, at, 0, grid.places).reshape(*lead, *grid.counts, *grid.tile, *rest)
+    whole = [n * t for n, t in zip(grid.counts, grid.tile, strict=True)]
+    y = _permuted(y, at, order).reshape(*lead, *whole, *rest)
+    y = y[_corner(at, grid.shape)].reshape(*lead, grid.tokens, *rest)
+    return _with_extra(y, x, at, grid.extra)
 
 
 def _around(x: Any, dim: int, length: int, meaning: str) -> tuple[Sizes, Sizes]:
-    """The dimensions before and after `dim`, which has `length` places."""
+    """The dimensions before and after `dim`, which has `length` entries."""
     sizes = tuple(x.shape)
     if not -len(sizes) <= dim < len(sizes) or sizes[dim] != length:
         raise refuse(
@@ -47,25 +53,37 @@ def _around(x: Any, dim: int, length: int, meaning: str) -> tuple[Sizes, Sizes]:
     return sizes[:place], sizes[place + 1 :]
 
 
-def _padded(y: Any, lead: int, shape: Sizes, counts: Sizes, tile: Sizes) -> Any:
-    whole = tuple(n * t for n, t in zip(counts, tile, strict=True))
-    if whole == shape:
+def _with_extra(y: Any, x: Any, at: int, extra: int) -> Any:
+    """`y`, and after it the last `extra` entries of `x` in dimension `at`."""
+    if not extra:
         return y
-    sizes = (*y.shape[:lead], *whole, *y.shape[lead + len(shape) :])
-    if hasattr(y, "new_zeros"):
-        larger = y.new_zeros(sizes)
-    else:
-        import numpy as np
-
-        larger = np.zeros(sizes, y.dtype)
-    larger[_corner(lead, shape)] = y
-    return larger
+    length = y.shape[at]
+    joined = _zeros(x, (*y.shape[:at], length + extra, *y.shape[at + 1 :]))
+    joined[_range(at, 0, length)] = y
+    joined[_range(at, length, length + extra)] = _slice(x, at, x.shape[at] - extra, x.shape[at])
+    return joined
 
 
-def _corner(lead: int, shape: Sizes) -> tuple[slice, ...]:
-    return (*[slice(None)] * lead, *map(slice, shape))
+def _range(at: int, start: int, stop: int) -> tuple[slice, ...]:
+    return (*[slice(None)] * at, slice(start, stop))
 
 
-def _permuted(y: Any, lead: int, order: list[int]) -> Any:
-    axes = [*range(lead), *(lead + a for a in order), *range(lead + len(order), len(y.shape))]
+def _slice(x: Any, at: int, start: int, stop: int) -> Any:
+    return x[_range(at, start, stop)]
+
+
+def _corner(at: int, shape: Sizes) -> tuple[slice, ...]:
+    return (*[slice(None)] * at, *map(slice, shape))
+
+
+def _zeros(like: Any, sizes: Sizes) -> Any:
+    if hasattr(like, "new_zeros"):
+        return like.new_zeros(sizes)
+    import numpy as np
+
+    return np.zeros(sizes, like.dtype)
+
+
+def _permuted(y: Any, at: int, order: list[int]) -> Any:
+    axes = [*range(at), *(at + a for a in order), *range(at + len(order), len(y.shape))]
     return y.permute(axes) if hasattr(y, "permute") else y.transpose(axes)

@@ -15,12 +15,13 @@ from flexdsl import stdlib
 @st.composite
 def orders(draw: st.DrawFn) -> fx.stdlib.TileOrder:
     shape = draw(st.lists(st.integers(1, 9), min_size=1, max_size=3))
-    return stdlib.TileOrder(shape, [draw(st.integers(1, n)) for n in shape])
+    tile = [draw(st.integers(1, n)) for n in shape]
+    return stdlib.TileOrder(shape, tile, extra=draw(st.integers(0, 3)))
 
 
 @given(orders())
 def test_undo_is_the_inverse_of_apply(order):
-    tokens = int(np.prod(order.shape))
+    tokens = int(np.prod(order.shape)) + order.extra
     x = np.arange(1, 2 * tokens + 1).reshape(2, tokens, 1)
     there = order.apply(x)
     assert there.shape == (2, order.length, 1)
@@ -48,8 +49,8 @@ def test_a_tile_stands_together():
 
 
 def test_gradients_go_through():
-    order = stdlib.TileOrder((5, 7), (2, 4))
-    x = torch.randn(2, 3, 35, 4, requires_grad=True)
+    order = stdlib.TileOrder((5, 7), (2, 4), extra=2)
+    x = torch.randn(2, 3, 37, 4, requires_grad=True)
     weights = torch.randn(2, 3, order.length, 4)
     (order.apply(x) * weights).sum().backward()
     torch.testing.assert_close(x.grad, order.undo(weights))
@@ -79,6 +80,21 @@ def test_a_mask_in_order_is_the_mask_of_the_permuted_tokens(shape, tile, kernel)
     real = [p for p in range(n) if order.has_token(p)]
     assert (found[real] == expected[real]).all()
     assert not found[:, sorted(set(range(n)) - set(real))].any()
+
+
+def test_text_after_a_video_stays_after_it():
+    order = stdlib.TileOrder((3, 4, 5), (2, 2, 2), extra=6)
+    mask = stdlib.svg_hunyuan(3, 20, 4, 1, 4)  # 60 tokens of video, 4 of text, 2 of padding
+    n = order.length
+    assert n == 4 * 4 * 6 + 6
+    moved = fx.plan(mask.in_order(order), n, n, tile=(8, 8)).to_dense(tokens=True)[0, 0]
+    whole = fx.plan(mask, 66, 66).to_dense(tokens=True)[0, 0]
+    expected = order.apply(order.apply(whole, dim=0), dim=1)
+    real = [p for p in range(n) if order.has_token(p)]
+    assert (moved[real] == expected[real]).all()
+    q, k, v = (torch.randn(1, 2, 66, 8, dtype=torch.float64) for _ in range(3))
+    found = fx.attention(*(order.apply(x) for x in (q, k, v)), mask=mask.in_order(order))
+    torch.testing.assert_close(order.undo(found), fx.attention(q, k, v, mask=mask))
 
 
 @pytest.mark.parametrize(("shape", "tile", "kernel"), GRIDS[1:3])
