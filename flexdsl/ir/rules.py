@@ -180,6 +180,24 @@ def _where(op: Op, args: Args, make: Make) -> Expr | None:
         return make(Op.AND, make(Op.NOT, condition), b)
     if _is(b, True):
         return make(Op.OR, make(Op.NOT, condition), a)
+    return _factored(condition, a, b, make)
+
+
+def _factored(condition: Expr, a: Expr, b: Expr, make: Make) -> Expr | None:
+    """A choice between two conditions that share a part: what Python's `and` and `or` leave.
+
+    (x and y) or z  runs as  (y or z) if x else z.
+    """
+    for op, neutral in ((Op.AND, True), (Op.OR, False)):
+        parts_a, parts_b = (x.args if x.op is op else (x,) for x in (a, b))
+        common = next((x for x in parts_a if x in parts_b), None)
+        if common is None:
+            continue
+        rest_a, rest_b = (
+            next((x for x in parts if x is not common), _bool(neutral))
+            for parts in (parts_a, parts_b)
+        )
+        return make(op, make(Op.WHERE, condition, rest_a, rest_b), common)
     return None
 
 

@@ -45,13 +45,11 @@ def block_diffusion(length: int, block: int) -> fx.Mod:
 
     @fx.mask_mod
     def block_diffusion(b: int, h: int, q: int, kv: int) -> bool:
-        q_noised, kv_noised = q < length, kv < length
-        q_block = fx.where(q_noised, q, q - length) // block
-        kv_block = fx.where(kv_noised, kv, kv - length) // block
-        if kv_noised:
-            return q_noised and q_block == kv_block
-        if q_noised:
-            return q_block > kv_block
-        return q_block >= kv_block
+        if kv < length:
+            return q < length and q // block == kv // block
+        clean = (kv - length) // block
+        if q < length:
+            return q // block > clean
+        return (q - length) // block >= clean
 
     return block_diffusion

@@ -18,7 +18,8 @@ from typing import Any
 
 import flexdsl as fx
 
-from ..arguments import check_divides, integer_at_least, integers_at_least, one_of, refuse
+from ..arguments import array_of, check_divides, check_shape, integer_at_least, integers_at_least
+from ..axes import sides_of
 from ..orders.grid import grid
 
 
@@ -29,7 +30,7 @@ def sliding_tile(
 
     Args:
         canvas: tokens (frames, rows, columns) of the video.
-        kernel: tiles on each axis that a tile sees, its own included.
+        kernel: tiles on each axis that a tile sees, its own included; [3], or [heads, 3].
         tile: tokens (frames, rows, columns) of a tile.
         text: text tokens after the video, which all queries see; keys after them are padding. Text
             queries see all.
@@ -55,13 +56,15 @@ def sliding_tile(
     """
     sizes = integers_at_least(1, "canvas", canvas, 3)
     tiling = integers_at_least(1, "tile", tile, 3)
-    counts = [_tiles(a, *pair) for a, pair in enumerate(zip(sizes, tiling, strict=True))]
-    sides = [
-        _sides(a, width, n, even)
-        for a, (width, n) in enumerate(
-            zip(integers_at_least(1, "kernel", kernel, 3), counts, strict=True)
-        )
-    ]
+    counts = []
+    for axis, (size, part) in enumerate(zip(sizes, tiling, strict=True)):
+        check_divides(f"tile[{axis}]", part, f"canvas[{axis}]", size)
+        counts.append(size // part)
+    windows = array_of("kernel", kernel, (1, 2), "int")
+    check_shape("kernel", windows, (None, 3)[2 - len(windows.shape) :], "tiles on three axes")
+    by_head = len(windows.shape) == 2
+    left, right = sides_of(windows, counts, even)
+    fixed = list(zip(left[0].tolist(), right[0].tolist(), strict=True))
     tiles = grid(counts)
     volume, video = prod(tiling), prod(sizes)
     keys = video + integer_at_least(0, "text", text)
@@ -69,30 +72,10 @@ def sliding_tile(
     @fx.mask_mod
     def sliding_tile(b: int, h: int, q: int, kv: int) -> bool:
         near = True
-        for x, y, n, (left, right) in zip(
-            tiles(q // volume), tiles(kv // volume), counts, sides, strict=True
-        ):
-            centre = fx.maximum(left, fx.minimum(x, n - 1 - right))
-            near = near and centre - y <= left and y - centre <= right
+        for axis, (x, y) in enumerate(zip(tiles(q // volume), tiles(kv // volume), strict=True)):
+            before, after = (left[h, axis], right[h, axis]) if by_head else fixed[axis]
+            centre = fx.maximum(before, fx.minimum(x, counts[axis] - 1 - after))
+            near = near and centre - y <= before and y - centre <= after
         return kv < keys and (q >= video or kv >= video or near)
 
     return sliding_tile
-
-
-def _tiles(axis: int, size: int, tile: int) -> int:
-    check_divides(f"tile[{axis}]", tile, f"canvas[{axis}]", size)
-    return size // tile
-
-
-def _sides(axis: int, width: int, tiles: int, even: str | None) -> tuple[int, int]:
-    if width % 2 == 0 and even is None:
-        raise refuse(
-            f"kernel[{axis}] is {width}, but an odd number of tiles has its own one in the middle",
-            'an odd number, or even="plus_one" or even="left"',
-        )
-    left, right = width // 2, (width - 1) // 2
-    if width % 2 == 0 and one_of("even", even, ("plus_one", "left")) == "plus_one":
-        right = left
-    if left + right + 1 > tiles:
-        raise refuse(f"kernel[{axis}] is {width}, but there are {tiles} tiles on that axis")
-    return left, right

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+import flexdsl as fx
 from flexdsl.errors import InternalError, TypeMismatchError, UnsupportedError
 from flexdsl.ir import Capture, DType, Op, Type, apply, const, load, param, var, verify
 from flexdsl.ir.expr import _NODES, intern
@@ -131,3 +132,25 @@ def test_a_shift_beyond_the_integer(amount):
 def test_sigmoid_keeps_its_precision():
     folded = apply(Op.SIGMOID, const(-40.0)).attribute
     assert folded == pytest.approx(math.exp(-40.0), rel=1e-12)
+
+
+CHOICES = [
+    # What a traced function's `and` and `or` leave: one part is in both branches.
+    ("q > 1 or kv > 2 if b > 0 else kv > 2", "b > 0 and q > 1 or kv > 2"),
+    ("q > 1 and kv > 2 if b > 0 else kv > 2", "(q > 1 or not b > 0) and kv > 2"),
+    ("kv > 2 if b > 0 else q > 1 or kv > 2", "not b > 0 and q > 1 or kv > 2"),
+    ("kv > 2 if b > 0 else q > 1 and kv > 2", "(b > 0 or q > 1) and kv > 2"),
+    (
+        "(q > 1 or h > 0) and kv > 2 if b > 0 else h > 0 and kv > 2",
+        "(b > 0 and q > 1 or h > 0) and kv > 2",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "simpler"), CHOICES)
+def test_choices_between_conditions_that_share_a_part(text, simpler):
+    found, expected = fx.parse(text), fx.parse(simpler)
+    for n in range(16):
+        pair = [n & 1, n >> 1 & 1, (n >> 2 & 1) * 3, (n >> 3 & 1) * 3]
+        assert found(*pair) == expected(*pair)
+    assert " if " not in found.text and len(found.text) <= len(expected.text)

@@ -131,6 +131,17 @@ def test_density_of_sliding_tiles(kernel):
     assert plan.live_tiles * 128 * 128 == plan.pairs  # each tile is full or empty
 
 
+def test_sliding_tiles_of_each_head():
+    canvas, tile = (2, 6, 8), (1, 2, 2)
+    kernels = [(1, 3, 3), (1, 1, 1), (2, 3, 4)]
+    mask = stdlib.sliding_tile(canvas, kernels, tile, text=3, even="left")
+    n = 2 * 6 * 8 + 4  # three of text, one of padding
+    found = fx.plan(mask, n, n, heads=3, tile=(4, 4)).to_dense(tokens=True)[0]
+    for head, kernel in enumerate(kernels):
+        alone = stdlib.sliding_tile(canvas, kernel, tile, text=3, even="left")
+        assert (found[head] == fx.plan(alone, n, n).to_dense(tokens=True)[0, 0]).all()
+
+
 def test_densities_of_causal_block_masks():
     n = 32768
     power = fx.plan(stdlib.power_attention(256, 5, 1), n, n, tile=(256, 256))
