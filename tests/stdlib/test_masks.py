@@ -116,8 +116,11 @@ def test_density_of_radial_blocks(video, density):
 def test_radial_blocks_of_frames_that_blocks_do_not_divide():
     table = stdlib.radial_block_table(1280, 1200, 6, 0.95, "hunyuan")
     assert table[0].nonzero()[0].tolist() == [0, 1, 2, 3, 4, 6, 7, 9]
-    table = stdlib.radial_block_table(18 * 128, 18 * 128, 18, 0.95, "hunyuan")
+    video = (18 * 128, 18 * 128, 18, 0.95, "hunyuan")
+    table = stdlib.radial_block_table(*video)
     assert table[9].nonzero()[0].tolist() == [1, 5, 7, 8, 9, 10, 11, 13, 17]
+    plan = fx.plan(stdlib.radial_blocks(*video), 18 * 128, 18 * 128).to_dense()[0, 0]
+    assert (plan == 2 * table).all()  # each block is full or empty
 
 
 TILES = {(3, 3, 3): 0.09, (3, 3, 5): 0.15, (5, 1, 10): 1 / 6, (1, 5, 7): 7 / 60, (5, 6, 1): 0.1}

@@ -48,6 +48,11 @@ def _s2(p: Params) -> fx.Mod:
     )
 
 
+def _radial(p: Params) -> Any:
+    video = p["seq"], p["video_tokens"], p["frames"]
+    return stdlib.radial_block_table(*video, p["decay_factor"], p["model"], p["block"])
+
+
 def _natten(p: Params) -> fx.Mod:
     return stdlib.neighborhood(
         p["shape"],
@@ -129,9 +134,7 @@ MASKS: dict[str, Callable[[Params], fx.Mod]] = {
     "radial_paper_token": lambda p: stdlib.radial_token(
         p["frames"], p["tokens_per_frame"], first_frame=p["first_frame_sink"]
     ),
-    "radial_repo_blocks": lambda p: stdlib.radial_blocks(
-        p["seq"], p["video_tokens"], p["frames"], p["decay_factor"], p["model"], p["block"]
-    ),
+    "radial_repo_blocks": lambda p: stdlib.block_table(_radial(p), 1),
     "svg_spatial": lambda p: stdlib.svg_spatial(
         p["prompt"],
         p["tokens_per_frame"],
@@ -217,14 +220,11 @@ POINTS: dict[str, Callable[[Params, Any], float]] = {
 
 
 def mod_for_vector(name: str, params: Params) -> fx.Mod:
-    """The mask that a vector of `masks` is about."""
+    """The mask that a vector of `masks` is about.
+
+    Where the vector's unit is a block, a position is a block: rows and keys are as in the vector.
+    """
     return MASKS[name](params)
-
-
-def unit_of(vector: dict[str, Any]) -> int:
-    """Positions from one row of the vector to the next: 1, or a block of the mask."""
-    named = vector["unit"] == "block" and vector["name"] == "radial_repo_blocks"
-    return vector["params"]["block"] if named else 1
 
 
 def bias_for_vector(name: str, params: Params) -> Callable[[int, int, int], float]:
