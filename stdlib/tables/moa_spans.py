@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..arguments import array_of, check_shape, integer_at_least
+from ..arguments import array_of, check_shape, host_array, integer_at_least
 
 
 def moa_spans(alpha: Any, beta: Any, length: int, block: int = 64) -> tuple[Any, Any]:
@@ -30,12 +30,13 @@ def moa_spans(alpha: Any, beta: Any, length: int, block: int = 64) -> tuple[Any,
     import numpy as np
 
     starts = array_of("alpha", alpha, (1,), "float")
-    slopes = check_shape(
-        "beta", array_of("beta", beta, (1,), "float"), tuple(starts.shape), "as many as alpha"
-    )
+    slopes = array_of("beta", beta, (1,), "float")
+    check_shape("beta", slopes, tuple(starts.shape), "as many as alpha")
     length = integer_at_least(1, "length", length)
     block = integer_at_least(1, "block", block)
-    spans = np.trunc(np.asarray(starts, np.float64) + np.asarray(slopes, np.float64) * length)
+    # In double precision, as the code has it: 0.7 * 1000 is 700 keys.
+    starts, slopes = (np.asarray(host_array(x), np.float64) for x in (alpha, beta))
+    spans = np.trunc(starts + slopes * length)
     kept = np.clip(spans, 2 * block, max(length, 2 * block))
     blocks = np.ceil(kept / block).astype(np.int32)
     sinks = np.minimum(blocks, 1)

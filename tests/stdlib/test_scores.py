@@ -112,6 +112,11 @@ def test_swin_log_coordinates_of_another_window_than_the_trained_one():
     np.testing.assert_allclose(small[:7, 1], large[4:11, 1])
 
 
+def test_moa_s_spans_are_cut_in_double_precision():
+    sinks, local = stdlib.moa_spans([0.0, 0.0, -64.0], [0.7, 1.0, 0.5], 1000, block=1)
+    assert (sinks + local).tolist() == [700, 1000, 436]
+
+
 def test_the_swin_table_is_read_by_offset():
     table = np.arange(45, dtype=np.float32).reshape(15, 3)
     mod = stdlib.swin_bias(table, (2, 3))

@@ -82,6 +82,25 @@ def test_a_mask_in_order_is_the_mask_of_the_permuted_tokens(shape, tile, kernel)
     assert not found[:, sorted(set(range(n)) - set(real))].any()
 
 
+def test_a_user_s_mask_in_grid_coordinates_is_analysed_in_either_order():
+    place, order = stdlib.grid((12, 16)), stdlib.TileOrder((12, 16), (4, 4))
+
+    @fx.mask_mod
+    def near(b, h, q, kv):
+        (row, column), (other_row, other_column) = place(q), place(kv)
+        return abs(row - other_row) <= 1 and abs(column - other_column) <= 2
+
+    moved = near.in_order(order)
+    # What was flattened to an index is not taken apart again.
+    row = "q // 64 * 4 + q % 16 // 4", "kv // 64 * 4 + kv % 16 // 4"
+    column = "q // 16 % 4 * 4 + q % 4", "kv // 16 % 4 * 4 + kv % 4"
+    rows, columns = (f"abs({a} - ({b}))" for a, b in (row, column))
+    assert moved.expr is fx.parse(f"{rows} <= 1 and {columns} <= 2").expr
+    dense = fx.plan(near, 192, 192).to_dense(tokens=True)[0, 0]
+    found = fx.plan(moved, 192, 192, tile=(16, 16)).to_dense(tokens=True)[0, 0]
+    assert (found == order.apply(order.apply(dense, dim=0), dim=1)).all()
+
+
 def test_text_after_a_video_stays_after_it():
     order = stdlib.TileOrder((3, 4, 5), (2, 2, 2), extra=6)
     mask = stdlib.svg_hunyuan(3, 20, 4, 1, 4)  # 60 tokens of video, 4 of text, 2 of padding
