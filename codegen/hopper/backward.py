@@ -13,11 +13,11 @@ of the loop, where nothing reads it; if anything else is, ptxas runs one product
 from __future__ import annotations
 
 from flexdsl.analysis.derivative import derivatives
-from flexdsl.ir import const, var
+from flexdsl.ir import Expr, Op, const, var, walk
 
 from ..kernel import Argument, Kernel, KernelSpec, Role
 from ..loops import QUERIES
-from ..lower import Lowering, Scope
+from ..lower import Lowering, Scope, Text
 from ..tiles import descriptors, loads_at, names_of_kernel, tile_scope, write_allowed
 from ..writer import Block
 from .module import (
@@ -260,6 +260,7 @@ def _write_step(
     queries = matrix("query", 0, "stage", "BLOCK_M", dim)
     start = "zero, use_acc=False, is_async=True"
     body.line(f"scores = warpgroup_mma({keys}, {queries}.permute((1, 0)), {start})")
+    early = _write_loads(body, spec, masked, lowering, outer)
     if not first:
         body.line("d_key_tile = warpgroup_mma_wait(1, deps=[d_key_tile])")
         body.line("d_key_tile = warpgroup_mma_init(d_key_tile)")
@@ -269,7 +270,7 @@ def _write_step(
     d_out = matrix("d_out", 0, "stage_d", "BLOCK_M", dim)
     body.line(f"d_weights = warpgroup_mma({values}, {d_out}.permute((1, 0)), {start})")
     body.line("scores = warpgroup_mma_wait(1, deps=[scores])")
-    _write_weights(body, spec, masked, lowering, outer)
+    _write_weights(body, spec, masked, early, lowering, outer)
     body.line(f"left = gl.convert_layout(weights.to(d_key_{dim}.dtype), LEFT)")
     body.line(f"d_value_tile = warpgroup_mma(left, {d_out}, d_value_tile, is_async=True)")
     body.line("d_weights = warpgroup_mma_wait(1, deps=[d_weights])")
@@ -316,13 +317,50 @@ def _write_start_query(body: Block, dim: int) -> None:
         body.line(f"d_query_tile = {product}")
 
 
-def _write_weights(
+def _write_loads(
     body: Block, spec: KernelSpec, masked: bool, lowering: Lowering, outer: Scope
+) -> dict[Expr, Text]:
+    """Write what is loaded for each row of the tile: it takes long, and runs beside a product.
+
+    Returns:
+        The source of each load.
+    """
+    programs = [spec.score, spec.mask if masked else None]
+    nodes = walk(*(p.expr for p in programs if p is not None))
+    loads = [n for n in nodes if n.op is Op.LOAD and "q" in n.variables]
+    loads = [n for n in loads if not n.variables & {"kv", "score"}]
+    if not loads:
+        return {}
+    scope = tile_scope(body, outer, "q")
+    _write_rows(scope.block, spec)
+    lowering.lower(loads, scope)
+    return {n: scope.known[n] for n in loads}
+
+
+def _write_rows(block: Block, spec: KernelSpec) -> None:
+    """Write the positions of the tile's rows."""
+    block.line("row = (q_tile * BLOCK_M + gl.arange(0, BLOCK_M, ROWS))[None, :]")
+    clipped = "gl.minimum(row, q_len - 1)" if loads_at("q", spec) else "row"
+    block.line(f"q = q_offset + {clipped}")
+
+
+def _write_weights(
+    body: Block,
+    spec: KernelSpec,
+    masked: bool,
+    early: dict[Expr, Text],
+    lowering: Lowering,
+    outer: Scope,
 ) -> None:
-    """Write the weights and `factor`, the product of weights and derivatives of the scores."""
+    """Write the weights and `factor`, the product of weights and derivatives of the scores.
+
+    Args:
+        early: source of what was computed for the tile before.
+    """
     scope, log2 = tile_scope(body, outer, "q"), "scale"
+    scope.known.update(early)
     slope = "1.0"
-    if masked or spec.score is not None:
+    if not early and (masked or spec.score is not None):
         _write_rows(scope.block, spec)
     if spec.score is not None:
         score = spec.score.expr
@@ -340,13 +378,6 @@ def _write_weights(
         allowed = write_allowed(spec, lowering, scope, ends)
         scope.block.line(f"weights = gl.where({allowed}, weights, 0.0)")
     scope.block.line("factor = weights" if slope == "1.0" else f"factor = weights * {slope}")
-
-
-def _write_rows(block: Block, spec: KernelSpec) -> None:
-    """Write the positions of the tile's rows."""
-    block.line("row = (q_tile * BLOCK_M + gl.arange(0, BLOCK_M, ROWS))[None, :]")
-    clipped = "gl.minimum(row, q_len - 1)" if loads_at("q", spec) else "row"
-    block.line(f"q = q_offset + {clipped}")
 
 
 def _write_results(body: Block, spec: KernelSpec) -> None:
