@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from flexdsl.analysis.affine import Linear, LinearForms, divisor_of
 from flexdsl.analysis.prove import Prover, split_comparison
 from flexdsl.analysis.truth import flatten
-from flexdsl.analysis.values import is_constant
+from flexdsl.analysis.values import is_constant, substitute
 from flexdsl.ir import Expr, Op, Type, apply, const, walk
 from flexdsl.ir.ops import COMPARISONS, NEGATED
 
@@ -22,6 +22,7 @@ BOTTOM = const(0)  # "no bound below": positions are natural numbers
 TOP = const(2**31 - 1)  # "no bound above"
 TRUE = const(True)
 MAX_INTERVALS = 4
+MAX_CHOICES = 4  # conditions on one axis that are decided before a mask is solved
 MAX_CASES = 64  # of min, max, abs and where in comparisons
 MAX_UNFINISHED = 16  # pieces before those that are empty or contained have been dropped
 
@@ -140,9 +141,25 @@ class Solver:
 
     def __init__(self, inner: str, prover: Prover) -> None:
         self.inner = inner
-        self.prover = prover
+        self.prover = prover.timeless
         self.forms = LinearForms()
         self._cases = MAX_CASES
+
+    def solve_mask(self, mask: Expr) -> list[Piece]:
+        """The union of pieces of a whole mask, apart for each way that its choices go.
+
+        A choice is the condition of a where on one axis alone, as "is this query noised?": with it
+        decided a mask is often much simpler. Raises `Declined`.
+        """
+        choices = _choices(mask)
+        if not 0 < len(choices) <= MAX_CHOICES:
+            return self.solve(mask)
+        choice = choices[0]
+        branches = [
+            self._meet(self.solve(choice, no), self.solve_mask(_decided(mask, choice, not no)), mask)
+            for no in (False, True)
+        ]
+        return self._join(branches[0], branches[1], mask)
 
     def solve(self, node: Expr, negated: bool = False) -> list[Piece]:
         """The union of pieces on which `node` holds (or does not). Raises `Declined`."""
@@ -191,9 +208,8 @@ class Solver:
 
     def _solve_order(self, op: Op, form: Linear, node: Expr) -> list[Piece]:
         """Solve `form op 0`."""
-        cases = split_comparison(
-            apply(op, form.to_expr(), const(0)), self.forms, lambda x: self.inner in x.variables
-        )
+        comparison = apply(op, form.to_expr(), const(0))
+        cases = split_comparison(comparison, self.forms, self._is_split)
         if cases is not None:
             self._cases -= 1
             if self._cases < 0:
@@ -211,9 +227,24 @@ class Solver:
             form = form.plus(Linear((), 1), -1)
         return self._solve_less(form, node)
 
+    def _is_split(self, atom: Expr) -> bool:
+        """Is a min, max, abs or where to be split into cases?
+
+        One of the outer variable may stand in an end, but for a choice, which makes it jump.
+        """
+        chosen = atom.op is Op.WHERE and self.prover.outer in atom.args[0].variables
+        return chosen or self.inner in atom.variables
+
     def _solve_less(self, form: Linear, node: Expr) -> list[Piece]:
         """Solve c * atom + rest < 0, where `atom` alone has the inner variable."""
         atoms = [t for t in form.terms if self.inner in t[0].variables]
+        if self.inner == self.prover.outer and atoms:
+            # A condition on the outer positions themselves, of which the prover knows the range.
+            less = apply(Op.LT, form.to_expr(), const(0))
+            if self.prover.always(less):
+                return [Piece(BOTTOM, TOP)]
+            if self.prover.always(apply(Op.NOT, less)):
+                return []
         if len(atoms) != 1:
             form = self._without_remainders(form)
             atoms = [t for t in form.terms if self.inner in t[0].variables]
@@ -327,6 +358,18 @@ class Solver:
         Where one is inside out (upper < lower), both its ends lie in the other: no harm is done.
         """
         return self._at_most(a.lower, b.upper) and self._at_most(b.lower, a.upper)
+
+
+def _choices(mask: Expr) -> list[Expr]:
+    """The conditions of every where, of numbers or of conditions, that know only q, or only kv."""
+    conditions = dict.fromkeys(node.args[0] for node in walk(mask) if node.op is Op.WHERE)
+    return [c for c in conditions if c.op in COMPARISONS and c.variables in ({"q"}, {"kv"})]
+
+
+def _decided(mask: Expr, condition: Expr, value: bool) -> Expr:
+    """`mask` where `condition` is true, or is false."""
+    opposite = apply(Op.NOT, condition)
+    return substitute(mask, {condition: const(value), opposite: const(not value)})
 
 
 def without_remainders(form: Linear, forms: LinearForms, wanted: Callable[[Expr], bool]) -> Linear:

@@ -6,7 +6,7 @@ that a kernel has fewer loops and a tile that is full in both together is full i
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from flexdsl.analysis.closed_form import (
     BOTTOM,
@@ -14,117 +14,134 @@ from flexdsl.analysis.closed_form import (
     ClosedForm,
     Declined,
     Interval,
+    Piece,
     Solver,
 )
 from flexdsl.analysis.prove import Prover
 from flexdsl.analysis.values import substitute
-from flexdsl.ir import Expr, Op, apply, var
+from flexdsl.ir import Expr, Op, apply, const, var
 
 
-def overlay(intervals: list[Interval], outer: str) -> list[Interval]:
-    """Intervals without those that hold everything for the first outer positions only.
+@dataclass(frozen=True, slots=True)
+class Part:
+    """An interval and the outer positions in which it is not empty by its guard.
+
+    Attributes:
+        domain: outer positions [lower, upper), and a condition without them.
+    """
+
+    interval: Interval
+    domain: Piece
+
+    @property
+    def is_everywhere(self) -> bool:
+        """Has it no guard at all?"""
+        return self.domain == Piece(BOTTOM, TOP)
+
+
+def overlay(parts: list[Part], outer: str) -> list[Interval]:
+    """The intervals, without those that hold everything for the first or last outer positions.
 
     The global tokens of a transposed plan: [kv, no bound) for kv < 4 beside [kv, kv + window).
+    They go into every other interval that can take them, so that a tile of both kinds of rows which
+    is full in the union is full in one.
     """
-    for cover in intervals:
-        end = _unbounded_before(cover, outer)
-        for other in intervals:
-            if end is None or other is cover:
-                continue
-            united = _united_above(cover, other, end, outer)
-            united = united or _united_below(cover, other, end, outer)
-            if united is not None:
-                kept = [united if i is other else i for i in intervals if i is not cover]
-                return overlay(kept, outer)
-    return intervals
+    for cover in parts:
+        if not _covers(cover):
+            continue
+        others = [p for p in parts if p is not cover]
+        united = [_united(cover, other, outer) for other in others]
+        if any(u is not None for u in united):
+            return overlay([u or o for u, o in zip(united, others, strict=True)], outer)
+    return [part.interval for part in parts]
 
 
-def _unbounded_before(interval: Interval, outer: str) -> Expr | None:
-    """E where the upper end is `no bound if outer < E else 0`, and E is free of outer."""
-    upper = interval.upper
+def _covers(part: Part) -> bool:
+    """Has it no upper bound, and only the first or only the last outer positions?"""
+    upper, domain = part.interval.upper, part.domain
     if upper.op is not Op.WHERE or upper.args[1:] != (TOP, BOTTOM):
+        return False
+    return (domain.lower is BOTTOM or domain.upper is TOP) and not part.is_everywhere
+
+
+def _united(cover: Part, other: Part, outer: str) -> Part | None:
+    """`other` where the cover does not hold, and everything from its lower end where it does."""
+    old, domain = other.interval, cover.domain
+    first, last, row = var(f"{outer}_first"), var(f"{outer}_last"), var(outer)
+    if cover.interval.lower is old.lower:
+        # Equal lower ends: the least and the largest are those of the tile, whoever has them.
+        low, same = None, old.live_lower is substitute(old.lower, {row: first})
+        if not (same and old.full_lower is substitute(old.lower, {row: last})):
+            return None
+    elif cover.interval.lower is BOTTOM:
+        low = BOTTOM
+    else:
         return None
-    condition = upper.args[0]
-    if condition.op is not Op.LT or condition.args[0] is not var(outer):
-        return None
-    return None if outer in condition.args[1].variables else condition.args[1]
+    if domain.lower is BOTTOM and domain.upper is TOP:
+        some = all_ = inside = domain.guard
+        rest: dict[Expr, Expr] = {}
+    elif domain.lower is BOTTOM:
+        end = domain.upper
+        inside, some, all_ = (_both(domain.guard, Op.LT, x, end) for x in (row, first, last))
+        rest = {first: _if(domain.guard, apply(Op.MAX, first, end), first)}
+    else:
+        end = domain.lower
+        inside, some, all_ = (_both(domain.guard, Op.GE, x, end) for x in (row, last, first))
+        before = apply(Op.MIN, last, apply(Op.SUB, end, const(1)))
+        rest = {last: _if(domain.guard, before, last)}
+
+    def ends(name: str, everything: Expr) -> dict[str, Expr]:
+        """The end for a row, the live one and the full one of a tile."""
+        live, full = f"live_{name}", f"full_{name}"
+        of_rest = substitute(getattr(old, full), rest)
+        return {
+            name: _if(inside, everything, getattr(old, name)),
+            live: _if(some, everything, getattr(old, live)),
+            full: _if(all_, everything, of_rest),
+        }
+
+    lows = {} if low is None else ends("lower", low)
+    highs = {} if old.upper is TOP else ends("upper", TOP)
+    return Part(replace(old, **lows, **highs), Piece(BOTTOM, TOP))
 
 
-def _chosen(name: str, end: Expr, before: Expr, after: Expr) -> Expr:
-    """`before` where the position `name` is before `end`, else `after`."""
-    return apply(Op.WHERE, apply(Op.LT, var(name), end), before, after)
+def _both(guard: Expr, op: Op, x: Expr, y: Expr) -> Expr:
+    return apply(Op.AND, guard, apply(op, x, y))
 
 
-def _at(expr: Expr, outer: str, position: Expr) -> Expr:
-    return substitute(expr, {var(outer): position})
-
-
-def _united_above(cover: Interval, other: Interval, end: Expr, outer: str) -> Interval | None:
-    """Equal lower ends that do not fall, and an upper end that does not fall."""
-    first, last = f"{outer}_first", f"{outer}_last"
-    rising = _at(other.upper, outer, var(first)) is other.full_upper
-    if cover.lower is not other.lower or not rising:
-        return None
-    if other.live_lower is not _at(other.lower, outer, var(first)):
-        return None
-    later = _at(other.upper, outer, apply(Op.MAX, var(first), end))
-    return replace(
-        other,
-        upper=_chosen(outer, end, TOP, other.upper),
-        full_upper=_chosen(last, end, TOP, later),
-        live_upper=_chosen(first, end, TOP, other.live_upper),
-    )
-
-
-def _united_below(cover: Interval, other: Interval, end: Expr, outer: str) -> Interval | None:
-    """No bound above in either, and a lower end that does not fall."""
-    first, last = f"{outer}_first", f"{outer}_last"
-    rising = _at(other.lower, outer, var(last)) is other.full_lower
-    if cover.lower is not BOTTOM or other.upper is not TOP or not rising:
-        return None
-    return replace(
-        other,
-        lower=_chosen(outer, end, BOTTOM, other.lower),
-        live_lower=_chosen(first, end, BOTTOM, other.live_lower),
-        full_lower=_chosen(last, end, BOTTOM, other.full_lower),
-    )
+def _if(condition: Expr, yes: Expr, no: Expr) -> Expr:
+    return apply(Op.WHERE, condition, yes, no)
 
 
 def absorb(form: ClosedForm, prover: Prover) -> ClosedForm:
-    """The same union, where an interval reaches down over one before it wherever the two touch.
+    """The same union, where an interval reaches over one beside it wherever the two touch.
 
-    A tile that is full in the union of both is then full in the second alone. It is done for a
-    first interval whose lower end is constant and a second one whose lower end rises.
+    A tile that is full in the union of both is then full in one alone. It is done for a first
+    interval whose far end is constant, and a second one whose near end rises.
     """
     intervals = list(form.intervals)
-    for k, second in enumerate(form.intervals):
+    for k in range(len(intervals)):
         for first in form.intervals:
-            if first is not second:
-                reached = _reach(first, second, prover)
-                intervals[k] = reached if reached is not None else intervals[k]
+            if first is not form.intervals[k]:
+                intervals[k] = _reach_down(first, intervals[k], prover) or intervals[k]
+                intervals[k] = _reach_up(first, intervals[k], prover) or intervals[k]
     return replace(form, intervals=tuple(intervals))
 
 
-def _reach(first: Interval, second: Interval, prover: Prover) -> Interval | None:
-    outer = prover.outer
-    base, lower = first.lower, second.lower
-    names = {f"{outer}_first", f"{outer}_last", outer}
+def _reach_down(first: Interval, second: Interval, prover: Prover) -> Interval | None:
+    """`second` from the lower end of `first` where its own is at most the upper end of `first`."""
+    outer, base, lower = prover.outer, first.lower, second.lower
     if outer in base.variables or outer not in lower.variables:
         return None
-    if not prover.always(apply(Op.LE, base, lower)):
+    if not prover.timeless.always(apply(Op.LE, base, lower)):
         return None
-    try:
-        domain = Solver(outer, prover).solve(apply(Op.LE, lower, first.upper))
-    except Declined:
+    domain = _rows_where(apply(Op.LE, lower, first.upper), prover)
+    if domain is None or domain.lower is not BOTTOM:
         return None
-    if len(domain) != 1 or domain[0].lower is not BOTTOM or not prover.always(domain[0].guard):
-        return None
-    end = domain[0].upper
-    if names & end.variables:
-        return None
+    end = domain.upper
 
     def at(name: str, otherwise: Expr) -> Expr:
-        return apply(Op.WHERE, apply(Op.LT, var(name), end), base, otherwise)
+        return _if(apply(Op.LT, var(name), end), base, otherwise)
 
     return replace(
         second,
@@ -132,3 +149,38 @@ def _reach(first: Interval, second: Interval, prover: Prover) -> Interval | None
         live_lower=at(f"{outer}_first", second.live_lower),
         full_lower=at(f"{outer}_last", second.full_lower),
     )
+
+
+def _reach_up(first: Interval, second: Interval, prover: Prover) -> Interval | None:
+    """`second` to the upper end of `first` where its own is at least the lower end of `first`."""
+    outer, top, upper = prover.outer, first.upper, second.upper
+    if outer in top.variables or outer not in upper.variables:
+        return None
+    if not prover.timeless.always(apply(Op.GE, top, upper)):
+        return None
+    domain = _rows_where(apply(Op.GE, upper, first.lower), prover)
+    if domain is None or domain.upper is not TOP:
+        return None
+    start = domain.lower
+
+    def at(name: str, otherwise: Expr) -> Expr:
+        return _if(apply(Op.GE, var(name), start), top, otherwise)
+
+    return replace(
+        second,
+        upper=at(outer, second.upper),
+        live_upper=at(f"{outer}_last", second.live_upper),
+        full_upper=at(f"{outer}_first", second.full_upper),
+    )
+
+
+def _rows_where(condition: Expr, prover: Prover) -> Piece | None:
+    """The outer positions where `condition` holds, if they are one range whatever b and h."""
+    try:
+        found = Solver(prover.outer, prover).solve(condition)
+    except Declined:
+        return None
+    if len(found) != 1 or not prover.timeless.always(found[0].guard):
+        return None
+    used = found[0].lower.variables | found[0].upper.variables
+    return None if prover.outer in used else found[0]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from flexdsl.analysis.domain import Array
 from flexdsl.analysis.grid import Grid
 from flexdsl.analysis.truth import Judge
 from flexdsl.analysis.values import Bindings, specialise
-from flexdsl.ir import Expr, Op, Type, apply, const
+from flexdsl.ir import Expr, Op, Type, apply, const, walk
 from flexdsl.ir.ops import COMPARISONS
 
 SPLIT_OPS = frozenset({Op.MIN, Op.MAX, Op.ABS, Op.WHERE})
@@ -62,13 +63,23 @@ def split_comparison(node: Expr, forms: LinearForms, wanted: Callable[[Expr], bo
 
 @dataclass(frozen=True, eq=False)
 class Prover:
-    """Proves conditions on `outer` ("q" or "kv"), b and h over all their values in `grid`."""
+    """Proves conditions on `outer` ("q" or "kv"), b and h over all their values in `grid`.
+
+    What makes a closed form *right* is proven by `timeless`, which knows no captured contents, so
+    that it stays right when they change, as under a CUDA graph. What makes it *exact* (bounds of
+    tiles no wider than needed) may be proven from the contents as they are.
+    """
 
     outer: str
     grid: Grid
     bindings: Bindings
     forms: LinearForms = field(default_factory=LinearForms)
     _done: dict[Expr, bool] = field(default_factory=dict[Expr, bool])
+
+    @cached_property
+    def timeless(self) -> Prover:
+        """Proves the same of any contents of the captured tensors."""
+        return Prover(self.outer, self.grid, Bindings(self.bindings.numbers, {}), self.forms)
 
     def always(self, condition: Expr) -> bool:
         """Is the condition proven for every outer position, b and h?"""
@@ -96,6 +107,17 @@ class Prover:
         found = Judge(expr, self.bindings).interval(self._box())
         return bool(np.all((found.lo >= -LARGEST) & (found.hi <= LARGEST)))
 
+    def range_of(self, expr: Expr) -> tuple[int, int] | None:
+        """The least and largest value of an index over the whole grid; None where loads are in it.
+
+        Positions of both axes may be in it.
+        """
+        box = self._box() | self._inner_box()
+        if not expr.variables <= box.keys() or any(n.op is Op.LOAD for n in walk(expr)):
+            return None
+        found = Judge(expr, self.bindings).interval(box)
+        return int(found.lo.min()), int(found.hi.max())
+
     def _judge(self, condition: Expr) -> bool:
         box = self._box()
         if not condition.variables <= box.keys():
@@ -103,11 +125,20 @@ class Prover:
         return bool(np.all(Judge(condition, self.bindings).truth(box).always))
 
     def _box(self) -> dict[str, tuple[Array, Array]]:
-        first = self.grid.q_offset if self.outer == "q" else 0
-        length = self.grid.q_len if self.outer == "q" else self.grid.kv_len
         ranges = {
             "b": (0, self.grid.batch - 1),
             "h": (0, self.grid.heads - 1),
-            self.outer: (first, first + length - 1),
+            self.outer: self._positions(self.outer),
         }
         return {n: (np.array([lo]), np.array([hi])) for n, (lo, hi) in ranges.items()}
+
+    def _inner_box(self) -> dict[str, tuple[Array, Array]]:
+        inner = "kv" if self.outer == "q" else "q"
+        first, last = self._positions(inner)
+        return {inner: (np.array([first]), np.array([last]))}
+
+    def _positions(self, axis: str) -> tuple[int, int]:
+        """First and last position of an axis."""
+        first = self.grid.q_offset if axis == "q" else 0
+        length = self.grid.q_len if axis == "q" else self.grid.kv_len
+        return first, first + length - 1

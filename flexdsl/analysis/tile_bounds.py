@@ -24,7 +24,8 @@ from flexdsl.analysis.closed_form import (
     operands,
     without_remainders,
 )
-from flexdsl.analysis.overlay import overlay
+from flexdsl.analysis.overlay import Part, overlay
+from flexdsl.analysis.periods import unrolled
 from flexdsl.analysis.prove import Prover
 from flexdsl.analysis.values import substitute
 from flexdsl.ir import Expr, Op, Type, apply, const, var, walk
@@ -37,9 +38,9 @@ def derive(mask: Expr, inner: str, prover: Prover) -> ClosedForm:
 
     Whether a tile can be full in the union of two intervals only is not looked at here.
     """
-    pieces = Solver(inner, prover).solve(mask)
-    intervals = [i for piece in pieces for i in _Bounder(prover, mask).intervals(piece)]
-    intervals = overlay(intervals, prover.outer)
+    pieces = Solver(inner, prover).solve_mask(unrolled(mask, prover))
+    bounder = _Bounder(prover, mask)
+    intervals = overlay([i for piece in pieces for i in bounder.intervals(piece)], prover.outer)
     if len(intervals) > MAX_INTERVALS:
         raise Declined(f"it has {len(intervals)} intervals, and {MAX_INTERVALS} is the most", mask)
     return ClosedForm(inner, tuple(intervals))
@@ -64,7 +65,7 @@ class _Bounder:
         self.first, self.last = var(f"{prover.outer}_first"), var(f"{prover.outer}_last")
         self.forms = LinearForms()
 
-    def intervals(self, piece: Piece) -> list[Interval]:
+    def intervals(self, piece: Piece) -> list[Part]:
         """One interval for each range of outer positions in which the guard holds."""
         lower, upper = self._end(piece.lower), self._end(piece.upper)
         self._require_small(lower.expr, upper.expr)
@@ -73,7 +74,7 @@ class _Bounder:
             domains = [Piece(BOTTOM, TOP, piece.guard)]
         else:
             domains = Solver(self.prover.outer, self.prover).solve(piece.guard)
-        return [self._interval(lower, upper, domain) for domain in domains]
+        return [Part(self._interval(lower, upper, domain), domain) for domain in domains]
 
     def _interval(self, lower: _End, upper: _End, domain: Piece) -> Interval:
         """The bounds where only rows in `domain` count, and others are empty."""
@@ -155,9 +156,9 @@ class _Bounder:
         """1 or -1 where the value is proven positive or negative."""
         if self.prover.outer in expr.variables or expr.type is not Type.INDEX:
             return None
-        if self.prover.always(apply(Op.GT, expr, BOTTOM)):
+        if self.prover.timeless.always(apply(Op.GT, expr, BOTTOM)):
             return 1
-        return -1 if self.prover.always(apply(Op.LT, expr, BOTTOM)) else None
+        return -1 if self.prover.timeless.always(apply(Op.LT, expr, BOTTOM)) else None
 
     def _scaled(self, direction: int | None, factor: int | None) -> int | None:
         if direction is None or factor is None:

@@ -237,11 +237,14 @@ def _variable_step(name: str, known: Known, box: Box) -> Value:
 
 
 def _load_step(node: Expr, bindings: Bindings, known: Known, box: Box) -> Value:
-    """From the array's extremes over the index ranges; a range past the array is cut to it."""
+    """From the array's extremes over the index ranges; a range past the array is cut to it.
+
+    An array that is not bound may hold anything.
+    """
     assert isinstance(node.attribute, Capture)
-    array = bindings.arrays[node.attribute.name]
+    array = bindings.arrays.get(node.attribute.name)
     indices = [_interval(known[a]) for a in node.args]
-    if not array.size:
+    if array is None or not array.size:
         return UNBOUNDED if node.type is Type.INDEX else _unknown(node.type)
     table = bindings.table(node.attribute.name)
     lo, hi = table.extremes([i.lo for i in indices], [i.hi for i in indices])
