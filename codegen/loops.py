@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from flexdsl.analysis.closed_form import ClosedForm, Interval
-from flexdsl.ir import Op
+from flexdsl.ir import Capture, DType, Expr, Op, walk
 
 from .kernel import KernelSpec, Role
 from .lower import Lowering, Scope
@@ -54,6 +54,7 @@ class Axis:
 # A run of tiles: names of its first tile and of the one after its last.
 Segment = tuple[str, str]
 
+OUTER = frozenset({"q", "kv"})
 KEYS = Axis("kv_tile", "kv_len", "BLOCK_N", "", "q_tile")
 QUERIES = Axis("q_tile", "q_len", "BLOCK_M", " - q_offset", "kv_tile")
 
@@ -169,9 +170,17 @@ def _from_zero(interval: Interval) -> bool:
 def _tile_range(
     axis: Axis, interval: Interval, suffix: str, lowering: Lowering, scope: Scope
 ) -> Range:
-    """Write the tile range of one interval, from its ends in positions."""
+    """Write the tile range of one interval, from its ends in positions.
+
+    Bounds by rows are reduced over the rows of the outer tile.
+    """
     roots = (interval.live_lower, interval.full_lower, interval.full_upper, interval.live_upper)
-    ends = [f"{end}{axis.first}" for end in lowering.lower(roots, scope)]
+    ends = lowering.lower(roots, scope)
+    if interval.by_rows:
+        scope.block.comment("The least and the largest ends of the rows of this tile.")
+    reduced = zip(roots, ends, ("min", "max", "min", "max"), strict=True)
+    ends = [_end_of_tile(root, end, extreme) for root, end, extreme in reduced]
+    ends = [f"{end}{axis.first}" for end in ends]
     lowering.helpers.add("tile_range")
     wanted = ("start", "full_start", "full_stop", "stop")
     names = [lowering.names.fresh(f"{n}{suffix}") for n in wanted]
@@ -179,6 +188,16 @@ def _tile_range(
     scope.block.line(f"{', '.join(names)} = {call}")
     start, full_start, full_stop, stop = names
     return Range(start, full_start, full_stop, stop, _from_zero(interval))
+
+
+def _end_of_tile(root: Expr, end: str, extreme: str) -> str:
+    """An end over the rows of a tile, in 32 bits: what is past them is past every length too."""
+    if OUTER.intersection(root.variables):
+        end = f"tl.{extreme}({end})"
+    captures = (n.attribute for n in walk(root) if n.op is Op.LOAD)
+    if any(isinstance(c, Capture) and c.dtype is DType.I64 for c in captures):
+        end = f"tl.minimum(tl.maximum({end}, 0), 2147483647).to(tl.int32)"
+    return end
 
 
 def _make_disjoint(ranges: list[Range], lowering: Lowering, block: Block) -> None:

@@ -36,6 +36,9 @@ class Interval:
     row that is not empty, full_lower the largest, full_upper the least upper end, live_upper the
     largest. No lower end is negative. No pair of the tile is in [lower, upper) of any row unless
     live_lower < min(live_upper, length).
+
+    Where the four are `by_rows`, they are expressions of a single outer position, and it is for the
+    reader to take the least and the largest over the rows of a tile.
     """
 
     lower: Expr
@@ -44,6 +47,27 @@ class Interval:
     full_lower: Expr
     full_upper: Expr
     live_upper: Expr
+
+    @property
+    def by_rows(self) -> bool:
+        """Are the bounds of a tile to be found from those of its rows?"""
+        return not {"q", "kv"}.isdisjoint(self.full_lower.variables | self.full_upper.variables)
+
+
+def interval_by_rows(lower: Expr, upper: Expr) -> Interval:
+    """The interval whose bounds of tiles are found from its rows; some end has the outer variable.
+
+    A row that is empty has no lower end to be the least, and no upper end to be the largest.
+    """
+    some = apply(Op.LT, lower, upper)
+    return Interval(
+        lower,
+        upper,
+        live_lower=apply(Op.WHERE, some, lower, TOP),
+        full_lower=lower,
+        full_upper=upper,
+        live_upper=apply(Op.WHERE, some, upper, BOTTOM),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +206,17 @@ class Solver:
         raise Declined(f"{node!r} is not a comparison of {self.inner}", node)
 
     def _guard(self, node: Expr, negated: bool) -> list[Piece]:
-        _check_loads(node)
+        self._check_loads(node)
         guard = apply(Op.NOT, node) if negated else node
         return [] if is_constant(guard, False) else [Piece(BOTTOM, TOP, guard)]
+
+    def _check_loads(self, expr: Expr) -> None:
+        """An end may only load what one outer position chooses."""
+        known = {"b", "h", self.prover.outer} - {self.inner}
+        for node in walk(expr):
+            if node.op is Op.LOAD and not node.variables <= known:
+                where = " and ".join(sorted(node.variables - known))
+                raise Declined(f"{node!r} is read at {where}", node)
 
     def _junction(self, node: Expr, negated: bool) -> list[Piece]:
         conjunction = (node.op is Op.AND) != negated
@@ -254,7 +286,7 @@ class Solver:
         if len(atoms) > 1:
             raise Declined(f"{node!r} has {self.inner} in several terms", node)
         rest = form.without(atom)
-        _check_loads(rest.to_expr())
+        self._check_loads(rest.to_expr())
         if coefficient > 0:
             ceiling = rest.times(-1).plus(Linear((), coefficient - 1))
             return self._below(atom, _quotient(ceiling, coefficient), node)
@@ -283,7 +315,8 @@ class Solver:
         """x // T < end is x - T * end < 0."""
         divisor = divisor_of(atom)
         if divisor is None:
-            raise Declined(f"{atom!r} cannot be solved for {self.inner}", node)
+            what = "is read at" if atom.op is Op.LOAD else "cannot be solved for"
+            raise Declined(f"{atom!r} {what} {self.inner}", node)
         return self.forms.of(atom.args[0]).plus(self.forms.of(end), -divisor)
 
     def _meet(self, a: list[Piece], b: list[Piece], node: Expr) -> list[Piece]:
@@ -369,7 +402,9 @@ def _choices(mask: Expr) -> list[Expr]:
 def _decided(mask: Expr, condition: Expr, value: bool) -> Expr:
     """`mask` where `condition` is true, or is false."""
     opposite = apply(Op.NOT, condition)
-    return substitute(mask, {condition: const(value), opposite: const(not value)})
+    decided = {condition: const(value), opposite: const(not value)}
+    # A load is made for every row of a tile: its index stays inside the tensor at all of them.
+    return substitute(mask, decided | {n: n for n in walk(mask) if n.op is Op.LOAD})
 
 
 def without_remainders(form: Linear, forms: LinearForms, wanted: Callable[[Expr], bool]) -> Linear:
@@ -389,11 +424,3 @@ def without_remainders(form: Linear, forms: LinearForms, wanted: Callable[[Expr]
 def _quotient(form: Linear, divisor: int) -> Expr:
     """form // divisor."""
     return apply(Op.FLOORDIV, form.to_expr(), const(divisor))
-
-
-def _check_loads(expr: Expr) -> None:
-    """An end may only load what one outer position does not choose."""
-    for node in walk(expr):
-        if node.op is Op.LOAD and not node.variables <= {"b", "h"}:
-            where = " and ".join(sorted(node.variables - {"b", "h"}))
-            raise Declined(f"{node!r} is read at {where}", node)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from flexdsl.analysis.grid import Grid
 from flexdsl.analysis.subdivide import chunks
 from flexdsl.analysis.table import RunTable, make_table
 from flexdsl.analysis.values import Bindings
-from flexdsl.ir import Expr, Op, evaluate, walk
+from flexdsl.ir import Expr, Op, const, evaluate, walk
 
 Array = NDArray[Any]
 ROWS = 1 << 16  # outer positions evaluated at once
@@ -115,9 +116,54 @@ class Ends:
     def _tile_ends(self, which: str) -> tuple[Array, Array]:
         b, h, first, last = self.tile_rows()
         variables = {"b": b, "h": h, f"{self.outer}_first": first, f"{self.outer}_last": last}
-        lows = [getattr(i, f"{which}_lower") for i in self.form.intervals]
-        highs = [getattr(i, f"{which}_upper") for i in self.form.intervals]
-        return self.evaluate(lows, variables), self.evaluate(highs, variables)
+        ends = []
+        for side in ("lower", "upper"):
+            found = [getattr(i, f"{which}_{side}") for i in self.form.intervals]
+            known = [const(0) if i.by_rows else e for i, e in zip(self.form.intervals, found)]
+            ends.append(self.evaluate(known, variables))
+        for n, bounds in self._by_rows.items():
+            ends[0][:, n], ends[1][:, n] = bounds[which]
+        return ends[0], ends[1]
+
+    @cached_property
+    def _by_rows(self) -> dict[int, dict[str, tuple[Array, Array]]]:
+        """Live and full bounds of every outer tile, of the intervals that have them by rows."""
+        numbers = [n for n, i in enumerate(self.form.intervals) if i.by_rows]
+        parts = [self._bounds_of(n) for n in numbers]
+        return dict(zip(numbers, parts, strict=True))
+
+    def _bounds_of(self, number: int) -> dict[str, tuple[Array, Array]]:
+        found = [
+            (low.min(axis=1), high.max(axis=1), full_low.max(axis=1), full_high.min(axis=1))
+            for low, high, full_low, full_high in self._rows_of(number)
+        ]
+        live_low, live_high, full_low, full_high = (np.concatenate(x) for x in zip(*found))
+        return {"live": (live_low, live_high), "full": (full_low, full_high)}
+
+    def _rows_of(self, number: int) -> Iterator[tuple[Array, Array, Array, Array]]:
+        """Ends of the rows of outer tiles, [tiles, rows], chunk by chunk: live ones and plain ones.
+
+        An empty row has the length and 0 for live ends. Rows past the end stand for the last one.
+        """
+        interval = self.form.intervals[number]
+        b, h, first, last = self.tile_rows()
+        size = self.grid.tile[0 if self.outer == "q" else 1]
+        for part in chunks(len(b), max(1, ROWS // size)):
+            rows = np.minimum(first[part, None] + np.arange(size), last[part, None])
+            variables = {"b": b[part, None], "h": h[part, None], self.outer: rows}
+            ends = self.evaluate([interval.lower, interval.upper], variables)
+            low, high = ends[..., 0], ends[..., 1]
+            some = low < high
+            yield np.where(some, low, self.inner_len), np.where(some, high, 0), low, high
+
+    def leaves_gaps(self) -> bool:
+        """Is an inner tile between the bounds of an outer tile live in no row, for bounds by rows?"""
+        return any(
+            _has_gap(low, high, self.inner_tile)
+            for n, interval in enumerate(self.form.intervals)
+            if interval.by_rows
+            for low, high, _, _ in self._rows_of(n)
+        )
 
     def table(self) -> RunTable:
         """The runs of every outer tile."""
@@ -172,6 +218,20 @@ class Ends:
                 position = np.arange(part.start, part.stop) + offset
                 low, high = _joined(*self.of_rows(b, h, position))
                 yield np.maximum(high - low, 0).sum(axis=-1)
+
+
+def _has_gap(low: Array, high: Array, tile: int) -> bool:
+    """Do rows [low, high) of [tiles, rows], in any order, leave a whole tile between them?"""
+    # Most rows touch the next one, and then nothing is to be sorted.
+    apart = (low[:, 1:] > high[:, :-1]) | (low[:, :-1] > high[:, 1:])
+    unsure = apart.any(axis=1)
+    low, high = low[unsure], high[unsure]
+    order = np.argsort(low, axis=1)
+    low, high = np.take_along_axis(low, order, 1), np.take_along_axis(high, order, 1)
+    reached = np.maximum.accumulate(high, axis=1)[:, :-1]
+    following = low[:, 1:]
+    some = high[:, 1:] > 0  # empty rows come last
+    return bool((some & (-(-reached // tile) < following // tile)).any())
 
 
 def _covered(at: Array, starts: Array, stops: Array) -> Array:

@@ -67,6 +67,8 @@ def _covers(part: Part) -> bool:
 def _united(cover: Part, other: Part, outer: str) -> Part | None:
     """`other` where the cover does not hold, and everything from its lower end where it does."""
     old, domain = other.interval, cover.domain
+    if old.by_rows:
+        return None
     first, last, row = var(f"{outer}_first"), var(f"{outer}_last"), var(outer)
     if cover.interval.lower is old.lower:
         # Equal lower ends: the least and the largest are those of the tile, whoever has them.
@@ -131,7 +133,7 @@ def absorb(form: ClosedForm, prover: Prover) -> ClosedForm:
 def _reach_down(first: Interval, second: Interval, prover: Prover) -> Interval | None:
     """`second` from the lower end of `first` where its own is at most the upper end of `first`."""
     outer, base, lower = prover.outer, first.lower, second.lower
-    if outer in base.variables or outer not in lower.variables:
+    if second.by_rows or outer in base.variables or outer not in lower.variables:
         return None
     if not prover.timeless.always(apply(Op.LE, base, lower)):
         return None
@@ -154,7 +156,7 @@ def _reach_down(first: Interval, second: Interval, prover: Prover) -> Interval |
 def _reach_up(first: Interval, second: Interval, prover: Prover) -> Interval | None:
     """`second` to the upper end of `first` where its own is at least the lower end of `first`."""
     outer, top, upper = prover.outer, first.upper, second.upper
-    if outer in top.variables or outer not in upper.variables:
+    if second.by_rows or outer in top.variables or outer not in upper.variables:
         return None
     if not prover.timeless.always(apply(Op.GE, top, upper)):
         return None

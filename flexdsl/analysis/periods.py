@@ -7,7 +7,7 @@ solver takes. It holds for the lengths of one plan only. Remainders of many peri
 from __future__ import annotations
 
 from flexdsl.analysis.prove import Prover
-from flexdsl.ir import Capture, Expr, Op, Type, apply, const, load, walk
+from flexdsl.ir import Expr, Op, Type, apply, const, walk
 
 MAX_PERIODS = 3
 _QUOTIENTS = frozenset({Op.FLOORDIV, Op.MOD, Op.SHR})
@@ -18,12 +18,12 @@ def unrolled(expr: Expr, prover: Prover) -> Expr:
     done: dict[Expr, Expr] = {}
     for node in walk(expr):
         args = tuple(done[a] for a in node.args)
-        if node.op in _QUOTIENTS and args[1].op is Op.CONST:
+        if node.op is Op.LOAD:
+            done[node] = node  # which of its indices leave the tensor was found for it as it is
+        elif node.op in _QUOTIENTS and args[1].op is Op.CONST:
             done[node] = _on_branches(node.op, args[0], args[1], prover)
         elif args == node.args:
             done[node] = node
-        elif isinstance(node.attribute, Capture):
-            done[node] = load(node.attribute, *args)
         else:
             done[node] = apply(node.op, *args)
     return done[expr]

@@ -135,7 +135,10 @@ def _closed_form(scene: Scene, outer: Outer) -> ClosedForm | Declined:
     except Declined as declined:
         # The plan keeps the reason, not the frames that it was raised in.
         return declined.with_traceback(None)
-    if not Ends(form, scene.grid, scene.bindings).full_in_union_only():
+    ends = Ends(form, scene.grid, scene.bindings)
+    if ends.leaves_gaps():
+        return Declined(f"the {inner} of neighbouring {outer} are too far apart", scene.expr)
+    if not ends.full_in_union_only():
         return form
     form = absorb(form, prover)
     if not Ends(form, scene.grid, scene.bindings).full_in_union_only():

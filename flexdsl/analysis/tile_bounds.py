@@ -3,7 +3,8 @@
 An end that never decreases (or never increases) along the outer variable has its extremes at the
 first and last row of a tile. The hull of a tile's rows is their union if the ends move apart or
 stay, or if they move together and each row touches the next one. Whatever is not shown to be so is
-declined: a table is then more exact.
+declined: a table is then more exact. Other ends, captured ones too, are taken row by row: bounds
+are then right by themselves, and `closed_runs.py` looks whether they are exact.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from flexdsl.analysis.closed_form import (
     Interval,
     Piece,
     Solver,
+    interval_by_rows,
     operands,
     without_remainders,
 )
@@ -34,7 +36,7 @@ GROWING = frozenset({Op.ADD, Op.SUB, Op.MUL, Op.NEG, Op.SHL})
 
 
 def derive(mask: Expr, inner: str, prover: Prover) -> ClosedForm:
-    """The closed form of a mask, exact for every single interval. Raises `Declined`.
+    """The closed form of a mask, exact for every interval not `by_rows`. Raises `Declined`.
 
     Whether a tile can be full in the union of two intervals only is not looked at here.
     """
@@ -67,14 +69,26 @@ class _Bounder:
 
     def intervals(self, piece: Piece) -> list[Part]:
         """One interval for each range of outer positions in which the guard holds."""
+        self._require_small(piece.lower, piece.upper)
         lower, upper = self._end(piece.lower), self._end(piece.upper)
+        domains = self._domains(piece.guard)
+        if lower is None or upper is None or domains is None:
+            row_upper = apply(Op.WHERE, piece.guard, piece.upper, BOTTOM)
+            return [Part(interval_by_rows(piece.lower, row_upper), Piece(BOTTOM, TOP))]
         self._require_small(lower.expr, upper.expr)
         self._require_contiguous(lower, upper)
-        if self.prover.outer not in piece.guard.variables:
-            domains = [Piece(BOTTOM, TOP, piece.guard)]
-        else:
-            domains = Solver(self.prover.outer, self.prover).solve(piece.guard)
         return [Part(self._interval(lower, upper, domain), domain) for domain in domains]
+
+    def _domains(self, guard: Expr) -> list[Piece] | None:
+        """The ranges of outer positions in which a guard holds; None where they cannot be solved."""
+        if self.prover.outer not in guard.variables:
+            return [Piece(BOTTOM, TOP, guard)]
+        try:
+            domains = Solver(self.prover.outer, self.prover).solve(guard)
+        except Declined:
+            return None
+        bounds = [end for d in domains for end in (d.lower, d.upper)]
+        return None if any(self.prover.outer in end.variables for end in bounds) else domains
 
     def _interval(self, lower: _End, upper: _End, domain: Piece) -> Interval:
         """The bounds where only rows in `domain` count, and others are empty."""
@@ -107,14 +121,13 @@ class _Bounder:
             live_upper=guarded(somewhere, upper.at(up_last, self.outer)),
         )
 
-    def _end(self, expr: Expr) -> _End:
-        direction = self._direction(expr)
-        if direction is None:
-            expr = self._expanded(expr)
-            direction = self._direction(expr)
-        if direction is None:
-            raise Declined(f"its end {expr!r} rises and falls with {self.prover.outer}", self.mask)
-        return _End(expr, direction)
+    def _end(self, expr: Expr) -> _End | None:
+        """An end with its direction; None where it has none, or one that nothing proves."""
+        for end in (expr, self._expanded(expr)):
+            direction = self._direction(end)
+            if direction is not None:
+                return _End(end, direction)
+        return None
 
     def _expanded(self, expr: Expr) -> Expr:
         """Without remainders: q - q % T becomes T * (q // T), which never decreases."""

@@ -212,7 +212,7 @@ def masks(draw: st.DrawFn, depth: int = 2) -> Mask:
 def solvable_masks(draw: st.DrawFn) -> Mask:
     """Masks made of what a closed form can be found for, and of conditions on q alone."""
     tables = draw(captures())
-    window, size, other = tables[1], draw(sizes), draw(sizes)
+    (doc, window), size, other = tables, draw(sizes), draw(sizes)
     n, m = draw(small), draw(small)
     atoms: list[Function] = [
         lambda b, h, q, kv: q + n >= kv,
@@ -234,6 +234,13 @@ def solvable_masks(draw: st.DrawFn) -> Mask:
         lambda b, h, q, kv: q >= size,
         lambda b, h, q, kv: kv != q + m,
         lambda b, h, q, kv: kv == q // size,
+        lambda b, h, q, kv: kv >= doc[q] * size - n,
+        lambda b, h, q, kv: both(doc[q] * size <= kv, kv < doc[q] * size + other),
+        lambda b, h, q, kv: doc[q] <= 2,
+        lambda b, h, q, kv: q % size == 0,
+        lambda b, h, q, kv: either(q >= 30, kv < doc[q]),
+        lambda b, h, q, kv: q % 24 // size >= kv % 24 // size,
+        lambda b, h, q, kv: where(q < 24, both(kv >= q, kv < 24), kv % 24 <= q - 24),
     ]
     leaf = st.sampled_from(atoms)
     tree = st.recursive(
