@@ -4,12 +4,16 @@
     domain, interval        intervals and truths, one lane a box; what every op does to them
     affine, congruence      linear forms, in which like terms cancel; residues
       -> truth              NEVER, MAYBE or ALWAYS of a condition on many boxes in one pass
-    prove, closed_form      a condition solved for kv (or q): a union of a few intervals
-      -> tile_bounds        the bounds of whole tiles, proven exact; else declined
+    prove, periods          proofs for all rows at once; remainders of few periods written out
+      -> solve              a condition solved for kv (or q): a union of a few pieces
+      -> tile_bounds        the bounds of whole tiles, proven exact; else by rows, or declined
       -> overlay            two intervals made one, where bounds of tiles stay exact
-      -> closed_runs        runs and counts by evaluating the ends
-    grid, subdivide         the tile grid, and its recursive subdivision down to single pairs
+      -> closed_form        what comes out: intervals with their bounds
+      -> closed_runs        runs and counts by evaluating the ends; are bounds by rows exact?
+    grid, scene             the tile grid; the mask on its rectangles
+      -> subdivide, join    recursive subdivision down to single pairs; pairs of equal values
       -> table, facts       runs in CSR; exact pairs and empty rows
+      -> toeplitz           counting masks of q - kv by their differences
     plan                    tries the closed form, then the table; `BlockPlan` answers for both
     bounds                  can an index leave its captured tensor?
     explain, draw           a plan in words and in pictures

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from flexdsl.analysis.grid import Grid, Rects
-from flexdsl.analysis.subdivide import LANES, LEAF, POINTS, Scene, chunks
+from flexdsl.analysis.scene import LANES, POINTS, Scene, chunks
+from flexdsl.analysis.subdivide import LEAF
 from flexdsl.analysis.truth import Judge
 from flexdsl.analysis.values import Bindings, bind, is_constant, specialise
 from flexdsl.errors import IndexRangeError, Span

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from flexdsl.analysis.closed_form import ClosedForm
 from flexdsl.analysis.grid import Grid
-from flexdsl.analysis.subdivide import chunks
+from flexdsl.analysis.scene import chunks
 from flexdsl.analysis.table import RunTable, make_table
 from flexdsl.analysis.values import Bindings
 from flexdsl.ir import Expr, Op, const, evaluate, walk
@@ -119,7 +119,10 @@ class Ends:
         ends = []
         for side in ("lower", "upper"):
             found = [getattr(i, f"{which}_{side}") for i in self.form.intervals]
-            known = [const(0) if i.by_rows else e for i, e in zip(self.form.intervals, found)]
+            known = [
+                const(0) if i.by_rows else e
+                for i, e in zip(self.form.intervals, found, strict=True)
+            ]
             ends.append(self.evaluate(known, variables))
         for n, bounds in self._by_rows.items():
             ends[0][:, n], ends[1][:, n] = bounds[which]
@@ -137,7 +140,9 @@ class Ends:
             (low.min(axis=1), high.max(axis=1), full_low.max(axis=1), full_high.min(axis=1))
             for low, high, full_low, full_high in self._rows_of(number)
         ]
-        live_low, live_high, full_low, full_high = (np.concatenate(x) for x in zip(*found))
+        live_low, live_high, full_low, full_high = (
+            np.concatenate(x) for x in zip(*found, strict=True)
+        )
         return {"live": (live_low, live_high), "full": (full_low, full_high)}
 
     def _rows_of(self, number: int) -> Iterator[tuple[Array, Array, Array, Array]]:
@@ -157,7 +162,7 @@ class Ends:
             yield np.where(some, low, self.inner_len), np.where(some, high, 0), low, high
 
     def leaves_gaps(self) -> bool:
-        """Is an inner tile between the bounds of an outer tile live in no row, for bounds by rows?"""
+        """Is an inner tile between bounds by rows live in no row of its outer tile?"""
         return any(
             _has_gap(low, high, self.inner_tile)
             for n, interval in enumerate(self.form.intervals)

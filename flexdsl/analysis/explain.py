@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flexdsl.analysis.closed_form import BOTTOM, TOP, Interval
-from flexdsl.analysis.subdivide import Scene, map_tiles
+from flexdsl.analysis.scene import Scene
+from flexdsl.analysis.subdivide import map_tiles
 from flexdsl.analysis.truth import flatten
 from flexdsl.ir import Expr, Op, print_expr, walk
 

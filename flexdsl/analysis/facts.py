@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flexdsl.analysis import join, toeplitz
 from flexdsl.analysis.grid import Rects
-from flexdsl.analysis.subdivide import Scene, chunks, count, pairs_of
+from flexdsl.analysis.scene import Scene, chunks
+from flexdsl.analysis.subdivide import CROWD, count, pairs_of
 from flexdsl.analysis.table import RunTable
 
 Array = NDArray[Any]
@@ -30,6 +32,13 @@ def tiles_of(table: RunTable, scene: Scene, full: bool) -> Rects:
 
 def count_pairs(table: RunTable, scene: Scene) -> int:
     """Allowed pairs of the batches and heads that the mask tells apart."""
+    of_difference = toeplitz.of_difference(scene.expr)
+    if of_difference is not None:
+        return toeplitz.count_by_difference(scene, of_difference)
+    if int((table.stops - table.starts)[~table.full_runs()].sum()) > CROWD * table.rows:
+        joined = join.count_joined(scene)
+        if joined is not None:
+            return joined
     full = pairs_of(tiles_of(table, scene, True), scene.grid)
     partial = pairs_of(tiles_of(table, scene, False), scene.grid)
     return int(full.area.sum()) + count(scene, partial)

@@ -14,10 +14,9 @@ from flexdsl.analysis.closed_form import (
     ClosedForm,
     Declined,
     Interval,
-    Piece,
-    Solver,
 )
 from flexdsl.analysis.prove import Prover
+from flexdsl.analysis.solve import Piece, Solver
 from flexdsl.analysis.values import substitute
 from flexdsl.ir import Expr, Op, apply, const, var
 

@@ -24,7 +24,8 @@ from flexdsl.analysis.facts import count_pairs, has_empty_row
 from flexdsl.analysis.grid import Grid
 from flexdsl.analysis.overlay import absorb
 from flexdsl.analysis.prove import Prover
-from flexdsl.analysis.subdivide import Scene, TileMap, map_tiles
+from flexdsl.analysis.scene import Scene
+from flexdsl.analysis.subdivide import TileMap, map_tiles
 from flexdsl.analysis.table import RunTable, table_of_map
 from flexdsl.analysis.tile_bounds import derive
 from flexdsl.analysis.values import bind

@@ -9,24 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flexdsl.analysis.domain import Truth
 from flexdsl.analysis.grid import Grid, Rects, concatenate
-from flexdsl.analysis.truth import Judge
-from flexdsl.analysis.values import Bindings
-from flexdsl.ir import Expr, evaluate
+from flexdsl.analysis.join import live_tiles
+from flexdsl.analysis.scene import POINTS, Scene, chunks
 
 Array = NDArray[Any]
 
-LANES = 1 << 16  # boxes judged at once
-POINTS = 1 << 18  # pairs evaluated at once
 LEAF = 8  # a box of at most LEAF x LEAF pairs is evaluated
 WIDE_LEVEL = 4096  # a level with fewer boxes is cut by 4, since each level has a fixed cost
+CROWD = 16  # boxes of a level for each of its rows and columns: the mask has pairs everywhere
 TILES = 1 << 12  # undecided tiles treated at once
 
 
@@ -36,68 +32,6 @@ class TileMap:
 
     full: Rects
     partial: Rects
-
-
-@dataclass(frozen=True, eq=False)
-class Scene:
-    """A mask on the pairs of a grid: judges and evaluates rectangles of rows x columns."""
-
-    expr: Expr
-    bindings: Bindings
-    grid: Grid
-
-    @cached_property
-    def judge(self) -> Judge:
-        """Decides the mask on boxes."""
-        return Judge(self.expr, self.bindings)
-
-    def truth(self, rects: Rects) -> Truth:
-        """Truth on rectangles of pairs (rows, not positions), in chunks of LANES."""
-        parts = [self._truth(rects[s]) for s in chunks(len(rects), LANES)]
-        if not parts:
-            nothing = np.zeros(0, np.bool_)
-            return Truth(nothing, nothing)
-        return Truth(
-            np.concatenate([t.always for t in parts]), np.concatenate([t.possible for t in parts])
-        )
-
-    def _truth(self, rects: Rects) -> Truth:
-        offset = self.grid.q_offset
-        truth = self.judge.truth(
-            {
-                "b": (rects.b, rects.b),
-                "h": (rects.h, rects.h),
-                "q": (rects.r0 + offset, rects.r1 - 1 + offset),
-                "kv": (rects.c0, rects.c1 - 1),
-            }
-        )
-        shape = (len(rects),)
-        return Truth(np.broadcast_to(truth.always, shape), np.broadcast_to(truth.possible, shape))
-
-    def evaluate(self, b: Array, h: Array, rows: Array, columns: Array) -> Array:
-        """The mask at pairs, by arrays that broadcast."""
-        variables = {"b": b, "h": h, "q": rows + self.grid.q_offset, "kv": columns}
-        result = evaluate(self.expr, variables, self.bindings.all)
-        shape = np.broadcast_shapes(b.shape, h.shape, rows.shape, columns.shape)
-        return np.broadcast_to(result, shape)
-
-    def cells(self, rects: Rects) -> tuple[Array, Array]:
-        """The mask on all pairs of small rectangles, and which are in them: [n, rows, columns]."""
-        rows = rects.r0[:, None] + np.arange(int((rects.r1 - rects.r0).max(initial=0)))
-        columns = rects.c0[:, None] + np.arange(int((rects.c1 - rects.c0).max(initial=0)))
-        rows_in = rows < rects.r1[:, None]
-        columns_in = columns < rects.c1[:, None]
-        inside = rows_in[:, :, None] & columns_in[:, None, :]
-        rows = np.where(rows_in, rows, rects.r0[:, None])
-        columns = np.where(columns_in, columns, rects.c0[:, None])
-        b, h = rects.b[:, None, None], rects.h[:, None, None]
-        return self.evaluate(b, h, rows[:, :, None], columns[:, None, :]), inside
-
-
-def chunks(count: int, size: int) -> Iterator[slice]:
-    """Slices of `size` that cover range(count)."""
-    for start in range(0, count, size):
-        yield slice(start, min(start + size, count))
 
 
 def pairs_of(tiles: Rects, grid: Grid) -> Rects:
@@ -117,22 +51,47 @@ def map_tiles(scene: Scene) -> TileMap:
     """The state of every tile of the grid."""
     grid = scene.grid
     full: list[Rects] = []
-    unknown: list[Rects] = []
     level = _roots(grid)
     size = 1 << max(grid.q_tiles - 1, grid.kv_tiles - 1, 0).bit_length()
+    may_join = True
     while len(level):
         truth = scene.truth(pairs_of(level, grid))
         full.append(level[truth.always])
         level = level[truth.maybe]
         if size == 1:
-            unknown.append(level)
             break
+        if may_join and len(level) > CROWD * _rows_of_level(grid, size):
+            may_join = False
+            live = live_tiles(scene)
+            if live is not None:
+                return _map_of_live(scene, _tiles_of(live, grid))
         size = max(1, size // (4 if len(level) < WIDE_LEVEL else 2))
         level, _ = level.split(size, size)
-    tiles = concatenate(unknown)
-    has_true, has_false = decide(scene, pairs_of(tiles, grid))
-    full.append(tiles[~has_false])
-    return TileMap(concatenate(full), tiles[has_true & has_false])
+    has_true, has_false = decide(scene, pairs_of(level, grid))
+    full.append(level[~has_false])
+    return TileMap(concatenate(full), level[has_true & has_false])
+
+
+def _rows_of_level(grid: Grid, size: int) -> int:
+    """Boxes of `size` tiles along both axes, of all batches and heads."""
+    return grid.batch * grid.heads * (-(-grid.q_tiles // size) + -(-grid.kv_tiles // size))
+
+
+def _tiles_of(numbers: Array, grid: Grid) -> Rects:
+    """Single tiles by their numbers, as `join.live_tiles` counts them."""
+    row, j = np.divmod(numbers, grid.kv_tiles)
+    group, i = np.divmod(row, grid.q_tiles)
+    b, h = np.divmod(group, grid.heads)
+    return Rects(b, h, i, i + 1, j, j + 1)
+
+
+def _map_of_live(scene: Scene, tiles: Rects) -> TileMap:
+    """The map where these tiles have an allowed pair, and no other has."""
+    pairs = pairs_of(tiles, scene.grid)
+    unsure = ~scene.truth(pairs).always
+    has_false = np.zeros(len(tiles), np.bool_)
+    has_false[unsure] = decide(scene, pairs[unsure], live=True)[1]
+    return TileMap(tiles[~has_false], tiles[has_false])
 
 
 def _roots(grid: Grid) -> Rects:
@@ -144,9 +103,13 @@ def _roots(grid: Grid) -> Rects:
     return Rects(b, h, zero, zero + grid.q_tiles, zero, zero + grid.kv_tiles)
 
 
-def decide(scene: Scene, rects: Rects) -> tuple[Array, Array]:
-    """Has each rectangle of pairs an allowed pair, and has it an excluded one? Exact."""
-    has_true, has_false = np.zeros(len(rects), np.bool_), np.zeros(len(rects), np.bool_)
+def decide(scene: Scene, rects: Rects, live: bool = False) -> tuple[Array, Array]:
+    """Has each rectangle of pairs an allowed pair, and has it an excluded one? Exact.
+
+    Args:
+        live: it is known that each has an allowed pair.
+    """
+    has_true, has_false = np.full(len(rects), live), np.zeros(len(rects), np.bool_)
     for part in chunks(len(rects), TILES):
         _decide_part(scene, rects[part], has_true[part], has_false[part])
     return has_true, has_false

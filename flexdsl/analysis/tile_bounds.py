@@ -20,15 +20,12 @@ from flexdsl.analysis.closed_form import (
     ClosedForm,
     Declined,
     Interval,
-    Piece,
-    Solver,
     interval_by_rows,
-    operands,
-    without_remainders,
 )
 from flexdsl.analysis.overlay import Part, overlay
 from flexdsl.analysis.periods import unrolled
 from flexdsl.analysis.prove import Prover
+from flexdsl.analysis.solve import Piece, Solver, operands, without_remainders
 from flexdsl.analysis.values import substitute
 from flexdsl.ir import Expr, Op, Type, apply, const, var, walk
 
@@ -80,7 +77,7 @@ class _Bounder:
         return [Part(self._interval(lower, upper, domain), domain) for domain in domains]
 
     def _domains(self, guard: Expr) -> list[Piece] | None:
-        """The ranges of outer positions in which a guard holds; None where they cannot be solved."""
+        """The ranges of outer positions in which a guard holds; None where nothing solves it."""
         if self.prover.outer not in guard.variables:
             return [Piece(BOTTOM, TOP, guard)]
         try:

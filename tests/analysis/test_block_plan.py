@@ -12,7 +12,8 @@ from hypothesis import given
 
 from flexdsl.analysis import BlockPlan, make_plan
 from flexdsl.analysis.grid import Grid
-from flexdsl.analysis.subdivide import Scene, map_tiles
+from flexdsl.analysis.scene import Scene
+from flexdsl.analysis.subdivide import map_tiles
 from flexdsl.analysis.table import table_of_map
 from flexdsl.analysis.values import bind, specialise, substitute
 from flexdsl.errors import ArgumentError, KindError, TypeMismatchError

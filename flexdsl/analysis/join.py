@@ -1,0 +1,119 @@
+"""Tiles and pairs of `f(q) == g(kv)` by joining equal values, where those are few.
+
+Thousands of documents in any order leave a few pairs in every tile, which no interval sees. Sorting
+the values of both axes finds exactly those pairs, at a cost of the pairs that are found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexdsl.analysis.scene import POINTS, Scene
+from flexdsl.analysis.truth import flatten
+from flexdsl.ir import Expr, Op, Type, evaluate
+
+Array = NDArray[Any]
+FEW = 64  # pairs with equal values for each position: with more of them others find them as fast
+
+
+@dataclass(frozen=True, eq=False)
+class Join:
+    """The pairs of one batch and head whose values are equal.
+
+    Attributes:
+        order: key indices by their value.
+        first, stop: the run of each query row in `order`.
+    """
+
+    order: Array
+    first: Array
+    stop: Array
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs are equal."""
+        return int((self.stop - self.first).sum())
+
+    def __iter__(self) -> Iterator[tuple[Array, Array]]:
+        """Rows and keys of equal pairs, in chunks."""
+        ends = np.cumsum(self.stop - self.first)
+        start, total = 0, int(ends[-1]) if len(ends) else 0
+        while start < total:
+            stop = min(start + POINTS, total)
+            number = np.arange(start, stop)
+            row = np.searchsorted(ends, number, side="right")
+            yield row, self.order[self.stop[row] - (ends[row] - number)]
+            start = stop
+
+
+def joins(scene: Scene) -> Iterator[tuple[int, int, Join]] | None:
+    """The equal pairs of each batch and head; None where no equality has few of them."""
+    found = _equality(scene.expr)
+    grid = scene.grid
+    if found is None or grid.is_empty:
+        return None
+    made = [
+        (b, h, _join(scene, *found, b, h)) for b in range(grid.batch) for h in range(grid.heads)
+    ]
+    if sum(join.pairs for _, _, join in made) > FEW * len(made) * (grid.q_len + grid.kv_len):
+        return None
+    return iter(made)
+
+
+def _equality(mask: Expr) -> tuple[Expr, Expr] | None:
+    """f and g where the mask needs f == g, f knows no key, g no query, and both are integers."""
+    for part in flatten(mask) if mask.op is Op.AND else [mask]:
+        if part.op is Op.EQ and part.args[0].type is Type.INDEX:
+            for f, g in (part.args, part.args[::-1]):
+                both = {"q", "kv"}
+                if f.variables & both == {"q"} and g.variables & both == {"kv"}:
+                    return f, g
+    return None
+
+
+def _join(scene: Scene, f: Expr, g: Expr, b: int, h: int) -> Join:
+    grid, values = scene.grid, scene.bindings.all
+    rows, keys = np.arange(grid.q_len) + grid.q_offset, np.arange(grid.kv_len)
+    axes = {"b": np.asarray(b), "h": np.asarray(h)}
+    of_rows = np.broadcast_to(evaluate(f, {**axes, "q": rows}, values), rows.shape)
+    of_keys = np.broadcast_to(evaluate(g, {**axes, "kv": keys}, values), keys.shape)
+    order = np.argsort(of_keys, kind="stable")
+    ascending = of_keys[order]
+    first = np.searchsorted(ascending, of_rows, side="left")
+    return Join(order, first, np.searchsorted(ascending, of_rows, side="right"))
+
+
+def count_joined(scene: Scene) -> int | None:
+    """Allowed pairs of all batches and heads; None where no equality has few pairs."""
+    found = joins(scene)
+    if found is None:
+        return None
+    return sum(
+        int(np.count_nonzero(scene.evaluate(np.asarray(b), np.asarray(h), rows, keys)))
+        for b, h, join in found
+        for rows, keys in join
+    )
+
+
+def live_tiles(scene: Scene) -> Array | None:
+    """Numbers of the tiles with an allowed pair, ascending; None where no equality has few pairs.
+
+    Tile (i, j) of batch b and head h has the number ((b * heads + h) * q_tiles + i) * kv_tiles + j.
+    """
+    found = joins(scene)
+    if found is None:
+        return None
+    grid = scene.grid
+    height, width = grid.tile
+    parts = [np.zeros(0, np.int64)]
+    for b, h, join in found:
+        for rows, keys in join:
+            allowed = scene.evaluate(np.asarray(b), np.asarray(h), rows, keys)
+            row = (b * grid.heads + h) * grid.q_tiles + rows[allowed] // height
+            parts.append(np.unique(row * grid.kv_tiles + keys[allowed] // width))
+    return np.unique(np.concatenate(parts))
