@@ -23,6 +23,7 @@ from flexdsl.ir import Expr, Op, const, evaluate, walk
 
 Array = NDArray[Any]
 ROWS = 1 << 16  # outer positions evaluated at once
+TILES = 1 << 10  # outer tiles looked at together
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,17 +184,22 @@ class Ends:
     def full_in_union_only(self) -> bool:
         """May a tile be full in the union of the intervals, but in none of them?
 
-        A full tile is covered at every outer position, so at the first, the last, and wherever a
-        condition changes; a tile covered at all these that no interval covers alone is suspect.
+        Such a tile is live in two of them, and covered at every outer position: at the first, the
+        last, and wherever a condition changes. What no interval covers alone is then suspect.
         """
         if len(self.form.intervals) < 2:
             return False
-        b, h, first, last = self.tile_rows()
+        near = np.flatnonzero(_any_meet(*self.live_tiles()))
+        return any(self._is_suspect(near[part]) for part in chunks(len(near), TILES))
+
+    def _is_suspect(self, tiles: Array) -> bool:
+        """Is, in one of these outer tiles, a tile covered by several intervals only?"""
+        b, h, first, last = (x[tiles] for x in self.tile_rows())
         positions = [first, last, *self._edges(b, h, first, last)]
         rows = np.stack(positions, axis=1)
         low, high = self.of_rows(b[:, None], h[:, None], rows)
         covers = [self._contained(*_joined(low[:, k], high[:, k])) for k in range(rows.shape[1])]
-        single = self.full_tiles()
+        single = tuple(x[tiles] for x in self.full_tiles())
         parts = [x for pair in (*covers, single) for x in pair]
         edges = np.sort(np.concatenate(parts, axis=1), axis=1)
         starts, stops = edges[:, :-1], edges[:, 1:]
@@ -223,6 +229,16 @@ class Ends:
                 position = np.arange(part.start, part.stop) + offset
                 low, high = _joined(*self.of_rows(b, h, position))
                 yield np.maximum(high - low, 0).sum(axis=-1)
+
+
+def _any_meet(start: Array, stop: Array) -> Array:
+    """Have two of the ranges [start, stop) of a row a tile in common? [rows, n] to bool [rows]."""
+    result = np.zeros(len(start), np.bool_)
+    for m in range(start.shape[1]):
+        for n in range(m):
+            first = np.maximum(start[:, m], start[:, n])
+            result |= first < np.minimum(stop[:, m], stop[:, n])
+    return result
 
 
 def _has_gap(low: Array, high: Array, tile: int) -> bool:

@@ -21,7 +21,7 @@ from flexdsl.ir import Expr, evaluate
 
 Array = NDArray[Any]
 
-LANES = 1 << 16  # boxes judged at once
+LANES = 1 << 14  # boxes judged at once
 POINTS = 1 << 18  # pairs evaluated at once
 
 
