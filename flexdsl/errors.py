@@ -107,6 +107,10 @@ class GradientWarning(UserWarning):
     """A score modification depends on the score in steps: that part has no gradient."""
 
 
+class CostWarning(UserWarning):
+    """A plan needs far more work or memory than most: no proof decides the mask on its tiles."""
+
+
 class TypeMismatchError(FlexdslError, TypeError):
     """An operation was applied to values of types that it does not take."""
 

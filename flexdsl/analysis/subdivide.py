@@ -7,6 +7,7 @@ witnesses, and only what is left is evaluated point by point: the answer equals 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +18,17 @@ from numpy.typing import NDArray
 from flexdsl.analysis.grid import Grid, Rects, concatenate
 from flexdsl.analysis.join import live_tiles
 from flexdsl.analysis.scene import POINTS, Scene, chunks
+from flexdsl.errors import CostWarning
+from flexdsl.ir import print_expr
 
 Array = NDArray[Any]
 
+LONG = 200  # characters of a mask in a message
+BYTES_OF_TILE = 6 * 8  # of one rectangle
 LEAF = 8  # a box of at most LEAF x LEAF pairs is evaluated
 WIDE_LEVEL = 4096  # a level with fewer boxes is cut by 4, since each level has a fixed cost
 CROWD = 16  # boxes of a level for each of its rows and columns: the mask has pairs everywhere
+MANY = 1 << 20  # undecided boxes of a level, of which a user is told
 TILES = 1 << 12  # undecided tiles treated at once
 
 
@@ -53,11 +59,14 @@ def map_tiles(scene: Scene) -> TileMap:
     full: list[Rects] = []
     level = _roots(grid)
     size = 1 << max(grid.q_tiles - 1, grid.kv_tiles - 1, 0).bit_length()
-    may_join = True
+    may_join = may_warn = True
     while len(level):
         truth = scene.truth(pairs_of(level, grid))
         full.append(level[truth.always])
         level = level[truth.maybe]
+        if may_warn and len(level) > MANY:
+            may_warn = False
+            _warn_of_cost(scene, level)
         if size == 1:
             break
         if may_join and len(level) > CROWD * _rows_of_level(grid, size):
@@ -70,6 +79,22 @@ def map_tiles(scene: Scene) -> TileMap:
     has_true, has_false = decide(scene, pairs_of(level, grid))
     full.append(level[~has_false])
     return TileMap(concatenate(full), level[has_true & has_false])
+
+
+def _warn_of_cost(scene: Scene, level: Rects) -> None:
+    """Say, before it is spent, what a mask costs that proofs leave open nearly everywhere."""
+    tiles = int(level.area.sum())
+    pairs = tiles * scene.grid.tile[0] * scene.grid.tile[1]
+    words = print_expr(scene.expr)
+    words = words if len(words) < LONG else f"{words[:LONG]} ..."
+    warnings.warn(
+        f"no rule decides the mask {words} on {tiles} tiles of {scene.grid.tile}: up to"
+        f" {pairs:.2g} pairs are evaluated for its plan, and the tiles take up to"
+        f" {tiles * BYTES_OF_TILE / 2**20:.0f} MiB. Larger tiles, a shorter sequence, or"
+        " comparisons of q with kv that are intervals take less.",
+        CostWarning,
+        stacklevel=2,
+    )
 
 
 def _rows_of_level(grid: Grid, size: int) -> int:

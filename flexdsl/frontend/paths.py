@@ -55,6 +55,12 @@ def _enter(trace: Tracer, call: Callable[[], Any]) -> Expr:
                 fix="a `return` at the end of every branch",
             )
         return lift(value)
+    except RecursionError as error:
+        raise BranchError(
+            "this function calls itself without end",
+            why="its calls are followed while it is read, whatever q and kv are",
+            fix="a formula, or a table that the function looks up",
+        ) from error
     finally:
         tracer.ACTIVE.reset(token)
 

@@ -84,12 +84,19 @@ class Call:
         """Where it runs."""
         return self.tensors["query"].device
 
-    def plan(self, config: Config) -> BlockPlan:
-        """The user's plan where it has this tile or needs none, else one of this tile."""
+    def plan(self, phase: Phase, config: Config) -> BlockPlan:
+        """The user's plan where it has this tile or needs none, else one of this tile.
+
+        The kernel of dK and dV takes it transposed, of which the kind may be another one.
+        """
+        of_keys = phase in OF_KEYS
         given = self.bound.plan
-        if given is not None and (given.closed_form or given.tile_shape == config.tile):
-            return given
-        return bind.find_plan(self.bound.mask, self.bound.lengths, config.tile)
+        if given is not None:
+            turned = given.transposed() if of_keys else given
+            if turned.closed_form or given.tile_shape == config.tile:
+                return turned
+        found = bind.find_plan(self.bound.mask, self.bound.lengths, config.tile)
+        return found.transposed() if of_keys else found
 
     def spec(self, plan: BlockPlan | None, config: Config) -> KernelSpec:
         """What a kernel of this call has in its text."""
@@ -136,9 +143,7 @@ def run(phase: Phase, call: Call) -> None:
         found = found[found.index(_CHOSEN[key]) :]
     reason = ""
     for config in found:
-        plan = None if phase in _OF_ROWS else call.plan(config)
-        if plan is not None and phase in OF_KEYS:
-            plan = plan.transposed()
+        plan = None if phase in _OF_ROWS else call.plan(phase, config)
         try:
             launch(kernel_of(phase, config.language, call.spec(plan, config)), call, plan, config)
         except OutOfResources as error:

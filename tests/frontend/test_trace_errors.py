@@ -37,6 +37,10 @@ def endless(b: Any, h: Any, q: Any, kv: Any) -> Any:
     return kv == q
 
 
+def endless_calls(b: Any, h: Any, q: Any, kv: Any) -> Any:
+    return endless_calls(b, h, q - 1, kv)
+
+
 def many(b: Any, h: Any, q: Any, kv: Any) -> Any:
     total = 0
     for bit in range(12):
@@ -110,6 +114,7 @@ def division_by_zero(b: Any, h: Any, q: Any, kv: Any) -> Any:
 CASES: list[tuple[Callable[..., Any], type[FlexdslError], str, str]] = [
     (precedence, TypeMismatchError, "(q >= kv) & b % 2", "parentheses"),
     (endless, BranchError, "kv < q", "fx.where"),
+    (endless_calls, BranchError, "", "a table that the function looks up"),
     (many, BranchError, "q % (bit + 2) == 0", "without branching"),
     (number, ResultError, "q - kv", "a comparison"),
     (nothing, ResultError, "", "every branch"),

@@ -1,0 +1,88 @@
+"""A closed form and a table of the same mask: kernels of both give the same to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import flexdsl as fx
+from flexdsl.analysis import BlockPlan
+from flexdsl.codegen import Phase
+from flexdsl.runtime.tuning import configs
+from support.plans import as_table
+
+HEADS, LENGTH, DIM = 2, 140, 16
+LENGTHS_OF_DOCUMENTS = [30, 7, 43, 60]
+START = np.repeat([0, 30, 37, 80], LENGTHS_OF_DOCUMENTS).astype(np.int32)
+END = np.repeat([30, 37, 80, 140], LENGTHS_OF_DOCUMENTS)  # int64
+KEEP = np.arange(LENGTH) % 3 != 0
+
+
+def block_diffusion(half: int, block: int) -> Callable[..., Any]:
+    def mask(b: Any, h: Any, q: Any, kv: Any) -> Any:
+        noised_q, noised_kv = q < half, kv < half
+        of_q, of_kv = q % half // block, kv % half // block
+        return (
+            (of_q == of_kv and noised_q == noised_kv)
+            or (of_q > of_kv and noised_q and not noised_kv)
+            or (of_q >= of_kv and not noised_q and not noised_kv)
+        )
+
+    return mask
+
+
+MASKS: dict[str, Callable[..., Any]] = {
+    "causal": lambda b, h, q, kv: q >= kv,
+    "sinks": lambda b, h, q, kv: q >= kv and (kv < 4 or q - kv < 30),
+    "first and last see all": lambda b, h, q, kv: abs(q - kv) < 20 or q >= 120 or kv < 5 or q < 9,
+    "causal documents by start": lambda b, h, q, kv: START[q] <= kv <= q,
+    "documents by start and end": lambda b, h, q, kv: kv >= START[q] and kv < END[q],
+    "rows that count": lambda b, h, q, kv: KEEP[q] and kv >= q - 30,
+    "block diffusion": block_diffusion(70, 8),
+}
+
+
+def results(mask: Any, backend: str = "triton") -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (
+        torch.randn(1, HEADS, LENGTH, DIM, generator=generator, requires_grad=True)
+        for _ in range(3)
+    )
+    out, lse = fx.attention(q, k, v, mask=mask, return_lse=True, backend=backend)
+    gradients = torch.autograd.grad(out.square().sum(), (q, k, v))
+    return [out.detach(), lse.detach(), *gradients]
+
+
+def plan_of(mask: fx.Mod) -> BlockPlan:
+    """The plan of the tile that the forward kernel has."""
+    (config, *_) = configs(Phase.FORWARD, 0, DIM, 4)
+    return fx.plan(mask, LENGTH, LENGTH, heads=HEADS, tile=config.tile)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tiles here are those of the interpreter")
+@pytest.mark.parametrize("name", MASKS)
+def test_both_kinds_give_the_same_bits(name: str) -> None:
+    mask = fx.mask_mod(MASKS[name])
+    plan = plan_of(mask)
+    assert plan.kind == "closed-form"
+    closed, table = results(plan), results(as_table(plan))
+    for x, y in zip(closed[:2], table[:2], strict=True):
+        assert torch.equal(x, y)
+    for x, y in zip(closed, results(mask, "reference"), strict=True):
+        torch.testing.assert_close(x, y, atol=2e-5, rtol=2e-5)
+
+
+def test_a_closed_form_serves_whatever_a_captured_tensor_comes_to_hold() -> None:
+    """What a CUDA graph does: the plan of before, and other contents in the same tensor."""
+    start = torch.from_numpy(START.copy())
+    mask = fx.mask_mod(lambda b, h, q, kv: kv >= start[q] and kv <= q)
+    plan = plan_of(mask)
+    assert plan.kind == "closed-form"
+    generator = torch.Generator().manual_seed(1)
+    start.copy_(torch.randint(0, 100, (LENGTH,), generator=generator))
+    for x, y in zip(results(plan), results(mask, "reference"), strict=True):
+        torch.testing.assert_close(x, y, atol=2e-5, rtol=2e-5)
