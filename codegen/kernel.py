@@ -70,7 +70,8 @@ class KernelSpec:
     """Everything that is fixed in the text of a kernel.
 
     Attributes:
-        mask: the mask, None where every pair is allowed.
+        mask: the mask, None where every pair is allowed, or every pair of the tiles that the
+            loops visit.
         score: the score modification, None where there is none. Its names and the mask's differ.
         closed_form: the loops as formulas; None where the plan is a table of runs. Of key
             positions for each row, or of rows for each key position in the kernel of dK and dV.

@@ -150,7 +150,7 @@ def _closed_form_loops(
     ):
         if segments:
             block.line()
-            only_end = is_masked and spec.mask is None
+            only_end = is_masked and spec.mask is None  # no other tile needs a look
             block.comment("The last tile, if it is cut." if only_end else title)
             yield from _counted_loop(axis, segments, is_masked, lowering, block)
 

@@ -5,7 +5,7 @@ What the kernel does is not known here, only its arguments and what its mods are
 
 from __future__ import annotations
 
-from flexdsl.analysis.closed_form import TOP
+from flexdsl.analysis.closed_form import BOTTOM, TOP
 from flexdsl.ir import Expr, Program, print_expr
 
 from .kernel import SOURCE_NOTE, Argument, KernelSpec, Role
@@ -107,7 +107,7 @@ def _describe_plan(spec: KernelSpec) -> str:
         return "a table of runs of tiles"
     if not form.intervals:
         return "no pair is allowed"
-    if spec.mask is None:
+    if all(i.lower is BOTTOM and i.upper is TOP for i in form.intervals):
         return "every pair is allowed"
     inner = {"kv": "keys", "q": "queries"}[form.inner]
     intervals = (f"[{i.lower!r}, {_upper(i.upper, form.inner)})" for i in form.intervals)

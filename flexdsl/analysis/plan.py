@@ -30,7 +30,7 @@ from flexdsl.analysis.table import RunTable, table_of_map
 from flexdsl.analysis.tile_bounds import derive
 from flexdsl.analysis.values import bind
 from flexdsl.errors import ArgumentError, KindError
-from flexdsl.ir import Kind, Program, const
+from flexdsl.ir import Kind, Op, Program, const, walk
 
 Array = NDArray[Any]
 Outer = Literal["q", "kv"]
@@ -298,6 +298,17 @@ class BlockPlan:
         if self._ends is not None and self.outer == "q":
             return any(bool((counts == 0).any()) for counts in self._ends.row_counts())
         return has_empty_row(self._by_row, self._scene)
+
+    @cached_property
+    def needs_mask(self) -> bool:
+        """Has some live tile a pair that is not allowed, or may one come to have it? Exact.
+
+        Where not, a kernel with this plan's tiles looks at the lengths only. A mask of captured
+        tensors always needs it, since their contents may change after the plan is made.
+        """
+        if any(n.op is Op.LOAD for n in walk(self._scene.expr)):
+            return True
+        return not bool(self._runs.full_runs().all())
 
     @property
     def nbytes(self) -> int:

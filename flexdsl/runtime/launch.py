@@ -45,6 +45,8 @@ _DTYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 
 # Kernels that look at no pair.
 _OF_ROWS = (Phase.BACKWARD_ROWS, Phase.BACKWARD_SUMS)
+# Those that visit the live tiles of a plan, and no other.
+_BY_TILES = (Phase.FORWARD, Phase.BACKWARD_QUERY, Phase.BACKWARD_KEY)
 
 _KERNELS: dict[tuple[Any, ...], Kernel] = {}
 _CHOSEN: dict[tuple[Any, ...], Config] = {}
@@ -98,10 +100,12 @@ class Call:
         found = bind.find_plan(self.bound.mask, self.bound.lengths, config.tile)
         return found.transposed() if of_keys else found
 
-    def spec(self, plan: BlockPlan | None, config: Config) -> KernelSpec:
+    def spec(self, phase: Phase, plan: BlockPlan | None, config: Config) -> KernelSpec:
         """What a kernel of this call has in its text."""
         closed_form = None if plan is None else plan.closed_form
         mask, score = self.bound.mask, self.bound.score
+        if plan is not None and phase in _BY_TILES and plan.tile_shape == config.tile:
+            mask = mask if plan.needs_mask else None
         head_dim, value_dim = (self.tensors[n].shape[3] for n in ("query", "value"))
         return KernelSpec(
             mask if mask is None or mask.expr.op is not Op.CONST else None,
@@ -145,7 +149,8 @@ def run(phase: Phase, call: Call) -> None:
     for config in found:
         plan = None if phase in _OF_ROWS else call.plan(phase, config)
         try:
-            launch(kernel_of(phase, config.language, call.spec(plan, config)), call, plan, config)
+            spec = call.spec(phase, plan, config)
+            launch(kernel_of(phase, config.language, spec), call, plan, config)
         except OutOfResources as error:
             reason = str(error)
             continue

@@ -12,6 +12,7 @@ import torch
 import flexdsl as fx
 from flexdsl.analysis import BlockPlan
 from flexdsl.codegen import Phase
+from flexdsl.runtime import launch
 from flexdsl.runtime.tuning import configs
 from support.plans import as_table
 
@@ -86,3 +87,22 @@ def test_a_closed_form_serves_whatever_a_captured_tensor_comes_to_hold() -> None
     start.copy_(torch.randint(0, 100, (LENGTH,), generator=generator))
     for x, y in zip(results(plan), results(mask, "reference"), strict=True):
         torch.testing.assert_close(x, y, atol=2e-5, rtol=2e-5)
+
+
+def test_no_mask_where_every_live_tile_is_full() -> None:
+    (config, *_) = configs(Phase.FORWARD, 0, DIM, 4)
+    rows, columns = config.tile
+    assert rows < LENGTH
+    aligned = fx.mask_mod(lambda b, h, q, kv: q // rows >= kv // rows)
+    plan = fx.plan(aligned, LENGTH, LENGTH, tile=config.tile)
+    assert rows % columns == 0 and not plan.needs_mask
+    assert plan_of(fx.mask_mod(MASKS["causal"])).needs_mask
+    before = set(launch._KERNELS)
+    for x, y in zip(results(aligned), results(aligned, "reference"), strict=True):
+        torch.testing.assert_close(x, y, atol=2e-5, rtol=2e-5)
+    made = [k.source for key, k in launch._KERNELS.items() if key not in before]
+    assert made and all("allowed =" not in source for source in made)
+    # What a captured tensor holds may change: its mask stays.
+    held = np.ones(LENGTH, bool)
+    captured = fx.mask_mod(lambda b, h, q, kv: held[q])
+    assert fx.plan(captured, LENGTH, LENGTH).needs_mask
