@@ -86,7 +86,7 @@ def sliding_tiles(tokens: int) -> Callable[..., Any]:
 
 
 def documents(tokens: int) -> Callable[..., Any]:
-    """Packed documents of 256 tokens on average (4096 in a million tokens), causal, by their ids."""
+    """Packed documents of 256 tokens on average, 4096 in a million, causal, by their ids."""
     ids = _ids(tokens)
     return lambda b, h, q, kv: ids[q] == ids[kv] and q >= kv
 
