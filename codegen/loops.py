@@ -179,7 +179,8 @@ def _tile_range(
     if interval.by_rows:
         scope.block.comment("The least and the largest ends of the rows of this tile.")
     reduced = zip(roots, ends, ("min", "max", "min", "max"), strict=True)
-    ends = [_end_of_tile(root, end, extreme) for root, end, extreme in reduced]
+    language = lowering.language
+    ends = [_end_of_tile(root, end, extreme, language) for root, end, extreme in reduced]
     ends = [f"{end}{axis.first}" for end in ends]
     lowering.helpers.add("tile_range")
     wanted = ("start", "full_start", "full_stop", "stop")
@@ -190,13 +191,14 @@ def _tile_range(
     return Range(start, full_start, full_stop, stop, _from_zero(interval))
 
 
-def _end_of_tile(root: Expr, end: str, extreme: str) -> str:
+def _end_of_tile(root: Expr, end: str, extreme: str, language: str) -> str:
     """An end over the rows of a tile, in 32 bits: what is past them is past every length too."""
     if OUTER.intersection(root.variables):
-        end = f"tl.{extreme}({end})"
+        end = f"{language}.{extreme}({end})"
     captures = (n.attribute for n in walk(root) if n.op is Op.LOAD)
     if any(isinstance(c, Capture) and c.dtype is DType.I64 for c in captures):
-        end = f"tl.minimum(tl.maximum({end}, 0), 2147483647).to(tl.int32)"
+        clamped = f"{language}.minimum({language}.maximum({end}, 0), 2147483647)"
+        end = f"{clamped}.to({language}.int32)"
     return end
 
 

@@ -7,7 +7,7 @@ neither allocates anything of the size of the matrix or of its tile grid, except
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -213,6 +213,17 @@ class BlockPlan:
     def kind(self) -> Literal["closed-form", "table"]:
         """How the runs are known: computed by the kernel, or read from a table."""
         return "table" if self.closed_form is None else "closed-form"
+
+    @property
+    def by_rows(self) -> bool:
+        """Are bounds of tiles computed from those of their rows, as with captured ends?"""
+        form = self.closed_form
+        return form is not None and any(interval.by_rows for interval in form.intervals)
+
+    @cached_property
+    def tabulated(self) -> BlockPlan:
+        """The same plan as a table of runs, of what captured tensors hold now."""
+        return replace(self, closed_form=None, table=self._runs)
 
     @property
     def q_tiles(self) -> int:

@@ -27,12 +27,14 @@ def typical_closed_form(mask: Program | None, inner: str = "kv") -> ClosedForm |
     values = {} if mask is None else mask.values
     loads = [n for n in walk(expr) if n.op is Op.LOAD]
     outer = "q" if inner == "kv" else "kv"
-    if any(not n.variables <= {"b", "h", outer} for n in loads):
+    if any(not n.variables <= {"b", "h"} for n in loads):
         return None  # its runs depend on contents, which are not known either
     lengths = [n for v in values.values() for n in getattr(v, "shape", ())]
     batch, heads = (min([limit, *lengths]) for limit in (BATCH, HEADS))
     grid = Grid(LENGTH, LENGTH, (128, 128), 0, batch, heads)
     try:
-        return derive(expr, inner, Prover(outer, grid, bind(values, expr)))
+        form = derive(expr, inner, Prover(outer, grid, bind(values, expr)))
     except Declined:
         return None
+    # Whether bounds by rows are exact depends on the lengths.
+    return None if any(interval.by_rows for interval in form.intervals) else form

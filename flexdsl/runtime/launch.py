@@ -89,22 +89,28 @@ class Call:
     def plan(self, phase: Phase, config: Config) -> BlockPlan:
         """The user's plan where it has this tile or needs none, else one of this tile.
 
-        The kernel of dK and dV takes it transposed, of which the kind may be another one.
+        The kernel of dK and dV takes it transposed, of which the kind may be another one. Gluon
+        kernels have their bounds before they have rows: for bounds by rows they take a table.
         """
-        of_keys = phase in OF_KEYS
+
+        def turned(plan: BlockPlan) -> BlockPlan:
+            plan = plan.transposed() if phase in OF_KEYS else plan
+            return plan.tabulated if config.language is Language.GLUON and plan.by_rows else plan
+
         given = self.bound.plan
         if given is not None:
-            turned = given.transposed() if of_keys else given
-            if turned.closed_form or given.tile_shape == config.tile:
-                return turned
-        found = bind.find_plan(self.bound.mask, self.bound.lengths, config.tile)
-        return found.transposed() if of_keys else found
+            plan = turned(given)
+            if plan.closed_form or plan.tile_shape == config.tile:
+                return plan
+        return turned(bind.find_plan(self.bound.mask, self.bound.lengths, config.tile))
 
     def spec(self, phase: Phase, plan: BlockPlan | None, config: Config) -> KernelSpec:
         """What a kernel of this call has in its text."""
         closed_form = None if plan is None else plan.closed_form
         mask, score = self.bound.mask, self.bound.score
-        if plan is not None and phase in _BY_TILES and plan.tile_shape == config.tile:
+        own = plan is not None and plan.tile_shape == config.tile
+        # A Gluon program without any tile masks the pairs of one away.
+        if own and phase in _BY_TILES and config.language is Language.TRITON:
             mask = mask if plan.needs_mask else None
         head_dim, value_dim = (self.tensors[n].shape[3] for n in ("query", "value"))
         return KernelSpec(
