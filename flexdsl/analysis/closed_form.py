@@ -2,6 +2,11 @@
 
 Data only: ends are expressions of the outer variable, b, h and parameters, and may load captures
 that no inner position indexes. `solve.py` finds intervals, `tile_bounds.py` the bounds of tiles.
+
+A closed form is right whatever captured tensors come to hold, so that a CUDA graph may replay it
+after they changed in place. Packed documents have one by their starts and ends, which every row
+loads for itself; `ids[q] == ids[kv]` has none, since its ends would have to be searched for, and
+a search trusts that ids are sorted, which the next replay need not keep.
 """
 
 from __future__ import annotations
