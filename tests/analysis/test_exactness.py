@@ -25,6 +25,8 @@ from flexdsl.analysis.values import bind
 from flexdsl.errors import CostWarning
 from support.masks import Mask, Table, both, either, states_of
 from support.plans import as_table
+from tests.stdlib.samples import BATCH, HEADS
+from tests.stdlib.samples import MASKS as SAMPLES
 
 LENGTHS = (150, 190)
 IDS = np.repeat(np.arange(7), [20, 31, 5, 60, 1, 40, 33])
@@ -57,6 +59,21 @@ def test_no_tile_of_the_stdlib_is_less_than_exact(name: str) -> None:
         states = states_of(dense, tile)
         plan = fx.plan(STDLIB[name], *LENGTHS, tile=tile)
         for made in (plan, plan.transposed(), as_table(plan), as_table(plan.transposed())):
+            np.testing.assert_array_equal(made.to_dense(), states)
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_no_tile_of_any_mask_of_the_library_is_less_than_exact(name: str) -> None:
+    sample = SAMPLES[name]
+    mask, sizes = sample.make(), (sample.q_len, sample.kv_len)
+    axes = {"batch": BATCH, "heads": HEADS}
+    dense = np.zeros((BATCH, HEADS, *sizes), bool)
+    for pair in np.ndindex(*dense.shape):
+        dense[pair] = bool(mask(*pair))
+    for tile in [(8, 8), (16, 4), (64, 64)]:
+        states = states_of(dense, tile)
+        plan = fx.plan(mask, *sizes, **axes, tile=tile)
+        for made in (plan, plan.transposed(), as_table(plan)):
             np.testing.assert_array_equal(made.to_dense(), states)
 
 
