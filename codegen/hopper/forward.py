@@ -159,7 +159,7 @@ def _write_consumer(body: Block, spec: KernelSpec, schedule: Schedule, lowering:
     body.line("kv_tile = first_tile\nstep = 0")
     _write_start_scores(body, spec)
     _write_wait_scores(body, 0)
-    _write_weights(body, spec, "", lowering, scope)
+    _write_weights(body, spec, "True", lowering, scope)
     _write_operands(body, spec)
     with schedule.loop(body) as tile:
         _write_step(tile, spec, schedule.masked, lowering, scope)
@@ -218,7 +218,7 @@ def _write_weights(
     """Write the modified scores, the mask, and one step of the online softmax.
 
     Args:
-        masked: source of the bool that the mask is to be looked at; "" where it always is.
+        masked: source of the bool that the mask is to be looked at; "" where it never is.
     """
     scope = tile_scope(body, outer, "kv")
     if spec.score is not None:
@@ -226,11 +226,11 @@ def _write_weights(
         scope.block.line("score = scores * scale")
         (modified,) = lowering.lower([spec.score.expr], scope)
         scope.block.line(f"scores = {modified}")
-    if masked:
+    if masked == "True":
+        _write_mask(scope.block, spec, lowering, outer)
+    elif masked:
         with scope.block.indented(f"if {masked}:") as block:
             _write_mask(block, spec, lowering, outer)
-    else:
-        _write_mask(scope.block, spec, lowering, outer)
     factor = "LOG2E" if spec.score is not None else "scale"
     found = "weights, rescale, max_log2, total"
     body.line(f"{found} = softmax(scores, max_log2, total, {factor})")

@@ -3,7 +3,11 @@
 The producer and the consumers walk the same tiles, each with a count of its own, `step`, from which
 both know a tile's place in shared memory. Step 0 stands before the loops and is treated as masked,
 so that a loop begins with work under way. A program without any tile takes one whose pairs are all
-masked away. Full tiles come first: the loop that starts at 1 has its count in uniform registers.
+masked away.
+
+With one loop masked tiles come first: a mask of nothing but the end of the keys is then no matter
+of the loop. With two loops full tiles do: the loop that starts at 1 has its count in uniform
+registers.
 """
 
 from __future__ import annotations
@@ -26,7 +30,8 @@ class Schedule:
         handed: names of the scalars and pointers that a partition needs.
         axis: along which the tiles lie.
         last_step: source of the number of the last step, after the loop.
-        masked: in the one loop, source of the bool that the tile is to be masked.
+        masked: in the one loop, source of the bool that the tile is to be masked; "" where none
+            is.
     """
 
     handed: tuple[str, ...]
@@ -59,10 +64,10 @@ class _Span:
 
 @dataclass(frozen=True)
 class _Counted(Schedule):
-    """From formulas: the segments one after the other, counted through, the full ones first.
+    """From formulas: the segments one after the other, counted through.
 
     Attributes:
-        full_count: source of the number of tiles that are not to be masked.
+        full_count: with two loops, source of the number of tiles that are not to be masked.
     """
 
     spans: tuple[_Span, ...]
@@ -124,26 +129,29 @@ def write_schedule(
     """Write what the partitions walk by, `first_tile` among it, into the block of `scope`.
 
     Args:
-        all_masked: source of the bool that every tile of the program is to be masked.
+        all_masked: source of the bool that every tile of the program is to be masked, for a
+            schedule of two loops; "" for one of one loop.
     """
     if spec.closed_form is None:
         return _write_runs(axis, lowering, scope, all_masked)
     masked, full = write_segments(axis, spec.closed_form, lowering, scope)
     block, count = scope.block, "0"
     spans: list[_Span] = []
-    for segment in (*full, *masked):
+    for segment in (*full, *masked) if all_masked else (*masked, *full):
         spans.append(_write_span(segment, count, lowering, block))
         count = spans[-1].end
     block.line(f"last_step = gl.maximum({count}, 1) - 1")
     block.line(f"first_tile = {_tile_at('0', tuple(spans))}")
     names = dict.fromkeys(n for s in spans for n in (s.start, s.begin, s.end) if n != "0")
-    full_count = spans[len(full) - 1].end if full else "0"
+    full_count, is_masked = "", ""
     if all_masked:
-        chosen = f"gl.where({all_masked}, 0, {full_count})"
+        counted = spans[len(full) - 1].end if full else "0"
+        chosen = f"gl.where({all_masked}, 0, {counted})"
         full_count = _assign("full_count", chosen, lowering, block)
         names[full_count] = None
+    elif masked and spec.mask is not None:
+        is_masked = f"step < {spans[len(masked) - 1].end}"
     handed = (*names, "first_tile", "last_step")
-    is_masked = f"step >= {full_count}"
     return _Counted(handed, axis, "last_step", is_masked, tuple(spans), full_count)
 
 

@@ -22,6 +22,15 @@ JOBS += [f"{name}@{target}@fp16" for name in SOME for target in OTHERS]
 BACKWARD = ("backward_rows", "backward_query", "backward_key")
 JOBS += [f"softcap@cuda:90@bf16@{phase}" for phase in BACKWARD]
 JOBS += [f"document@{target}@fp16@{phase}" for target in OTHERS for phase in BACKWARD[1:]]
+# Kernels in Gluon: the forward one of head dimension 128, the backward one of 64 and 128.
+OF_HOPPER = [f"{name}@cuda:90@bf16@forward@128" for name in VARIANTS]
+OF_HOPPER += [f"{name}@cuda:90@fp16@forward@{d}" for name in ("sinks", "alibi") for d in (96, 256)]
+OF_HOPPER_BACKWARD = [
+    f"{name}@cuda:90@bf16@backward@{d}"
+    for name in ("causal", "document", "softcap")
+    for d in (64, 128)
+]
+JOBS += [*OF_HOPPER, *OF_HOPPER_BACKWARD, "full@cuda:90@bf16@backward_sums@128"]
 JOBS += ["causal@cuda:80@fp32", "causal@cuda:90@fp32", "causal_192_128@hip:gfx942@bf16"]
 
 
@@ -44,6 +53,20 @@ def test_hopper_uses_its_own_instructions(compiled: dict[str, dict[str, Any]]) -
     for name in VARIANTS.keys() - {"nothing"}:
         facts = compiled[f"{name}@cuda:90@bf16"]
         assert facts["wgmma"] > 0 and facts["mma"] == 0 and facts["tma_loads"] > 2, facts
+
+
+def test_forward_in_gluon_spills_nothing(compiled: dict[str, dict[str, Any]]) -> None:
+    for job in OF_HOPPER:
+        facts = compiled[job]
+        assert facts["language"] == "gluon" and facts["wgmma"] > 0 and facts["tma_loads"] > 2
+        assert facts["spills"] == 0, facts
+
+
+def test_products_in_gluon_run_side_by_side(compiled: dict[str, dict[str, Any]]) -> None:
+    """Where ptxas lets one product wait for another, it waits as often as it multiplies."""
+    for job in (*OF_HOPPER, *OF_HOPPER_BACKWARD):
+        facts = compiled[job]
+        assert facts["language"] == "gluon" and facts["waits"] * 3 < facts["products"], facts
 
 
 def test_backward_on_hopper_uses_its_own_instructions(compiled: dict[str, dict[str, Any]]) -> None:
