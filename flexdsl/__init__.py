@@ -19,7 +19,7 @@ kernel for it, and runs that on a GPU or, where there is none, on the CPU.
 
 Rooms, each importing only those before it, which a test holds:
 
-    errors, ir, frontend | analysis, codegen, mod, runtime, aot, testing | bench, cli
+    errors, ir, frontend | analysis, codegen, mod, plans, runtime, aot, testing | bench, cli
 
 This file holds names only: each is imported from its room when it is first used, so that
 `import flexdsl` is quick and loads no tensor library.
@@ -33,7 +33,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flexdsl import errors as errors
     from flexdsl import stdlib as stdlib
-    from flexdsl.analysis import BlockPlan as BlockPlan
     from flexdsl.errors import FlexdslError as FlexdslError
     from flexdsl.frontend.functions import abs as abs
     from flexdsl.frontend.functions import cos as cos
@@ -56,7 +55,8 @@ if TYPE_CHECKING:
     from flexdsl.mod import not_mask as not_mask
     from flexdsl.mod import or_masks as or_masks
     from flexdsl.mod import parse as parse
-    from flexdsl.mod import plan as plan
+    from flexdsl.plans import BlockPlan as BlockPlan
+    from flexdsl.plans import plan as plan
     from flexdsl.mod import score_mod as score_mod
     from flexdsl.runtime.attention import attention as attention
     from flexdsl.testing import verify as verify
@@ -65,7 +65,7 @@ __version__ = "0.1.0"
 
 # Public name -> the module that has it; "" for a module that is itself the name.
 _HOMES = {
-    "BlockPlan": "flexdsl.analysis",
+    "BlockPlan": "flexdsl.plans",
     "FlexdslError": "flexdsl.errors",
     "Mod": "flexdsl.mod",
     "abs": "flexdsl.frontend.functions",
@@ -84,7 +84,7 @@ _HOMES = {
     "not_mask": "flexdsl.mod",
     "or_masks": "flexdsl.mod",
     "parse": "flexdsl.mod",
-    "plan": "flexdsl.mod",
+    "plan": "flexdsl.plans",
     "rsqrt": "flexdsl.frontend.functions",
     "score_mod": "flexdsl.mod",
     "sigmoid": "flexdsl.frontend.functions",

@@ -317,31 +317,3 @@ def or_masks(*masks: Any) -> Mod:
 def not_mask(mask: Any) -> Mod:
     """The mask that allows a pair where `mask` does not."""
     return ~as_mod(mask, Kind.MASK)
-
-
-def plan(
-    mask: Any,
-    q_len: int,
-    kv_len: int,
-    *,
-    batch: int = 1,
-    heads: int = 1,
-    tile: tuple[int, int] = (128, 128),
-    q_offset: int = 0,
-) -> Any:
-    """The proven block plan of a mask: which tiles are empty, full or partial.
-
-    Args:
-        mask: a mask mod, a plain function, text, or None for attention without a mask.
-        q_len, kv_len: numbers of queries and keys.
-        batch, heads: numbers of batches and query heads.
-        tile: rows and columns of a tile.
-        q_offset: position of the first query.
-
-    Returns:
-        A `BlockPlan`.
-    """
-    from flexdsl.analysis import make_plan
-
-    program = None if mask is None else as_mod(mask, Kind.MASK).program
-    return make_plan(program, q_len, kv_len, batch=batch, heads=heads, tile=tile, q_offset=q_offset)

@@ -31,17 +31,18 @@ ALLOWED = {
     "analysis": LOW,
     "codegen": LOW | {"analysis"},
     "mod": MIDDLE,
+    "plans": MIDDLE | {"mod"},
     "runtime": MIDDLE | {"mod"},
     "aot": MIDDLE | {"mod", "runtime"},
-    "testing": MIDDLE | {"mod", "runtime", "aot", "public"},
-    "bench": MIDDLE | {"mod", "runtime", "aot", "public"},
-    "cli": MIDDLE | {"mod", "runtime", "aot", "testing", "bench", "stdlib", "public"},
+    "testing": MIDDLE | {"mod", "plans", "runtime", "aot", "public"},
+    "bench": MIDDLE | {"mod", "plans", "runtime", "aot", "public"},
+    "cli": MIDDLE | {"mod", "plans", "runtime", "aot", "testing", "bench", "stdlib", "public"},
     "stdlib": {"errors", "public"},
     # Only for type checkers: the names are found when they are used.
-    "public": MIDDLE | {"mod", "runtime", "aot", "testing", "stdlib", "public"},
+    "public": MIDDLE | {"mod", "plans", "runtime", "aot", "testing", "stdlib", "public"},
 }
 TENSORS = {"torch", "triton"}
-MAY_IMPORT_TENSORS = {"runtime", "aot", "testing", "bench", "cli"}
+MAY_IMPORT_TENSORS = {"plans", "runtime", "aot", "testing", "bench", "cli"}
 LAYERS = ROOT / "stdlib" / "layers"  # of the library, only torch's modules
 HEAVY = [*sorted(TENSORS), "sympy", "lark", "rich", "click", "matplotlib", "numpy"]
 

@@ -15,6 +15,8 @@
       -> table, facts       runs in CSR; exact pairs and empty rows
       -> toeplitz           counting masks of q - kv by their differences
     plan                    tries the closed form, then the table; `BlockPlan` answers for both
+                            (or leaves the table to a kernel: `codegen/planner.py`)
+    arguments               are the arguments of a plan numbers that make sense?
     bounds                  can an index leave its captured tensor?
     explain, draw           a plan in words and in pictures
 

@@ -4,6 +4,9 @@ An index must lie inside its dimension at every pair that the mask allows and at
 conditions around the load hold. A violation is a condition like any other: it is proven empty by
 subdivision, or a pair is found that shows it. Loads whose index is in range only because of such
 conditions are returned, since a kernel that computes whole tiles has to clamp them.
+
+Contents of a tensor that is not on the host are not looked at, since that would wait for it: a load
+whose range depends on them is one to clamp, and no error.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from flexdsl.analysis.subdivide import LEAF
 from flexdsl.analysis.truth import Judge
 from flexdsl.analysis.values import Bindings, bind, is_constant, specialise
 from flexdsl.errors import IndexRangeError, Span
-from flexdsl.ir import Capture, Expr, Op, apply, const, evaluate, walk
+from flexdsl.ir import Capture, Expr, Op, apply, captures_of, const, evaluate, walk
 
 TRUE, FALSE = const(True), const(False)
 Pair = dict[str, int]
@@ -94,7 +97,10 @@ class _Checker:
         assert isinstance(node.attribute, Capture)
         clamp = False
         for dimension, index in enumerate(node.args):
-            length = self.bindings.arrays[node.attribute.name].shape[dimension]
+            length = self.bindings.arrays.shape(node.attribute.name)[dimension]
+            if self._is_remote(index):
+                clamp = True
+                continue
             low, high = self._range(index)
             if length and low >= 0 and high < length:
                 continue
@@ -103,6 +109,8 @@ class _Checker:
                 Op.OR, apply(Op.LT, index, const(0)), apply(Op.GE, index, const(length))
             )
             counts = apply(Op.AND, condition, outside) if length else TRUE
+            if self._is_remote(counts):
+                continue
             pair = self._find(counts)
             if pair is not None:
                 # What is read farthest outside says most about the length that is needed.
@@ -111,6 +119,10 @@ class _Checker:
                 worst = next((p for p in extremes if p is not None), pair)
                 raise self._error(node, dimension, length, worst)
         return clamp
+
+    def _is_remote(self, expr: Expr) -> bool:
+        """Does the value depend on contents that are not on the host?"""
+        return any(self.bindings.arrays.is_remote(c.name) for c in captures_of(expr))
 
     def _range(self, index: Expr) -> tuple[int, int]:
         """The least and the largest value over all pairs, whether they count or not."""

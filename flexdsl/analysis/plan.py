@@ -1,8 +1,9 @@
 """The block plan: which tiles of the attention matrix a mask needs, by proof.
 
-`make_plan` chooses the way (closed form, then table) and checks what it is given; `BlockPlan`
-answers questions about the result, each computed when first asked. Neither runs a kernel, and
-neither allocates anything of the size of the matrix or of its tile grid, except `to_dense`.
+`make_plan` chooses the way (closed form, then table; on a device, a table that a kernel makes there)
+and checks what it is given; `BlockPlan` answers questions about the result, each computed when
+first asked. Neither runs a kernel, and neither allocates anything of the size of the matrix or of
+its tile grid, except `to_dense`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from flexdsl.analysis.arguments import check_kind, check_sizes
 from flexdsl.analysis.bounds import check_loads
 from flexdsl.analysis.closed_form import ClosedForm, Declined
 from flexdsl.analysis.closed_runs import Ends
@@ -26,15 +28,14 @@ from flexdsl.analysis.overlay import absorb
 from flexdsl.analysis.prove import Prover
 from flexdsl.analysis.scene import Scene
 from flexdsl.analysis.subdivide import TileMap, map_tiles
-from flexdsl.analysis.table import RunTable, table_of_map
+from flexdsl.analysis.table import RunTable, room_for, table_of_map
 from flexdsl.analysis.tile_bounds import derive
 from flexdsl.analysis.values import bind
 from flexdsl.errors import ArgumentError, KindError
-from flexdsl.ir import Kind, Op, Program, const, walk
+from flexdsl.ir import Kind, Op, Program, captures_of, const, walk
 
 Array = NDArray[Any]
 Outer = Literal["q", "kv"]
-LONGEST = 2**31 - 2  # positions are int32 in kernels
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,8 @@ def make_plan(
     heads: int = 1,
     tile: tuple[int, int] = (128, 128),
     q_offset: int = 0,
+    device: str | None = None,
+    made: type[BlockPlan] | None = None,
 ) -> BlockPlan:
     """The block plan of a mask.
 
@@ -64,6 +67,9 @@ def make_plan(
         batch, heads: sizes of the axes b and h (query heads).
         tile: rows and columns of a tile.
         q_offset: position of query row 0.
+        device: where a kernel makes the table, once attention needs it, of a mask that reads captured
+            tensors; any other mask's plan, and all where it is None, is made on the host, now.
+        made: the class of the plan, `BlockPlan` or one derived from it.
 
     Raises:
         ArgumentError: a length, tile or offset is not a number that makes sense.
@@ -71,41 +77,46 @@ def make_plan(
         CaptureError, IndexRangeError: a captured tensor is missing, or is read outside its range.
     """
     sizes = {"q_len": q_len, "kv_len": kv_len, "batch": batch, "heads": heads}
-    _check_sizes(sizes, tile, q_offset)
-    _check_kind(mask)
+    check_sizes(sizes, tile, q_offset)
+    check_kind(mask)
     expr = const(True) if mask is None else mask.expr
     bindings = bind({} if mask is None else mask.values, expr)
     if mask is not None:
         axes = (q_len, kv_len, batch, heads, q_offset)
         check_loads(expr, None, *axes, mask.values, mask.spans)
-    depends = ("b" in expr.variables, "h" in expr.variables)
-    distinct_b = batch if depends[0] else min(batch, 1)
-    distinct_h = heads if depends[1] else min(heads, 1)
+    distinct_b = batch if "b" in expr.variables else min(batch, 1)
+    distinct_h = heads if "h" in expr.variables else min(heads, 1)
     grid = Grid(q_len, kv_len, tile, q_offset, distinct_b, distinct_h)
     scene = Scene(expr, bindings, grid)
-    return _plan_of(mask, batch, heads, depends, scene, "q")
+    if not captures_of(expr) or grid.is_empty:
+        device = None
+    return _plan_of(made or BlockPlan, mask, (batch, heads), scene, "q", device)
 
 
 def _plan_of(
+    made: type[BlockPlan],
     mask: Program | None,
-    batch: int,
-    heads: int,
-    depends: tuple[bool, bool],
+    sizes: tuple[int, int],
     scene: Scene,
     outer: Outer,
+    device: str | None,
     tiles: TileMap | None = None,
 ) -> BlockPlan:
-    """A closed form where one is exact, else a table."""
+    """A closed form where one is exact, else a table; neither for a device.
+
+    Args:
+        sizes: of the axes b and h.
+    """
     grid = scene.grid
-    form = _closed_form(scene, outer)
+    form = _closed_form(scene, outer) if device is None else None
     ends = table = None
     if isinstance(form, ClosedForm):
         ends = Ends(form, grid, scene.bindings)
-    else:
+    elif device is None:
         tiles = tiles or map_tiles(scene)
-        count = grid.q_tiles if outer == "q" else grid.kv_tiles
-        table = table_of_map(tiles, grid.batch, grid.heads, count, outer == "kv")
-    return BlockPlan(
+        table = _table(scene, outer, tiles)
+    batch, heads = sizes
+    return made(
         mask=mask,
         q_len=grid.q_len,
         kv_len=grid.kv_len,
@@ -113,8 +124,9 @@ def _plan_of(
         heads=heads,
         tile_shape=grid.tile,
         q_offset=grid.q_offset,
-        depends_on_batch=depends[0],
-        depends_on_head=depends[1],
+        depends_on_batch="b" in scene.expr.variables,
+        depends_on_head="h" in scene.expr.variables,
+        device=device,
         closed_form=form if isinstance(form, ClosedForm) else None,
         table=table,
         why_table=form if isinstance(form, Declined) else None,
@@ -123,6 +135,12 @@ def _plan_of(
         _ends=ends,
         _tiles=tiles,
     )
+
+
+def _table(scene: Scene, outer: Outer, tiles: TileMap) -> RunTable:
+    grid = scene.grid
+    count = grid.q_tiles if outer == "q" else grid.kv_tiles
+    return table_of_map(tiles, grid.batch, grid.heads, count, outer == "kv")
 
 
 def _closed_form(scene: Scene, outer: Outer) -> ClosedForm | Declined:
@@ -147,34 +165,6 @@ def _closed_form(scene: Scene, outer: Outer) -> ClosedForm | Declined:
     return Declined("a tile may be full in the union of two intervals only", scene.expr)
 
 
-def _check_kind(mask: Program | None) -> None:
-    if mask is not None and mask.kind is not Kind.MASK:
-        raise KindError(
-            f"{mask.name} is a score modification, and a plan is made of a mask",
-            fix="pass a mask mod, which returns a bool",
-        )
-
-
-def _check_sizes(sizes: dict[str, int], tile: tuple[int, int], q_offset: int) -> None:
-    for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 0:
-            raise ArgumentError(f"{name} is {size!r}", fix="a whole number, 0 or more")
-    if len(tile) != 2 or any(isinstance(t, bool) or not isinstance(t, int) or t < 1 for t in tile):
-        raise ArgumentError(f"tile is {tile!r}", fix="two positive whole numbers: (128, 128)")
-    if isinstance(q_offset, bool) or not isinstance(q_offset, int) or q_offset < 0:
-        raise ArgumentError(
-            f"q_offset is {q_offset!r}",
-            why="it is the position of the first query row, and positions start at 0",
-            fix="a whole number, 0 or more",
-        )
-    if max(sizes["q_len"] + q_offset, sizes["kv_len"]) > LONGEST:
-        raise ArgumentError(
-            f"a sequence ends at position {max(sizes['q_len'] + q_offset, sizes['kv_len'])}",
-            why="positions are 32-bit integers in kernels",
-            fix=f"lengths of at most {LONGEST}",
-        )
-
-
 @dataclass(frozen=True, eq=False)
 class BlockPlan:
     """Which tiles of the attention matrix are empty, partial or full.
@@ -182,10 +172,14 @@ class BlockPlan:
     Tile (i, j) holds query rows [i * BM, (i + 1) * BM) and key columns [j * BN, (j + 1) * BN), both
     cut at the lengths; pairs outside do not count. Query row r has position q_offset + r.
 
+    What a plan of kind "device" is asked on the host is found there, from a copy of the captured
+    tensors, and exact: the table of the device may have partial tiles that are empty or full.
+
     Attributes:
         mask: the program, or None where every pair is allowed.
         tile_shape: (BM, BN).
         depends_on_batch, depends_on_head: where False, all b (or h) have the same runs.
+        device: where a kernel makes the table, in a plan of kind "device".
         closed_form: the ends of the runs as expressions, where the plan is a closed form.
         table: the runs, where the plan is a table.
         why_table: why there is no exact closed form.
@@ -201,6 +195,7 @@ class BlockPlan:
     q_offset: int
     depends_on_batch: bool
     depends_on_head: bool
+    device: str | None
     closed_form: ClosedForm | None
     table: RunTable | None
     why_table: Declined | None
@@ -210,8 +205,10 @@ class BlockPlan:
     _tiles: TileMap | None
 
     @property
-    def kind(self) -> Literal["closed-form", "table"]:
-        """How the runs are known: computed by the kernel, or read from a table."""
+    def kind(self) -> Literal["closed-form", "table", "device"]:
+        """How the runs are known: computed by the kernel, or from a table, made here or there."""
+        if self.device is not None:
+            return "device"
         return "table" if self.closed_form is None else "closed-form"
 
     @property
@@ -244,8 +241,7 @@ class BlockPlan:
         """The runs as a table, whatever the kind of the plan."""
         if self._ends is not None:
             return self._ends.table()
-        assert self.table is not None
-        return self.table
+        return self.table or _table(self._scene, self.outer, map_tiles(self._scene))
 
     @cached_property
     def _by_row(self) -> RunTable:
@@ -323,7 +319,14 @@ class BlockPlan:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the table that a kernel reads; a closed form has none."""
+        """Bytes of the table that a kernel reads; a closed form has none.
+
+        On a device it is the room for the longest table that a mask can have.
+        """
+        if self.device is not None:
+            distinct = self._scene.grid.batch * self._scene.grid.heads
+            inner = self.kv_tiles if self.outer == "q" else self.q_tiles
+            return room_for(distinct * self._outer_tiles, inner).nbytes
         return 0 if self.table is None else self.table.nbytes
 
     @property
@@ -367,25 +370,43 @@ class BlockPlan:
                 np.arange(self.kv_len),
             )
             return np.array(np.broadcast_to(result, (self.batch, self.heads, *result.shape[2:])))
+        shape = (self.batch, self.heads, self.q_tiles, self.kv_tiles)
+        return np.array(np.broadcast_to(self.states(), shape))
+
+    def states(self) -> Array:
+        """`to_dense` of the batches and heads that the mask tells apart: 1 where it does not."""
+        grid = self._scene.grid
         states = np.zeros((grid.batch * grid.heads * self.q_tiles, self.kv_tiles), np.int8)
         table = self._by_row
         full = table.full_runs()
         for k, row in enumerate(table.row_of_runs()):
             states[row, table.starts[k] : table.stops[k]] = 1 + full[k]
-        shaped = states.reshape(grid.batch, grid.heads, self.q_tiles, self.kv_tiles)
-        shape = (self.batch, self.heads, self.q_tiles, self.kv_tiles)
-        return np.array(np.broadcast_to(shaped, shape))
+        return states.reshape(grid.batch, grid.heads, self.q_tiles, self.kv_tiles)
 
     def transposed(self) -> BlockPlan:
         """The plan whose outer axis is the other one: runs of q tiles for each kv tile."""
         return self._other
 
+    def with_tile(self, tile: tuple[int, int]) -> BlockPlan:
+        """The plan of the same mask and lengths in other tiles, by kv tiles of each q tile."""
+        if tile == self.tile_shape:
+            return self if self.outer == "q" else self.transposed()
+        grid = replace(self._scene.grid, tile=tile)
+        scene = replace(self._scene, grid=grid)
+        sizes = self.batch, self.heads
+        return _plan_of(type(self), self.mask, sizes, scene, "q", self.device)
+
     @cached_property
     def _other(self) -> BlockPlan:
-        depends = (self.depends_on_batch, self.depends_on_head)
         outer: Outer = "kv" if self.outer == "q" else "q"
         other = _plan_of(
-            self.mask, self.batch, self.heads, depends, self._scene, outer, self._tiles
+            type(self),
+            self.mask,
+            (self.batch, self.heads),
+            self._scene,
+            outer,
+            self.device,
+            self._tiles,
         )
         other.__dict__["_other"] = self
         return other

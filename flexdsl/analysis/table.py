@@ -61,6 +61,41 @@ class RunTable:
         return sorted(found)
 
 
+# Most runs of a row, and of all rows, of a table that a kernel makes: nobody on the host knows how
+# many it will have. A row whose runs do not fit ends in one long partial run.
+MOST_RUNS_OF_ROW = 1024
+MOST_RUNS = 1 << 26
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Room for a table whose runs are not known yet.
+
+    Attributes:
+        rows: number of rows.
+        runs_of_row: runs that a row may have.
+    """
+
+    rows: int
+    runs_of_row: int
+
+    @property
+    def runs(self) -> int:
+        """Runs that all rows may have."""
+        return self.rows * self.runs_of_row
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays of a `RunTable` with this room."""
+        return 4 * (2 * self.rows + 1 + 2 * self.runs)
+
+
+def room_for(rows: int, inner: int) -> Room:
+    """Room for `rows` rows of `inner` tiles: for every table, where a row has few enough tiles."""
+    most = min(inner, MOST_RUNS_OF_ROW, MOST_RUNS // max(rows, 1))
+    return Room(rows, max(most, 1))
+
+
 def make_table(rows: int, row: Array, start: Array, stop: Array, full: Array) -> RunTable:
     """The table of disjoint runs in any order; runs of one state that touch become one."""
     order = np.lexsort((start, ~full, row))

@@ -1,12 +1,13 @@
 """The numbers and arrays that a program holds now, as the analysis reads them: plain numpy.
 
 Tensors are recognised by what they can do (`detach`, `cpu`, `numpy`), so that no tensor library is
-imported. Contents are read, never changed; nothing here knows of masks or tiles.
+imported. Contents are read, never changed, and not before they are asked for: a tensor on a GPU is
+copied to the host then, and its shape is known without that. Nothing here knows of masks or tiles.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,33 @@ def to_numpy(value: Any) -> Array:
     return np.asarray(value)
 
 
+class Arrays(Mapping[str, Array]):
+    """Captured tensors as numpy arrays, by name; each is read when it is first asked for."""
+
+    def __init__(self, tensors: Mapping[str, Any]) -> None:
+        self._tensors = tensors
+        self._read: dict[str, Array] = {}
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self._read:
+            self._read[name] = to_numpy(self._tensors[name])
+        return self._read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The lengths of a tensor, whose contents are not read."""
+        return tuple(self._tensors[name].shape)
+
+    def is_remote(self, name: str) -> bool:
+        """Are the contents of a tensor elsewhere than on the host?"""
+        return getattr(getattr(self._tensors[name], "device", None), "type", "cpu") != "cpu"
+
+
 @dataclass(frozen=True, eq=False)
 class Bindings:
     """Values of an expression's parameters and captures.
@@ -40,7 +68,7 @@ class Bindings:
     """
 
     numbers: Mapping[str, int | float]
-    arrays: Mapping[str, Array]
+    arrays: Arrays
     _tables: dict[str, RangeTable] = field(default_factory=dict[str, RangeTable])
 
     @property
@@ -62,16 +90,16 @@ def bind(values: Mapping[str, Any], *exprs: Expr) -> Bindings:
         CaptureError: a parameter or a capture has no value, or its rank is another one.
     """
     numbers: dict[str, int | float] = {}
-    arrays: dict[str, Array] = {}
+    tensors: dict[str, Any] = {}
     for expr in exprs:
         for node in params_of(expr):
             name = str(node.attribute)
             number = _value(values, name)
             numbers[name] = int(number) if node.type is Type.INDEX else float(number)
         for capture in captures_of(expr):
-            if capture.name not in arrays:
-                arrays[capture.name] = _array(values, capture)
-    return Bindings(numbers, arrays)
+            if capture.name not in tensors:
+                tensors[capture.name] = _tensor(values, capture)
+    return Bindings(numbers, Arrays(tensors))
 
 
 def _value(values: Mapping[str, Any], name: str) -> Any:
@@ -85,14 +113,14 @@ def _value(values: Mapping[str, Any], name: str) -> Any:
     return value
 
 
-def _array(values: Mapping[str, Any], capture: Capture) -> Array:
-    array = to_numpy(_value(values, capture.name))
-    if array.ndim != capture.rank:
+def _tensor(values: Mapping[str, Any], capture: Capture) -> Any:
+    tensor = _value(values, capture.name)
+    if tensor.ndim != capture.rank:
         raise CaptureError(
-            f"{capture.name} has {array.ndim} dimensions, but it is indexed with {capture.rank}",
+            f"{capture.name} has {tensor.ndim} dimensions, but it is indexed with {capture.rank}",
             fix=f"a tensor of {capture.rank} dimensions",
         )
-    return array
+    return tensor
 
 
 def substitute(expr: Expr, new: Mapping[Expr, Expr]) -> Expr:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from flexdsl.cli.spec import HELP, read_spec
-from flexdsl.mod import plan
+from flexdsl.plans import plan
 
 
 @click.command("plan", help=f"Draw the block plan of a mask.\n{HELP}")

@@ -7,7 +7,8 @@ import click
 from flexdsl.analysis import BlockPlan
 from flexdsl.cli.spec import HELP, read_spec
 from flexdsl.ir import Capture, Expr, Kind, walk
-from flexdsl.mod import Mod, plan
+from flexdsl.mod import Mod
+from flexdsl.plans import plan
 from flexdsl.stdlib.listing import catalog, table_of
 
 STAGES = ["text", "ir", "plan", "triton", "ptx"]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from flexdsl.analysis import BlockPlan
-from flexdsl.mod import plan
+from flexdsl.plans import plan
 from flexdsl.testing.case import Case
 from flexdsl.testing.function import Disagreement
 from flexdsl.testing.subject import Subject
