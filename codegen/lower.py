@@ -184,7 +184,7 @@ class Lowering:
         args = [self._find(a, scope) for a in node.args]
         match node.op:
             case Op.CONST:
-                return _constant(node, self.language)
+                return constant(node, self.language)
             case Op.VAR:
                 return scope.variables[str(node.attribute)], ATOM
             case Op.PARAM:
@@ -277,7 +277,8 @@ class Lowering:
         return f"{text}.to({self.language}.{kind})", ATOM
 
 
-def _constant(node: Expr, language: str) -> Text:
+def constant(node: Expr, language: str = "tl") -> Text:
+    """The source of a constant."""
     value = node.attribute
     if isinstance(value, bool):
         # A tensor, so that `~` and `&` mean logic.

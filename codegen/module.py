@@ -8,6 +8,7 @@ from __future__ import annotations
 from flexdsl.analysis.closed_form import BOTTOM, TOP
 from flexdsl.ir import Expr, Program, print_expr
 
+from .extremes import BOX_EXTREMES
 from .kernel import SOURCE_NOTE, Argument, KernelSpec, Role
 from .loops import TILE_RANGE
 from .lower import HELPERS
@@ -24,8 +25,25 @@ SIZES = {
     "kv_tiles": "key tiles, BLOCK_N columns each",
     "row_stride": "from one head's rows of lse_log2 and delta to the next head's",
     "diagonals": "q_tiles + kv_tiles - 1",
+    "inner_tiles": "tiles of a row of the run table",
+    "cut_tile": "the tile that is never full; inner_tiles for none",
+    "most_runs": "runs that a row has room for",
 }
-HELPERS_OF_MODULES = {**HELPERS, "tile_range": TILE_RANGE}
+TILE_STATES = '''\
+@triton.jit
+def tile_states(states, tile, inner_tiles, cut_tile, merged_from):
+    """States of tiles of a row: 0 empty, 1 partial, 2 full; empty outside of the row."""
+    inside = (tile >= 0) & (tile < inner_tiles)
+    state = tl.load(states + tile, mask=inside, other=0).to(tl.int32)
+    state = tl.where((tile == cut_tile) & (state == 2), 1, state)
+    return tl.where(inside & (tile >= merged_from), 1, state)
+'''
+HELPERS_OF_MODULES = {
+    **HELPERS,
+    "tile_range": TILE_RANGE,
+    "box_extremes": BOX_EXTREMES,
+    "tile_states": TILE_STATES,
+}
 # Arguments that change from call to call: none of their values may compile a kernel anew.
 _CHANGING = (Role.SIZE, Role.PARAMETER, Role.LENGTH, Role.TABLE_STRIDE)
 
@@ -137,6 +155,14 @@ def _comment(argument: Argument) -> str:
             return "table of runs"
         case Role.SUMS:
             return "float32 sums, for a gradient"
+        case Role.STATES:
+            return "int8 states of tiles"
+        case Role.COUNTS:
+            return "int32, one a row of the run table"
+        case Role.ELEMENTS:
+            return f"elements of {argument.of}"
+        case Role.EXTREMES:
+            return f"extremes of {argument.of} over blocks of elements"
         case Role.GRADIENT | Role.GRADIENT_STRIDE:
             return f"gradient of {argument.of}, float32"
     return argument.role.name.lower()

@@ -26,6 +26,8 @@ _RESERVED = frozenset(
     lse_log2_of_row delta_of_row
     lse_log2_rows delta_rows d_modified first_key key_of_sum at out_tile value_tile
     diagonal diagonals first last backward_diagonal difference column live
+    plan_states states rows columns of_head place q_low q_high kv_low kv_high state
+    block_extremes box_extremes both_sides complement zero one inside ROWS COLUMNS
     """.split()  # noqa: SIM905
 )
 _NUMBERED = (

@@ -13,16 +13,18 @@ from flexdsl.errors import ArgumentError
 from flexdsl.ir import Op, Program, rename_apart, walk
 
 from .backward import generate_backward_key, generate_backward_query
+from .compaction import generate_plan_counts, generate_plan_runs
 from .diagonal import generate_backward_diagonal
 from .forward import generate_forward
 from .hopper import generate_backward, generate_backward_sums
 from .hopper import generate_forward as generate_hopper_forward
 from .kernel import Kernel, KernelSpec, Language, heavy_last
+from .planner import generate_plan_states
 from .rows import generate_backward_rows
 
 
 class Phase(Enum):
-    """One of the kernels of attention, by the name of its entry."""
+    """One of the kernels of attention or of its plan, by the name of its entry."""
 
     FORWARD = "forward"
     BACKWARD_ROWS = "backward_rows"
@@ -31,6 +33,9 @@ class Phase(Enum):
     BACKWARD_DIAGONAL = "backward_diagonal"
     BACKWARD = "backward"
     BACKWARD_SUMS = "backward_sums"
+    PLAN_STATES = "plan_states"
+    PLAN_COUNTS = "plan_counts"
+    PLAN_RUNS = "plan_runs"
 
 
 # Those whose programs have a key tile each and loop over query tiles.
@@ -58,6 +63,9 @@ GENERATORS = {
     (Phase.BACKWARD_SUMS, Language.TRITON): generate_backward_sums,
     (Phase.FORWARD, Language.GLUON): generate_hopper_forward,
     (Phase.BACKWARD, Language.GLUON): generate_backward,
+    (Phase.PLAN_STATES, Language.TRITON): generate_plan_states,
+    (Phase.PLAN_COUNTS, Language.TRITON): generate_plan_counts,
+    (Phase.PLAN_RUNS, Language.TRITON): generate_plan_runs,
 }
 
 

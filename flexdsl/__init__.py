@@ -55,9 +55,9 @@ if TYPE_CHECKING:
     from flexdsl.mod import not_mask as not_mask
     from flexdsl.mod import or_masks as or_masks
     from flexdsl.mod import parse as parse
+    from flexdsl.mod import score_mod as score_mod
     from flexdsl.plans import BlockPlan as BlockPlan
     from flexdsl.plans import plan as plan
-    from flexdsl.mod import score_mod as score_mod
     from flexdsl.runtime.attention import attention as attention
     from flexdsl.testing import verify as verify
 

@@ -1,4 +1,4 @@
-"""Checks of the arguments of a plan: sizes that make sense, and a mask, which is not looked into."""
+"""Checks of the arguments of a plan: sizes that make sense, a mask, which is not looked into."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """The block plan: which tiles of the attention matrix a mask needs, by proof.
 
-`make_plan` chooses the way (closed form, then table; on a device, a table that a kernel makes there)
-and checks what it is given; `BlockPlan` answers questions about the result, each computed when
-first asked. Neither runs a kernel, and neither allocates anything of the size of the matrix or of
-its tile grid, except `to_dense`.
+`make_plan` chooses the way (closed form, then table; on a device, a table that a kernel makes) and
+checks what it is given; `BlockPlan` answers questions about the result, each computed when first
+asked. Neither runs a kernel, and neither allocates anything of the size of the matrix or of its
+tile grid, except `to_dense` and `states`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from flexdsl.analysis.subdivide import TileMap, map_tiles
 from flexdsl.analysis.table import RunTable, room_for, table_of_map
 from flexdsl.analysis.tile_bounds import derive
 from flexdsl.analysis.values import bind
-from flexdsl.errors import ArgumentError, KindError
+from flexdsl.errors import ArgumentError
 from flexdsl.ir import Kind, Op, Program, captures_of, const, walk
 
 Array = NDArray[Any]
@@ -67,8 +67,8 @@ def make_plan(
         batch, heads: sizes of the axes b and h (query heads).
         tile: rows and columns of a tile.
         q_offset: position of query row 0.
-        device: where a kernel makes the table, once attention needs it, of a mask that reads captured
-            tensors; any other mask's plan, and all where it is None, is made on the host, now.
+        device: where a kernel makes the table of a mask that reads captured tensors, once attention
+            needs it; the plan of any other mask, and all where it is None, are made here and now.
         made: the class of the plan, `BlockPlan` or one derived from it.
 
     Raises:

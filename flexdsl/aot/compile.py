@@ -35,6 +35,9 @@ from flexdsl.runtime.tuning import MAX_HEAD_DIM, Config, configs
 ITEMSIZE = {"fp16": 2, "bf16": 2, "fp32": 4}
 _TRITON = {"bool": "i1", "f16": "fp16", "f32": "fp32", "f64": "fp64"}
 
+# Element types that a planning kernel reads as another one.
+_SUMMARISED = {"i1": "i8", **dict.fromkeys(("fp16", "bf16", "fp64"), "fp32")}
+
 
 @dataclass(frozen=True, eq=False)
 class Compiled:
@@ -82,7 +85,7 @@ def compile_kernel(
         head_dim: D, elements of a query and a key.
         value_dim: Dv, elements of a value; D where None.
         phase: "forward"; "backward_query" (dQ) and "backward_key" (dK and dV), or for Hopper
-            "backward" (all of them) and "backward_sums".
+            "backward" (all of them) and "backward_sums"; or another `Phase`.
 
     Raises:
         TargetError: no such target, or no configuration fits its shared memory.
@@ -216,8 +219,12 @@ def _signature(argument: Argument, dtype: str, config: Config, types: Mapping[st
             return types[argument.of]
         case Role.CAPTURE:
             return f"*{types[argument.of]}"
-        case Role.TABLE:
+        case Role.TABLE | Role.COUNTS:
             return "*i32"
+        case Role.STATES:
+            return "*i8"
+        case Role.ELEMENTS | Role.EXTREMES:
+            return f"*{_SUMMARISED.get(types[argument.of], types[argument.of])}"
         case Role.SUMS | Role.GRADIENT:
             return "*fp32"
         case Role.GRADIENT_STRIDE:

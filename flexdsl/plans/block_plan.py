@@ -13,7 +13,19 @@ from typing import Any, Self, TypeVar, cast
 from flexdsl import analysis
 from flexdsl.analysis.arguments import check_sizes
 from flexdsl.errors import ArgumentError
-from flexdsl.ir import Capture, DType, Expr, Kind, Op, Program, apply, const, load, rename_apart, var
+from flexdsl.ir import (
+    Capture,
+    DType,
+    Expr,
+    Kind,
+    Op,
+    Program,
+    apply,
+    const,
+    load,
+    rename_apart,
+    var,
+)
 from flexdsl.mod import as_mod
 
 Tile = tuple[int, int]
@@ -247,8 +259,7 @@ def _sizes(
 def _load(name: str, blocks: Any, tile: Tile, q_offset: int) -> Expr:
     """Whether the tile of a pair is chosen."""
     b, h = (
-        const(0) if blocks.shape[axis] == 1 else var(variable)
-        for axis, variable in enumerate("bh")
+        const(0) if blocks.shape[axis] == 1 else var(variable) for axis, variable in enumerate("bh")
     )
     row = apply(Op.SUB, var("q"), const(q_offset)) if q_offset else var("q")
     i, j = (apply(Op.FLOORDIV, x, const(n)) for x, n in zip((row, var("kv")), tile, strict=True))

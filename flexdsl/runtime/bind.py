@@ -228,9 +228,16 @@ def find_plan(program: Program | None, lengths: Lengths, tile: tuple[int, int]) 
             heads=heads,
             tile=tile,
             q_offset=lengths.q_offset,
+            device=_gpu_of(program),
         )
 
     return _PLANS.get((program,), _plan_key(program, lengths, tile), make)
+
+
+def _gpu_of(program: Program | None) -> str | None:
+    """Where captured tensors of a mask are, if that is a GPU: their plan is made there."""
+    devices = (x.device for x in captured(program).values() if isinstance(x, torch.Tensor))
+    return next((str(device) for device in devices if device.type != "cpu"), None)
 
 
 def remember_plan(program: Program | None, lengths: Lengths, plan: BlockPlan) -> None:

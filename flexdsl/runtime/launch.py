@@ -33,7 +33,7 @@ from flexdsl.codegen import (
 from flexdsl.codegen.unbound import GENERATORS
 from flexdsl.errors import BackendError, InternalError
 from flexdsl.ir import Capture, Op, captures_of
-from flexdsl.runtime import bind
+from flexdsl.runtime import bind, device_plan
 from flexdsl.runtime.cache import load
 from flexdsl.runtime.descriptors import describe, describe_flat
 from flexdsl.runtime.run_table import DeviceTable, to_device
@@ -102,6 +102,8 @@ class Call:
             plan = turned(given)
             if plan.closed_form or plan.tile_shape == config.tile:
                 return plan
+            if given.device is not None:
+                return turned(given.with_tile(config.tile))
         return turned(bind.find_plan(self.bound.mask, self.bound.lengths, config.tile))
 
     def spec(self, phase: Phase, plan: BlockPlan | None, config: Config) -> KernelSpec:
@@ -264,7 +266,7 @@ def _argument(argument: Argument, call: Call, plan: BlockPlan | None, config: Co
         case Role.GRADIENT_STRIDE:
             return call.gradients[name].stride(index)
         case Role.TABLE if plan is not None:
-            return getattr(_device_table(plan, call.device), name)
+            return getattr(_device_table(plan, call), name)
         case Role.TABLE_STRIDE if plan is not None:
             return _table_stride(name, plan, call)
     raise InternalError(f"a kernel without a plan has the argument {argument.name}")
@@ -297,8 +299,11 @@ def capability(device: torch.device) -> int:
     return 10 * major + minor
 
 
-def _device_table(plan: BlockPlan, device: torch.device) -> DeviceTable:
-    """The plan's table on the device, uploaded once for a plan."""
+def _device_table(plan: BlockPlan, call: Call) -> DeviceTable:
+    """The plan's table on the device: made there for its kind, else uploaded once for a plan."""
+    device = call.device
+    if plan.device is not None:
+        return device_plan.find_table(plan, call.bound, device)
     tables = _TABLES.setdefault(plan, {})
     if device not in tables:
         assert plan.table is not None

@@ -2,7 +2,8 @@
 
 The same means: one expression, equal parameters, and captured tensors of which nothing has changed.
 A torch tensor is known by its identity and the version that autograd counts; a numpy array, which
-counts none, by its bytes. A change through `tensor.data` or a numpy view of a torch tensor is
+counts none, by its bytes. Tensors on a GPU that count none, and all while a CUDA graph is captured,
+are remembered by nobody. A change through `tensor.data` or a numpy view of a torch tensor is
 counted by nobody, and not seen.
 """
 
@@ -35,6 +36,8 @@ class Memory:
     def get(self, programs: tuple[Program | None, ...], key: Hashable, make: Callable[[], T]) -> T:
         """What `make` gives for these programs and `key`, made now or before."""
         tensors = [t for p in programs for t in _captured_tensors(p)]
+        if any(map(_is_fleeting, tensors)):
+            return make()
         full_key = tuple(_fingerprint(p) for p in programs), key
         with self._lock:
             found = self._entries.get(full_key)
@@ -80,6 +83,16 @@ def as_tensor(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
         while len(_UPLOADED) > _UPLOADS:
             _UPLOADED.popitem(last=False)
     return tensor
+
+
+def _is_fleeting(tensor: Tensor) -> bool:
+    """May the contents change unseen: can only waiting for a GPU tell, or does a graph record it?
+
+    What a CUDA graph records is to be derived anew in every replay, so it is recorded too.
+    """
+    if not tensor.is_cuda:
+        return False
+    return tensor.is_inference() or torch.cuda.is_current_stream_capturing()
 
 
 def _are(references: list[weakref.ref[Tensor]], tensors: list[Tensor]) -> bool:

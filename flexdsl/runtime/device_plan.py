@@ -1,0 +1,147 @@
+"""Plans of kind "device": the run table made where the captured tensors are, by kernels.
+
+    captured tensors --extremes--> summaries --plan_states--> states of tiles
+        --plan_counts--> counts of runs --cumulative sums, plan_runs--> run table
+
+It takes one byte for each tile, and room for the longest table that there can be: what is in it is
+known on the device alone. Nothing waits for the device, and a CUDA graph may capture it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flexdsl.analysis import BlockPlan
+from flexdsl.analysis.table import room_for
+from flexdsl.codegen import Argument, Kernel, KernelSpec, Language, Phase, Role
+from flexdsl.codegen.planner import COLUMNS, ROWS
+from flexdsl.codegen.unbound import GENERATORS
+from flexdsl.ir import Expr, Program
+from flexdsl.runtime.bind import REMEMBERED, Bound
+from flexdsl.runtime.cache import load
+from flexdsl.runtime.extremes import elements, extremes
+from flexdsl.runtime.memory import Memory
+from flexdsl.runtime.run_table import DeviceTable
+
+_TABLES = Memory(REMEMBERED)
+_KERNELS: dict[tuple[Phase, Expr | None], Kernel] = {}
+
+
+def find_table(plan: BlockPlan, bound: Bound, device: torch.device) -> DeviceTable:
+    """`make_table` of the plan of a call, made once while its captured tensors do not change."""
+    sizes = plan.q_len, plan.kv_len, plan.q_offset, plan.batch, plan.heads
+
+
+    def make() -> DeviceTable:
+        return make_table(plan, bound.mask_values, device)
+
+    return _TABLES.get((bound.mask,), (*sizes, plan.tile_shape, plan.outer, device), make)
+
+
+def make_table(plan: BlockPlan, values: Mapping[str, Any], device: torch.device) -> DeviceTable:
+    """The run table of a plan of kind "device", as a kernel reads it: the cut last tile masked.
+
+    Args:
+        values: parameters and captured tensors of its mask, on `device`.
+    """
+    grid = plan.scene.grid
+    found = states(plan, values, device)
+    cut = plan.kv_len % plan.tile_shape[1] != 0
+    if plan.outer == "kv":
+        found, cut = found.transpose(2, 3).contiguous(), False
+    outer, inner = found.shape[2:]
+    room = room_for(grid.batch * grid.heads * outer, inner)
+
+    def numbers(count: int) -> Tensor:
+        return torch.empty(count, dtype=torch.int32, device=device)
+
+    runs, full_runs, merged_from = (numbers(room.rows) for _ in range(3))
+    offsets = torch.zeros(room.rows + 1, dtype=torch.int32, device=device)
+    full_ends, starts, stops = numbers(room.rows), numbers(room.runs), numbers(room.runs)
+    given: dict[str, Any] = {
+        "states": found,
+        "inner_tiles": inner,
+        "most_runs": room.runs_of_row,
+        "runs": runs,
+        "full_runs": full_runs,
+        "merged_from": merged_from,
+        "offsets": offsets,
+        "full_ends": full_ends,
+        "starts": starts,
+        "stops": stops,
+        "cut_tile": inner - 1 if cut else inner,
+    }
+    _launch(_kernel(Phase.PLAN_COUNTS), room.rows, given, {}, plan.tile_shape, device)
+    torch.cumsum(runs, 0, dtype=torch.int32, out=offsets[1:])
+    torch.add(offsets[:-1], full_runs, out=full_ends)
+    _launch(_kernel(Phase.PLAN_RUNS), room.rows, given, {}, plan.tile_shape, device)
+    return DeviceTable(offsets, full_ends, starts, stops)
+
+
+def states(plan: BlockPlan, values: Mapping[str, Any], device: torch.device) -> Tensor:
+    """int8 [batch, heads, q tiles, kv tiles] of 0 empty, 1 partial, 2 full, proven on `device`.
+
+    batch and heads are those that the mask tells apart. Partial tiles may be empty or full.
+    """
+    grid = plan.scene.grid
+    shape = grid.batch, grid.heads, grid.q_tiles, grid.kv_tiles
+    found = torch.empty(shape, dtype=torch.int8, device=device)
+    programs = -(-grid.q_tiles // ROWS) * -(-grid.kv_tiles // COLUMNS) * grid.batch * grid.heads
+    given: dict[str, Any] = {
+        "states": found,
+        "heads": grid.heads,
+        "q_len": grid.q_len,
+        "kv_len": grid.kv_len,
+        "q_offset": grid.q_offset,
+        "q_tiles": grid.q_tiles,
+        "kv_tiles": grid.kv_tiles,
+        **{name: value for name, value in values.items() if not isinstance(value, Tensor)},
+    }
+    tensors = {n: elements(v) for n, v in values.items() if isinstance(v, Tensor)}
+    kernel = _kernel(Phase.PLAN_STATES, plan.mask)
+    _launch(kernel, programs, given, tensors, plan.tile_shape, device)
+    return found
+
+
+def _kernel(phase: Phase, mask: Program | None = None) -> Kernel:
+    key = phase, None if mask is None else mask.expr
+    if key not in _KERNELS:
+        _KERNELS[key] = GENERATORS[phase, Language.TRITON](KernelSpec(mask, None, None, 0, 0))
+    return _KERNELS[key]
+
+
+def _launch(
+    kernel: Kernel,
+    programs: int,
+    given: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    tile: tuple[int, int],
+    device: torch.device,
+) -> None:
+    """Run `kernel`.
+
+    Args:
+        given: arrays, sizes and parameters, by name.
+        tensors: captured ones, by name.
+    """
+    if not programs:
+        return
+    arguments = [_argument(a, given, tensors) for a in kernel.arguments]
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        load(kernel)[(programs,)](*arguments, BLOCK_M=tile[0], BLOCK_N=tile[1])
+
+
+def _argument(argument: Argument, given: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
+    match argument.role:
+        case Role.ELEMENTS:
+            return tensors[argument.of]
+        case Role.EXTREMES:
+            return extremes(tensors[argument.of])
+        case Role.LENGTH:
+            return tensors[argument.of].shape[argument.index]
+    return given[argument.of]
