@@ -20,7 +20,7 @@ from .lower import Lowering, constant
 from .writer import Block
 
 LARGEST = 2**31  # elements and parameters beyond it are not reckoned with
-TOO_LARGE = 2**62
+TOO_LARGE = 2**63
 # Ops whose range is a point where those of the operands are.
 _EXACT = frozenset({Op.CONST, Op.VAR, Op.PARAM, Op.ADD, Op.SUB, Op.NEG, Op.MUL})
 _RELATIONS = {
@@ -202,10 +202,13 @@ class Intervals:
         bound = a.bound * b.bound
         if bound >= TOO_LARGE:
             return None
+        return self._make("product", *self._corners(a, b), bound)
+
+    def _corners(self, a: Range, b: Range) -> tuple[str, str]:
+        """Least and greatest product of ends."""
         pairs = ((x, y) for x in (a.low, a.high) for y in (b.low, b.high))
         ends = [self._named("corner", f"{x} * {y}") for x, y in pairs]
-        low, high = (_nested(f"tl.{f}", ends) for f in ("minimum", "maximum"))
-        return self._make("product", low, high, bound)
+        return _nested("tl.minimum", ends), _nested("tl.maximum", ends)
 
     def _monotone(self, op: Op, args: list[Range]) -> Range:
         bound = max(a.bound for a in args)
@@ -264,10 +267,12 @@ class Intervals:
             case Op.SUB:
                 a, b = known
                 return self._checked(f"{a.low} - {b.high}", f"{a.high} - {b.low}")
+            case Op.MUL:
+                return self._checked(*self._corners(known[0], known[1]))
         return None
 
     def _checked(self, low: str, high: str) -> Range:
-        """The range of a float sum, unknown where infinities cancelled."""
+        """The range of a float sum or product, unknown where an infinity made it NaN."""
         found = self._make("float", low, high)
         self.unknown.append(f"({found.low} != {found.low}) | ({found.high} != {found.high})")
         return found

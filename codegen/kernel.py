@@ -45,7 +45,7 @@ class Role(Enum):
     TABLE = "pointer to an int32 array of the plan's run table: offsets, full_ends, starts, stops"
     STATES = "pointer to one int8 state a tile: 0 empty, 1 partial, 2 full"
     COUNTS = "pointer to one int32 number a row of the run table: runs, full_runs, merged_from"
-    ELEMENTS = "pointer to the elements of a captured tensor: contiguous, bool as int8, any float32"
+    ELEMENTS = "pointer to the elements of a captured tensor: contiguous, signed or float32"
     EXTREMES = "pointer to the extremes of a captured tensor (`extremes.py`), of the same type"
     TABLE_STRIDE = "int32: rows of the run table from one batch or one head to the next"
 

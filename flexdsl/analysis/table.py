@@ -63,7 +63,7 @@ class RunTable:
 
 # Most runs of a row, and of all rows, of a table that a kernel makes: nobody on the host knows how
 # many it will have. A row whose runs do not fit ends in one long partial run.
-MOST_RUNS_OF_ROW = 1024
+MOST_RUNS_OF_ROW = 512
 MOST_RUNS = 1 << 26
 
 

@@ -7,6 +7,7 @@ copied to the host then, and its shape is known without that. Nothing here knows
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,9 +73,9 @@ class Bindings:
     _tables: dict[str, RangeTable] = field(default_factory=dict[str, RangeTable])
 
     @property
-    def all(self) -> dict[str, Any]:
-        """Both, by name, as `ir.evaluate` takes them."""
-        return {**self.numbers, **self.arrays}
+    def all(self) -> Mapping[str, Any]:
+        """Both, by name, as `ir.evaluate` takes them; only what it asks for is read."""
+        return ChainMap(dict(self.numbers), self.arrays)  # type: ignore[arg-type]  # read only
 
     def table(self, name: str) -> RangeTable:
         """Minimum and maximum over index ranges of the capture `name`, made once."""

@@ -36,7 +36,7 @@ ITEMSIZE = {"fp16": 2, "bf16": 2, "fp32": 4}
 _TRITON = {"bool": "i1", "f16": "fp16", "f32": "fp32", "f64": "fp64"}
 
 # Element types that a planning kernel reads as another one.
-_SUMMARISED = {"i1": "i8", **dict.fromkeys(("fp16", "bf16", "fp64"), "fp32")}
+_SUMMARISED = {"i1": "i8", "u8": "i16", **dict.fromkeys(("fp16", "bf16", "fp64"), "fp32")}
 
 
 @dataclass(frozen=True, eq=False)

@@ -36,7 +36,6 @@ def find_table(plan: BlockPlan, bound: Bound, device: torch.device) -> DeviceTab
     """`make_table` of the plan of a call, made once while its captured tensors do not change."""
     sizes = plan.q_len, plan.kv_len, plan.q_offset, plan.batch, plan.heads
 
-
     def make() -> DeviceTable:
         return make_table(plan, bound.mask_values, device)
 

@@ -13,7 +13,7 @@ from flexdsl.codegen.extremes import ELEMENTS, LEVELS
 
 
 def elements(tensor: Tensor) -> Tensor:
-    """A captured tensor as planning kernels read it: contiguous, bool as int8, any float float32.
+    """A captured tensor as planning kernels read it: contiguous, of a signed integer or float32.
 
     One without elements is read where it does not count; it gets one, for its address.
     """
@@ -22,6 +22,8 @@ def elements(tensor: Tensor) -> Tensor:
         tensor = tensor.new_zeros([1] * tensor.dim())
     if tensor.dtype is torch.bool:
         return tensor.view(torch.int8)
+    if tensor.dtype is torch.uint8:
+        return tensor.short()  # whose complements are negative
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
