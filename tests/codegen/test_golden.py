@@ -26,6 +26,9 @@ KERNELS += [
 ]
 KERNELS += [(name, Phase.FORWARD, Language.GLUON) for name in OF_HOPPER]
 KERNELS += [(name, Phase.BACKWARD, Language.GLUON) for name in ("causal", "document", "softcap")]
+# What plans a mask on a device: loads and a comparison of them, quotients and remainders.
+KERNELS += [(name, Phase.PLAN_STATES, Language.TRITON) for name in ("document", "neighborhood")]
+KERNELS += [("full", p, Language.TRITON) for p in (Phase.PLAN_COUNTS, Phase.PLAN_RUNS)]
 
 
 def path_of(name: str, phase: Phase, language: Language) -> Path:
