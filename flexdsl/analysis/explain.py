@@ -1,14 +1,19 @@
-"""A plan in words: its kind and why, each conjunct and what it decides, and what it saves."""
+"""A plan in words: its kind and why, how each conjunct was decided, what to change, what it saves.
+
+Nothing is found out here that a plan does not know; `advice.py` tries changes of the mask.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from flexdsl.analysis.advice import advice
 from flexdsl.analysis.closed_form import BOTTOM, TOP, Interval
-from flexdsl.analysis.scene import Scene
-from flexdsl.analysis.subdivide import map_tiles
 from flexdsl.analysis.truth import flatten
-from flexdsl.ir import Expr, Op, print_expr, walk
+from flexdsl.errors import Span
+from flexdsl.ir import Expr, Op, captures_of, print_expr, walk
 
 if TYPE_CHECKING:
     from flexdsl.analysis.plan import BlockPlan
@@ -18,7 +23,8 @@ MAX_CONJUNCTS = 8  # of a longer chain only the first ones are told
 
 def explain(plan: BlockPlan) -> str:
     """The whole explanation, several lines of plain text."""
-    lines = [_title(plan), *_way(plan), *_conjuncts(plan), *_figures(plan)]
+    changes = (f"to change: {text}" for text in advice(plan))
+    lines = [_title(plan), *_way(plan), *changes, *_conjuncts(plan), *_figures(plan)]
     return "\n".join(lines)
 
 
@@ -31,6 +37,13 @@ def _title(plan: BlockPlan) -> str:
 
 def _way(plan: BlockPlan) -> list[str]:
     inner, outer = ("kv", "q") if plan.outer == "q" else ("q", "kv")
+    if plan.device is not None:
+        return [
+            f"table made on {plan.device}, by a kernel that reckons with the ranges of q, kv and"
+            f" {_captures(plan.scene.expr)}",
+            "  what follows was found on the host from a copy, and is exact: that table may have"
+            " partial tiles that are empty or full",
+        ]
     if plan.closed_form is None:
         return _why_table(plan)
     intervals = plan.closed_form.intervals
@@ -56,33 +69,61 @@ def _why_table(plan: BlockPlan) -> list[str]:
     lines = ["table of runs, made by subdivision of the tile grid"]
     if plan.why_table is not None:
         lines.append(f"  no closed form: {plan.why_table.reason}")
-        spans = {} if plan.mask is None else plan.mask.spans
-        node = plan.why_table.node
-        span = next((spans[n] for n in (node, *reversed(list(walk(node)))) if n in spans), None)
+        span = _span(plan, plan.why_table.node)
         if span is not None:
             lines.append(span.render())
     return lines
 
 
+def _span(plan: BlockPlan, node: Expr) -> Span | None:
+    """Where a node, or the last part of it that is known, came from."""
+    spans = {} if plan.mask is None else plan.mask.spans
+    return next((spans[n] for n in (node, *reversed(list(walk(node)))) if n in spans), None)
+
+
+def _captures(expr: Expr) -> str:
+    return ", ".join(c.name for c in captures_of(expr))
+
+
 def _conjuncts(plan: BlockPlan) -> list[str]:
-    """What each conjunct alone leaves of the tiles."""
-    scene = plan.scene
-    parts = flatten(scene.expr) if scene.expr.op is Op.AND else []
-    lines = [f"  {print_expr(part)}: {_decided(scene, part)}" for part in parts[:MAX_CONJUNCTS]]
+    """What each conjunct alone leaves of the tiles, and how that was found."""
+    expr = plan.scene.expr
+    parts = flatten(expr) if expr.op is Op.AND else []
+    lines = [line for part in parts[:MAX_CONJUNCTS] for line in _conjunct(plan, part)]
     if len(parts) > MAX_CONJUNCTS:
         lines.append(f"  and {len(parts) - MAX_CONJUNCTS} more conditions")
     return ["each condition alone:", *lines] if lines else []
 
 
-def _decided(scene: Scene, part: Expr) -> str:
-    grid = scene.grid
-    tiles = map_tiles(Scene(part, scene.bindings, grid))
-    total = grid.batch * grid.heads * grid.q_tiles * grid.kv_tiles
+def _conjunct(plan: BlockPlan, part: Expr) -> Iterator[str]:
+    """Shares of the tiles; where the condition stands, and how it was decided."""
+    if plan.mask is None:
+        return
+    alone = plan.with_mask(replace(plan.mask, expr=part))
+    yield f"  {print_expr(part)}: {_shares(alone)}"
+    span = _span(plan, part)
+    where = f"{span.file}:{span.line}:{span.column + 1}: " if span is not None else ""
+    yield f"    {where}{_how(alone)}"
+
+
+def _shares(plan: BlockPlan) -> str:
+    total = plan.batch * plan.heads * plan.q_tiles * plan.kv_tiles
     if not total:
         return "no tiles"
-    full, partial = int(tiles.full.area.sum()), int(tiles.partial.area.sum())
-    shares = ((total - full - partial, "empty"), (partial, "partial"), (full, "full"))
+    live, full = plan.live_tiles, plan.full_tiles
+    shares = ((total - live, "empty"), (live - full, "partial"), (full, "full"))
     return ", ".join(f"{count / total:.1%} {word}" for count, word in shares)
+
+
+def _how(alone: BlockPlan) -> str:
+    """How the tiles of one condition were decided."""
+    if alone.closed_form is not None:
+        found = [_interval(i, "kv") for i in alone.closed_form.intervals]
+        return f"solved for kv: {', or '.join(found)}" if found else "never true"
+    captures = _captures(alone.scene.expr)
+    ranges = f"q, kv and the elements of {captures}" if captures else "q and kv"
+    reason = "" if alone.why_table is None else f" ({alone.why_table.reason})"
+    return f"judged on boxes by the ranges of {ranges}, cut down to single pairs{reason}"
 
 
 def _figures(plan: BlockPlan) -> list[str]:
@@ -96,8 +137,8 @@ def _figures(plan: BlockPlan) -> list[str]:
         else ("every query row has a key")
     )
     return [
-        f"density: {plan.density:.2%} of the tiles are live; "
-        f"{plan.pairs} pairs ({share:.2%}) are allowed",
+        f"density: {plan.density:.2%} of the tiles are live, {plan.full_tiles} of"
+        f" {plan.live_tiles} full; {plan.pairs} pairs ({share:.2%}) are allowed",
         f"FLOPs saved against computing every tile: {1 - plan.density:.2%}",
         f"bytes that a kernel reads: {plan.nbytes}",
         f"{depends}; {empty}",

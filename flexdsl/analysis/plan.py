@@ -277,6 +277,13 @@ class BlockPlan:
         """Tiles that are not empty, over all b and h."""
         return int((self._runs.stops.astype(np.int64) - self._runs.starts).sum()) * self._copies
 
+    @cached_property
+    def full_tiles(self) -> int:
+        """Tiles that are full, over all b and h."""
+        runs = self._runs
+        lengths = runs.stops.astype(np.int64) - runs.starts
+        return int(lengths[runs.full_runs()].sum()) * self._copies
+
     @property
     def _copies(self) -> int:
         """How many (b, h) share one row of the table."""
@@ -395,6 +402,17 @@ class BlockPlan:
         scene = replace(self._scene, grid=grid)
         sizes = self.batch, self.heads
         return _plan_of(type(self), self.mask, sizes, scene, "q", self.device)
+
+    def with_mask(self, mask: Program) -> BlockPlan:
+        """The plan of another mask, made on the host: same lengths, same tiles. Loads of it that
+        leave their tensor read the nearest element.
+        """
+        used = mask.expr.variables
+        batch = self.batch if "b" in used else min(self.batch, 1)
+        heads = self.heads if "h" in used else min(self.heads, 1)
+        grid = replace(self._scene.grid, batch=batch, heads=heads)
+        scene = Scene(mask.expr, bind(mask.values, mask.expr), grid)
+        return _plan_of(BlockPlan, mask, (self.batch, self.heads), scene, "q", None)
 
     @cached_property
     def _other(self) -> BlockPlan:

@@ -53,6 +53,8 @@ def command(
         click.echo(table_of(catalog()))
         return
     mod = read_spec(spec)
+    if stage in ("triton", "ptx"):
+        _check_target(target)
     if stage == "text":
         click.echo(mod.text)
     elif stage == "ir":
@@ -85,6 +87,13 @@ def _listing(expr: Expr) -> str:
 def _plan(mod: Mod, q_len: int, kv_len: int) -> BlockPlan:
     made: BlockPlan = plan(mod if mod.kind is Kind.MASK else None, q_len, kv_len)
     return made
+
+
+def _check_target(target: str) -> None:
+    """Raise `TargetError` where there is no such GPU, though only one stage depends on it."""
+    from flexdsl.aot import parse_target
+
+    parse_target(target)
 
 
 def _mask_and_score(mod: Mod) -> tuple[Mod | None, Mod | None]:

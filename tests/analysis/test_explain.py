@@ -47,6 +47,81 @@ def test_a_table_points_at_what_stands_in_the_way() -> None:
     text = make_plan(marked, 512, 512).explain()
     assert "no closed form: doc[q] is read at q" in text.replace("kv", "q")
     assert "mods.py:7:12" in text and "^^^^^^" in text
+    assert "to change: a closed form needs conditions that compare kv" in text
+
+
+def test_every_condition_says_where_it_is_and_how_it_was_decided() -> None:
+    program = DOCUMENTS.program()
+    spans = {
+        part: Span("mods.py", 7, 11 + 20 * i, 17 + 20 * i, text="...")
+        for i, part in enumerate(program.expr.args)
+    }
+    marked = Program(Kind.MASK, "documents", program.expr, program.values, spans)
+    lines = make_plan(marked, 512, 512).explain().splitlines()
+    assert "  doc[q] == doc[kv]: 37.5% empty, 62.5% partial, 0.0% full" in lines
+    assert any(
+        n.startswith("    mods.py:7:12: judged on boxes by the ranges of q, kv and the elements of")
+        for n in lines
+    )
+    after = lines[lines.index("  q >= kv: 37.5% empty, 25.0% partial, 37.5% full") + 1]
+    assert after == "    mods.py:7:32: solved for kv: kv < q + 1"
+
+
+def test_a_condition_that_reads_past_its_tensor_alone() -> None:
+    """Under the other condition it does not, so the whole mask is fine."""
+    short = Table("short", np.arange(100))
+    mask = Mask(lambda b, h, q, kv: both(kv < 100, short[kv] > 7), {}, (short,))
+    assert "short[kv] > 7: " in make_plan(mask.program(), 512, 512).explain()
+
+
+def test_a_plan_of_a_device_says_what_it_is() -> None:
+    text = make_plan(DOCUMENTS.program(), 512, 512, device="cuda:3").explain()
+    assert "table made on cuda:3, by a kernel that reckons with the ranges of q, kv and doc" in text
+    assert "may have partial tiles that are empty or full" in text and "to change" not in text
+
+
+def row_major(width: int, rows: int, columns: int) -> Mask:
+    return Mask(
+        lambda b, h, q, kv: both(
+            abs(q // width - kv // width) <= rows, abs(q % width - kv % width) <= columns
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("width", "reach", "tile", "patch"), [(64, (2, 3), 16, (4, 4)), (64, (20, 6), 128, (8, 16))]
+)
+def test_advice_on_the_order_of_tokens(
+    width: int, reach: tuple[int, int], tile: int, patch: tuple[int, int]
+) -> None:
+    """The figures are those of the mask whose tokens were moved, by brute force."""
+    length = 32 * width
+    plan = make_plan(row_major(width, *reach).program(), length, length, tile=(tile, tile))
+    y, x = np.divmod(np.arange(length), width)
+    # All tokens of a patch before those of the next one, patches row by row.
+    order = np.lexsort((x, y, x // patch[1], y // patch[0]))
+    y, x = y[order], x[order]
+    near = abs(y[:, None] - y) <= reach[0]
+    near &= abs(x[:, None] - x) <= reach[1]
+    cut = near.reshape(length // tile, tile, length // tile, tile)
+    live, full = int(cut.any((1, 3)).sum()), int(cut.all((1, 3)).sum())
+    where = "pieces of" if width >= tile else "straddle rows of 64"
+    text = plan.explain()
+    assert f"row-major 2-D window: tiles of {tile} tokens" in text and where in text
+    assert f"patches of {patch[0]} x {patch[1]}, one patch after the other, {live} tiles" in text
+    assert f"(now {plan.live_tiles}), {full / live:.0%} of them full" in text
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        row_major(7, 1, 1),  # no patch of whole tiles
+        Mask(lambda b, h, q, kv: both(abs(q // 64 - kv // 64) <= 1, (q + kv) % 64 != 3)),
+        Mask(lambda b, h, q, kv: both(q % 64 == kv % 64, q // 32 == kv // 32)),
+    ],
+)
+def test_no_advice_on_the_order_of_what_is_no_window(mask: Mask) -> None:
+    assert "row-major" not in make_plan(mask.program(), 1792, 1792, tile=(16, 16)).explain()
 
 
 def test_empty_rows_and_heads_in_words() -> None:

@@ -121,7 +121,7 @@ def test_plan(tmp_path):
     picture = tmp_path / "plan.png"
     arguments = ["--q-len", "512", "--kv-len", "1024", "--tile", "64", "128", "--q-offset", "512"]
     text = output("plan", WINDOW, *arguments, "--heads", "2", "--plot", str(picture))
-    assert "found in" in text
+    assert "found in" in text and "solved for kv" in text and "FLOPs saved" in text
     assert picture.stat().st_size > 0
 
 
@@ -144,6 +144,8 @@ def test_demo():
         (["plan", "mask f(t: i32[8]) = t[q] > 1"], "FX105"),
         (["plan", WINDOW, "--q-offset", "-1"], "FX201"),
         (["show", "--stage", "ptx", "--target", "cuda:1", WINDOW], "FX301"),
+        (["show", "--stage", "triton", "--target", "cuda:1", WINDOW], "FX301"),
+        (["plan", WINDOW, "--plot", "plan.gif"], "FX201"),
         (["show", "--stage", "ptx", "--head-dim", "4096", WINDOW], "FX201"),
         (["plan", WINDOW, "--q-len", "0"], "0 is not in the range"),
         (["compile"], "No such command"),
