@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -44,7 +44,7 @@ def _offsets_of_sorted(plan: BlockPlan, mask: Program) -> Iterator[str]:
         array = plan.scene.bindings.arrays[capture.name]
         if capture.rank != 1 or np.any(array[1:] < array[:-1]):
             continue
-        sides = {"first": "left", "stop": "right"}
+        sides: dict[str, Literal["left", "right"]] = {"first": "left", "stop": "right"}
         names = [f"{capture.name}_{side}" for side in sides]
         ends = [load(Capture(name, DType.I32, 1), Q) for name in names]
         inside = apply(Op.AND, apply(Op.LE, ends[0], KV), apply(Op.LT, KV, ends[1]))

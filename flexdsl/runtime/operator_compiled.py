@@ -17,6 +17,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
+from flexdsl.analysis import BlockPlan
 from flexdsl.errors import ArgumentError, BackendError, CaptureError
 from flexdsl.ir import Kind, Program
 from flexdsl.mod import EARLY, LIVE, Mod, as_mod, refuse_inside_a_graph
@@ -123,6 +124,8 @@ def read(value: Any, kind: Kind, device: torch.device) -> Reading:
     """
     if value is None:
         return Reading("", {}, _words(()))
+    if isinstance(value, BlockPlan):
+        _refuse_plan()
     if not isinstance(value, Mod):
         if isinstance(value, MethodType) or _has_closure(value):
             _refuse_function(kind)
@@ -151,6 +154,16 @@ def _refuse_reference() -> None:
         "backend 'reference' does not run under torch.compile",
         why="it asks the user's function about every pair",
         fix="backend='auto', or the call outside the compiled function",
+    )
+
+
+@_run_aside
+def _refuse_plan() -> None:
+    raise ArgumentError(
+        "a plan is the mask in a compiled function",
+        why="it holds what its mask captured, which would be constants of the graph",
+        fix="the mod itself; for tiles chosen at run time one that reads them where they are kept,"
+        " such as self.blocks[b, h, q // 128, kv // 128] and q >= kv",
     )
 
 

@@ -35,6 +35,7 @@ def slopes(score, b, h, q, kv):
 
 
 BOTH = window & documents
+PLAN = fx.plan(window, 33, 33)
 
 
 def attend(q, k, v, mask=None, score=None, q_offset=0):
@@ -214,6 +215,38 @@ def test_a_buffer_that_the_graph_changes_is_seen_by_the_mask():
     assert_near(found, step(*tensors()), 1e-6)
 
 
+class Routed(torch.nn.Module):
+    """Attention to the tiles of keys whose mean fits the mean of a tile of queries best."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("blocks", torch.ones(1, 2, 3, 3, dtype=torch.bool))
+        self.mask = fx.mask_mod(self.chosen)
+
+    def chosen(self, b, h, q, kv):
+        return self.blocks[b, h, q // 16, kv // 16] and q >= kv
+
+    def forward(self, q, k, v):
+        means = (x.unflatten(2, (3, 16)).mean(3) for x in (q, k))
+        scores = torch.einsum("bhid,bhjd->bhij", *means)
+        best = scores.topk(2, -1).indices
+        self.blocks = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, best, True)
+        return fx.attention(q, k, v, mask=self.mask)
+
+
+def test_tiles_chosen_in_a_graph():
+    """The mod reads them where the module keeps them; a plan of them is made outside of graphs."""
+    module = Routed()
+    run, counter = compiled(module)
+    for seed in (0, 1):
+        q, k, v = Shape(q_len=48, kv_len=48).tensors(torch.float32, seed)
+        found, expected = run(q, k, v), module(q, k, v)
+        assert_near(found, expected, 1e-6)
+        plan = fx.BlockPlan.from_blocks(module.blocks, mask="q >= kv", tile=(16, 16))
+        assert_near(expected, fx.attention(q, k, v, mask=plan), 1e-6)
+    assert counter.frame_count == 1
+
+
 def test_functional_call_in_a_graph():
     module = Biased()
 
@@ -246,6 +279,7 @@ def test_inductor():
             "captures something",
         ),
         (lambda q, k, v: fx.attention(q, k, v, backend="reference"), "does not run under"),
+        (lambda q, k, v: attend(q, k, v, PLAN), "a plan is the mask in a compiled function"),
     ],
 )
 def test_what_cannot_be_compiled_says_what_to_write(call, message):
