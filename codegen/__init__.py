@@ -7,6 +7,8 @@
         module.py  the module around a kernel
         writer.py  lines, blocks and names
         hopper/    the same for Hopper GPUs, in Gluon
+    mask       --planner | compaction--> Kernel     a plan's states of tiles, and their runs
+        intervals.py, abstract.py, extremes.py      the interval semantics as source
     programs   --unbound--> Kernel      for calls that are not known yet
 
 Text in, text out: nothing here compiles, launches or imports torch and triton. A kernel lists its

@@ -18,7 +18,8 @@
                             (or leaves the table to a kernel: `codegen/planner.py`)
     arguments               are the arguments of a plan numbers that make sense?
     bounds                  can an index leave its captured tensor?
-    explain, draw           a plan in words and in pictures
+    explain, draw, dense    a plan in words, in pictures, in arrays
+    advice                  changes of a mask that were tried, for the words
 
 EMPTY and FULL are proofs and PARTIAL is exact: a plan equals brute force over the mask. This room
 never imports torch, never allocates an array of all pairs or of all tiles (`BlockPlan.to_dense` is

@@ -20,6 +20,7 @@ from flexdsl.analysis.arguments import check_kind, check_sizes
 from flexdsl.analysis.bounds import check_loads
 from flexdsl.analysis.closed_form import ClosedForm, Declined
 from flexdsl.analysis.closed_runs import Ends
+from flexdsl.analysis.dense import dense_states, dense_tokens
 from flexdsl.analysis.draw import draw, plot
 from flexdsl.analysis.explain import explain
 from flexdsl.analysis.facts import count_pairs, has_empty_row
@@ -368,27 +369,12 @@ class BlockPlan:
             int8 [batch, heads, q_tiles, kv_tiles] of 0 empty, 1 partial, 2 full; with `tokens`,
             bool [batch, heads, q_len, kv_len], the mask itself.
         """
-        grid = self._scene.grid
-        if tokens:
-            result = self._scene.evaluate(
-                np.arange(grid.batch)[:, None, None, None],
-                np.arange(grid.heads)[:, None, None],
-                np.arange(self.q_len)[:, None],
-                np.arange(self.kv_len),
-            )
-            return np.array(np.broadcast_to(result, (self.batch, self.heads, *result.shape[2:])))
-        shape = (self.batch, self.heads, self.q_tiles, self.kv_tiles)
-        return np.array(np.broadcast_to(self.states(), shape))
+        states = dense_tokens(self._scene) if tokens else self.states()
+        return np.array(np.broadcast_to(states, (self.batch, self.heads, *states.shape[2:])))
 
     def states(self) -> Array:
         """`to_dense` of the batches and heads that the mask tells apart: 1 where it does not."""
-        grid = self._scene.grid
-        states = np.zeros((grid.batch * grid.heads * self.q_tiles, self.kv_tiles), np.int8)
-        table = self._by_row
-        full = table.full_runs()
-        for k, row in enumerate(table.row_of_runs()):
-            states[row, table.starts[k] : table.stops[k]] = 1 + full[k]
-        return states.reshape(grid.batch, grid.heads, self.q_tiles, self.kv_tiles)
+        return dense_states(self._by_row, self._scene)
 
     def transposed(self) -> BlockPlan:
         """The plan whose outer axis is the other one: runs of q tiles for each kv tile."""

@@ -6,6 +6,7 @@
                  -> executors: cpu, cpu_backward        on the CPU
                     -> slabs, workers                   pieces of a plan, on threads
                  -> executors: triton_forward, ...      launch of generated kernels
+                    -> device_plan, extremes            plans made on the device, by kernels
               -> operator_compiled, operator_paths      the same, as torch.compile traces it
               -> reference                              dense float64, the oracle
 

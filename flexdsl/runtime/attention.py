@@ -71,6 +71,10 @@ def attention(
     outside of the compiled function: mods with captures, or text, or functions without. What a mod
     captures is read as the graph runs: no new graph for another window or other documents.
 
+    Where the mask captures tensors on a GPU its plan is made there, by a kernel, and nothing waits
+    for the GPU. An index that is itself read from such a tensor is then held inside the tensor that
+    it indexes, and not checked.
+
     Args:
         q: [B, Hq, Lq, D], float16, bfloat16 or float32 (float64 too on the CPU), any strides.
         k: [B, Hkv, Lkv, D] of the same dtype and device; Hq is a multiple of Hkv, and query head h
