@@ -213,7 +213,9 @@ def launch(kernel: Kernel, call: Call, plan: BlockPlan | None, config: Config) -
         OutOfResources: the configuration does not fit the GPU.
     """
     tensors = call.tensors
-    arguments = [_argument(a, call, plan, config) for a in kernel.arguments]
+    reads_table = any(a.role is Role.TABLE for a in kernel.arguments)
+    table = _device_table(plan, call) if plan is not None and reads_table else None
+    arguments = [_argument(a, call, plan, table, config) for a in kernel.arguments]
     of_keys = plan is not None and plan.outer == "kv"
     axis = "kv_tiles" if of_keys else "q_tiles"
     if any(a.of == "diagonals" for a in kernel.arguments):
@@ -240,7 +242,13 @@ def tile_counts(lengths: bind.Lengths, config: Config) -> dict[str, int]:
     return {"q_tiles": q_tiles, "kv_tiles": kv_tiles, "diagonals": q_tiles + kv_tiles - 1}
 
 
-def _argument(argument: Argument, call: Call, plan: BlockPlan | None, config: Config) -> Any:
+def _argument(
+    argument: Argument,
+    call: Call,
+    plan: BlockPlan | None,
+    table: DeviceTable | None,
+    config: Config,
+) -> Any:
     name, index = argument.of, argument.index
     match argument.role:
         case Role.DESCRIPTOR:
@@ -265,8 +273,8 @@ def _argument(argument: Argument, call: Call, plan: BlockPlan | None, config: Co
             return call.gradients[name]
         case Role.GRADIENT_STRIDE:
             return call.gradients[name].stride(index)
-        case Role.TABLE if plan is not None:
-            return getattr(_device_table(plan, call), name)
+        case Role.TABLE if table is not None:
+            return getattr(table, name)
         case Role.TABLE_STRIDE if plan is not None:
             return _table_stride(name, plan, call)
     raise InternalError(f"a kernel without a plan has the argument {argument.name}")

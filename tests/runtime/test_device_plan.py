@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import flexdsl as fx
 from flexdsl.analysis import make_plan, table
 from flexdsl.codegen.extremes import ELEMENTS, LEVELS
-from flexdsl.runtime import bind, device_plan
+from flexdsl.runtime import bind, device_plan, memory
 from flexdsl.runtime.extremes import elements, extremes
 from support.calls import MASKS, Shape, assert_near, oracle
 from support.masks import HEADS, Mask, Table, both, masks, no, shapes, states_of, where
@@ -237,11 +237,11 @@ def count(monkeypatch):
         return original(plan, *rest)
 
     monkeypatch.setattr(device_plan, "make_table", make_table)
-    for memory in (bind._PLANS, device_plan._TABLES):
-        memory.clear()
+    bind._PLANS.clear()
+    device_plan._TABLES.clear()
     yield made
-    for memory in (bind._PLANS, device_plan._TABLES):
-        memory.clear()
+    bind._PLANS.clear()
+    device_plan._TABLES.clear()
 
 
 @pytest.mark.parametrize("name", ["documents", "padding of each batch"])
@@ -265,6 +265,22 @@ def test_attention_with_a_plan_of_the_device(name, count):
     tables = len(count)
     fx.attention(*inputs, mask=plan, backend="triton")
     assert len(count) == tables
+
+
+def test_while_a_graph_is_captured_nothing_is_remembered(count, monkeypatch):
+    """Each kernel that is recorded has its table recorded with it, once."""
+    monkeypatch.setattr(memory, "_is_fleeting", lambda tensor: True)
+    ids = torch.arange(64, device=DEVICE) // 9
+    mask = fx.mask_mod(lambda b, h, q, kv: ids[q] == ids[kv])
+    plan = fx.plan(mask, 33, 33, tile=(16, 16), device=DEVICE)
+    monkeypatch.setattr(bind, "_gpu_of", lambda program: str(DEVICE))
+    inputs = [x.to(DEVICE).requires_grad_() for x in Shape().tensors(torch.float32)]
+    for _ in range(2):
+        count.clear()
+        out = fx.attention(*inputs, mask=plan, backend="triton")
+        torch.autograd.grad(out.sum(), inputs)
+        assert [p.outer for p in count] == ["q", "q", "kv"]
+    assert len(bind._PLANS) == len(device_plan._TABLES) == 0
 
 
 def test_a_change_in_place_makes_another_table(count):
