@@ -7,7 +7,7 @@
         module.py  the module around a kernel
         writer.py  lines, blocks and names
         hopper/    the same for Hopper GPUs, in Gluon
-    mask       --planner | compaction--> Kernel     a plan's states of tiles, and their runs
+    mask       --planner | refinement | compaction--> Kernel    a plan's states of tiles, its runs
         intervals.py, abstract.py, extremes.py      the interval semantics as source
     programs   --unbound--> Kernel      for calls that are not known yet
 

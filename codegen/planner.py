@@ -4,7 +4,7 @@ A program has some query tiles and some key tiles. What depends on one axis is c
 each of its tiles, and combined by broadcasting: ranges of q along the rows of a block of tiles,
 those of kv along its columns. A state is a proof as on the host: empty and full are right, partial
 may be either. Runs are made of the states in `compaction.py`; summaries of captured tensors are the
-runtime's (`extremes.py` says which).
+runtime's (`extremes.py` says which). What stays partial is looked at in `refinement.py`.
 """
 
 from __future__ import annotations

@@ -28,6 +28,8 @@ _RESERVED = frozenset(
     diagonal diagonals first last backward_diagonal difference column live
     plan_states states rows columns of_head place q_low q_high kv_low kv_high state
     block_extremes box_extremes both_sides complement zero one inside ROWS COLUMNS
+    plan_refine LANES columns_of_tiles row_of_tiles tiles unknown some every in_tile key_in_tile
+    row_index
     """.split()  # noqa: SIM905
 )
 _NUMBERED = (

@@ -20,6 +20,7 @@ from .hopper import generate_backward, generate_backward_sums
 from .hopper import generate_forward as generate_hopper_forward
 from .kernel import Kernel, KernelSpec, Language, heavy_last
 from .planner import generate_plan_states
+from .refinement import generate_plan_refine
 from .rows import generate_backward_rows
 
 
@@ -34,6 +35,7 @@ class Phase(Enum):
     BACKWARD = "backward"
     BACKWARD_SUMS = "backward_sums"
     PLAN_STATES = "plan_states"
+    PLAN_REFINE = "plan_refine"
     PLAN_COUNTS = "plan_counts"
     PLAN_RUNS = "plan_runs"
 
@@ -64,6 +66,7 @@ GENERATORS = {
     (Phase.FORWARD, Language.GLUON): generate_hopper_forward,
     (Phase.BACKWARD, Language.GLUON): generate_backward,
     (Phase.PLAN_STATES, Language.TRITON): generate_plan_states,
+    (Phase.PLAN_REFINE, Language.TRITON): generate_plan_refine,
     (Phase.PLAN_COUNTS, Language.TRITON): generate_plan_counts,
     (Phase.PLAN_RUNS, Language.TRITON): generate_plan_runs,
 }

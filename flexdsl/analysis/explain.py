@@ -41,8 +41,7 @@ def _way(plan: BlockPlan) -> list[str]:
         return [
             f"table made on {plan.device}, by a kernel that reckons with the ranges of q, kv and"
             f" {_captures(plan.scene.expr)}",
-            "  what follows was found on the host from a copy, and is exact: that table may have"
-            " partial tiles that are empty or full",
+            "  what follows was found on the host, from a copy of them",
         ]
     if plan.closed_form is None:
         return _why_table(plan)

@@ -174,7 +174,7 @@ class BlockPlan:
     cut at the lengths; pairs outside do not count. Query row r has position q_offset + r.
 
     What a plan of kind "device" is asked on the host is found there, from a copy of the captured
-    tensors, and exact: the table of the device may have partial tiles that are empty or full.
+    tensors. The table of the device says the same.
 
     Attributes:
         mask: the program, or None where every pair is allowed.

@@ -1,7 +1,8 @@
 """Plans of kind "device": the run table made where the captured tensors are, by kernels.
 
-    captured tensors --extremes--> summaries --plan_states--> states of tiles
-        --plan_counts--> counts of runs --cumulative sums, plan_runs--> run table
+    captured tensors --extremes--> summaries --plan_states--> states of tiles, proven
+        --plan_refine--> exact states --plan_counts--> counts of runs
+        --cumulative sums, plan_runs--> run table
 
 It takes one byte for each tile, and room for the longest table that there can be: what is in it is
 known on the device alone. Nothing waits for the device, and a CUDA graph may capture it.
@@ -20,11 +21,12 @@ from flexdsl.analysis import BlockPlan
 from flexdsl.analysis.table import room_for
 from flexdsl.codegen import Argument, Kernel, KernelSpec, Language, Phase, Role
 from flexdsl.codegen.planner import COLUMNS, ROWS
+from flexdsl.codegen.refinement import LANES
 from flexdsl.codegen.unbound import GENERATORS
 from flexdsl.ir import Expr, Program
 from flexdsl.runtime.bind import REMEMBERED, Bound
 from flexdsl.runtime.cache import load
-from flexdsl.runtime.extremes import elements, extremes
+from flexdsl.runtime.extremes import elements, extremes, not_empty
 from flexdsl.runtime.memory import Memory
 from flexdsl.runtime.run_table import DeviceTable
 
@@ -50,6 +52,7 @@ def make_table(plan: BlockPlan, values: Mapping[str, Any], device: torch.device)
     """
     grid = plan.scene.grid
     found = states(plan, values, device)
+    refine(found, plan, values)
     cut = plan.kv_len % plan.tile_shape[1] != 0
     if plan.outer == "kv":
         found, cut = found.transpose(2, 3).contiguous(), False
@@ -91,7 +94,25 @@ def states(plan: BlockPlan, values: Mapping[str, Any], device: torch.device) -> 
     shape = grid.batch, grid.heads, grid.q_tiles, grid.kv_tiles
     found = torch.empty(shape, dtype=torch.int8, device=device)
     programs = -(-grid.q_tiles // ROWS) * -(-grid.kv_tiles // COLUMNS) * grid.batch * grid.heads
-    given: dict[str, Any] = {
+    tensors = {n: elements(v) for n, v in values.items() if isinstance(v, Tensor)}
+    kernel = _kernel(Phase.PLAN_STATES, plan.mask)
+    _launch(kernel, programs, _given(found, plan, values), tensors, plan.tile_shape, device)
+    return found
+
+
+def refine(found: Tensor, plan: BlockPlan, values: Mapping[str, Any]) -> None:
+    """Make what `states` gave equal to brute force, in place: partial tiles are evaluated."""
+    grid = plan.scene.grid
+    programs = -(-grid.kv_tiles // LANES) * grid.q_tiles * grid.batch * grid.heads
+    tensors = {n: not_empty(v) for n, v in values.items() if isinstance(v, Tensor)}
+    kernel = _kernel(Phase.PLAN_REFINE, plan.mask)
+    _launch(kernel, programs, _given(found, plan, values), tensors, plan.tile_shape, found.device)
+
+
+def _given(found: Tensor, plan: BlockPlan, values: Mapping[str, Any]) -> dict[str, Any]:
+    """States, sizes and parameters, by name."""
+    grid = plan.scene.grid
+    return {
         "states": found,
         "heads": grid.heads,
         "q_len": grid.q_len,
@@ -101,10 +122,6 @@ def states(plan: BlockPlan, values: Mapping[str, Any], device: torch.device) -> 
         "kv_tiles": grid.kv_tiles,
         **{name: value for name, value in values.items() if not isinstance(value, Tensor)},
     }
-    tensors = {n: elements(v) for n, v in values.items() if isinstance(v, Tensor)}
-    kernel = _kernel(Phase.PLAN_STATES, plan.mask)
-    _launch(kernel, programs, given, tensors, plan.tile_shape, device)
-    return found
 
 
 def _kernel(phase: Phase, mask: Program | None = None) -> Kernel:
@@ -137,8 +154,10 @@ def _launch(
 
 def _argument(argument: Argument, given: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
     match argument.role:
-        case Role.ELEMENTS:
+        case Role.ELEMENTS | Role.CAPTURE:
             return tensors[argument.of]
+        case Role.STRIDE:
+            return tensors[argument.of].stride(argument.index)
         case Role.EXTREMES:
             return extremes(tensors[argument.of])
         case Role.LENGTH:

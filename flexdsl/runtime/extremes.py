@@ -13,18 +13,18 @@ from flexdsl.codegen.extremes import ELEMENTS, LEVELS
 
 
 def elements(tensor: Tensor) -> Tensor:
-    """A captured tensor as planning kernels read it: contiguous, of a signed integer or float32.
-
-    One without elements is read where it does not count; it gets one, for its address.
-    """
-    tensor = tensor.detach().contiguous()
-    if not tensor.numel():
-        tensor = tensor.new_zeros([1] * tensor.dim())
+    """A captured tensor as `plan_states` reads it: contiguous, of a signed integer or float32."""
+    tensor = not_empty(tensor.detach()).contiguous()
     if tensor.dtype is torch.bool:
         return tensor.view(torch.int8)
     if tensor.dtype is torch.uint8:
         return tensor.short()  # whose complements are negative
     return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def not_empty(tensor: Tensor) -> Tensor:
+    """One without elements is read where it does not count: it gets one, for its address."""
+    return tensor if tensor.numel() else tensor.new_zeros([1] * tensor.dim())
 
 
 def extremes(tensor: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ def test_a_condition_that_reads_past_its_tensor_alone() -> None:
 def test_a_plan_of_a_device_says_what_it_is() -> None:
     text = make_plan(DOCUMENTS.program(), 512, 512, device="cuda:3").explain()
     assert "table made on cuda:3, by a kernel that reckons with the ranges of q, kv and doc" in text
-    assert "may have partial tiles that are empty or full" in text and "to change" not in text
+    assert "found on the host, from a copy" in text and "to change" not in text
 
 
 def row_major(width: int, rows: int, columns: int) -> Mask:

@@ -33,6 +33,7 @@ OF_HOPPER_BACKWARD = [
 JOBS += [*OF_HOPPER, *OF_HOPPER_BACKWARD, "full@cuda:90@bf16@backward_sums@128"]
 JOBS += [f"{name}@cuda:90@bf16@plan_states" for name in ("document", "neighborhood", "sinks")]
 JOBS += [f"document@{t}@bf16@plan_states" for t in ("cuda:80", "hip:gfx942")]
+JOBS += [f"document@{t}@bf16@plan_refine" for t in ("cuda:90", "cuda:80", "hip:gfx942")]
 JOBS += [f"causal@cuda:90@bf16@{phase}" for phase in ("plan_counts", "plan_runs")]
 JOBS += ["causal@cuda:80@fp32", "causal@cuda:90@fp32", "causal_192_128@hip:gfx942@bf16"]
 

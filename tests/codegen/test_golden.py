@@ -29,6 +29,7 @@ KERNELS += [(name, Phase.BACKWARD, Language.GLUON) for name in ("causal", "docum
 # What plans a mask on a device: loads and a comparison of them, quotients and remainders.
 KERNELS += [(name, Phase.PLAN_STATES, Language.TRITON) for name in ("document", "neighborhood")]
 KERNELS += [("full", p, Language.TRITON) for p in (Phase.PLAN_COUNTS, Phase.PLAN_RUNS)]
+KERNELS += [("document", Phase.PLAN_REFINE, Language.TRITON)]
 
 
 def path_of(name: str, phase: Phase, language: Language) -> Path:

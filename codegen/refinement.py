@@ -1,0 +1,90 @@
+"""The kernel that looks at the pairs of tiles that no proof decided, and only at those.
+
+A program has some key tiles of one query tile. Of each partial one it evaluates the mask, piece by
+piece, until an allowed and an excluded pair were seen: after it states equal brute force. This
+costs far less than the tile in attention, where it would be computed for every head.
+"""
+
+from __future__ import annotations
+
+from flexdsl.ir import Op, const, walk
+
+from .kernel import Argument, Kernel, KernelSpec, Role
+from .lower import Lowering, Scope
+from .module import write_module
+from .tiles import names_of_kernel
+from .writer import Block
+
+LANES = 256  # key tiles of a program
+PIECE = (32, 64)  # rows and keys that are looked at at once
+_SIZES = ("q_len", "kv_len", "q_offset", "heads", "q_tiles", "kv_tiles")
+
+
+def generate_plan_refine(spec: KernelSpec) -> Kernel:
+    """The kernel that makes the states of tiles exact; only the mask of `spec` is looked at.
+
+    Returns:
+        A kernel whose entry is `plan_refine`, and whose grid is cdiv(kv_tiles, LANES) * q_tiles *
+        batch * heads, where batch and heads are 1 if the mask does not depend on them.
+    """
+    expr = const(True) if spec.mask is None else spec.mask.expr
+    fixed = (
+        Argument("states", Role.STATES, "states"),
+        *(Argument(s, Role.SIZE, s) for s in _SIZES),
+    )
+    lowering = Lowering(
+        names_of_kernel(fixed), frozenset(n for n in walk(expr) if n.op is Op.LOAD), spec.wide
+    )
+    body = Block(1)
+    scope = Scope(body.block(), None, {"b": "b", "h": "h"})
+    _write_tiles(scope.block)
+    with body.indented("while kv_tile < kv_tiles:") as tile:
+        tile.comment("Is some pair allowed, and is every one?")
+        tile.line("some = 0")
+        tile.line("every = 1")
+        with (
+            tile.indented("for row in range(0, BLOCK_M, ROWS):") as rows,
+            rows.indented("for column in range(0, BLOCK_N, COLUMNS):") as columns,
+            columns.indented("if (some == 0) | (every == 1):") as piece,
+        ):
+            _write_positions(piece)
+            inner = Scope(piece.block(), scope, {**scope.variables, "q": "q", "kv": "kv"})
+            (allowed,) = lowering.lower([expr], inner, "allowed")
+            piece.line(f"some = tl.maximum(some, tl.max(tl.where({allowed} & inside, 1, 0)))")
+            piece.line(f"every = tl.minimum(every, tl.min(tl.where({allowed} | ~inside, 1, 0)))")
+        tile.line("tl.store(states + kv_tile, (some + some * every).to(tl.int8))")
+        tile.line("kv_tile = tl.min(tl.where(unknown & (tiles > kv_tile), tiles, kv_tiles), 0)")
+    arguments = (*fixed, *lowering.arguments.values())
+    planned = KernelSpec(spec.mask, None, None, 0, 0)
+    title = "States of tiles of a plan, made exact"
+    text = write_module(title, "plan_refine", planned, arguments, lowering.helpers, body)
+    return Kernel(text, "plan_refine", arguments)
+
+
+def _write_tiles(block: Block) -> None:
+    """Write which tiles the program has, and the first of them that is not known."""
+    block.line(f"LANES: tl.constexpr = {LANES}")
+    block.line(f"ROWS: tl.constexpr = {PIECE[0]}")
+    block.line(f"COLUMNS: tl.constexpr = {PIECE[1]}")
+    block.line("columns_of_tiles = tl.cdiv(kv_tiles, LANES)")
+    block.line("program = tl.program_id(0)")
+    block.line("row_of_tiles = program // columns_of_tiles")
+    block.line("q_tile = row_of_tiles % q_tiles")
+    block.line("b = row_of_tiles // q_tiles // heads")
+    block.line("h = row_of_tiles // q_tiles % heads")
+    block.line("states += row_of_tiles.to(tl.int64) * kv_tiles")
+    block.line("tiles = program % columns_of_tiles * LANES + tl.arange(0, LANES)")
+    block.line("unknown = tl.load(states + tiles, mask=tiles < kv_tiles, other=0) == 1")
+    block.line("kv_tile = tl.min(tl.where(unknown, tiles, kv_tiles), 0)")
+
+
+def _write_positions(block: Block) -> None:
+    """Write the positions of a piece of a tile, and which of its pairs are pairs of the tile."""
+    block.line("in_tile = row + tl.arange(0, ROWS)[:, None]")
+    block.line("key_in_tile = column + tl.arange(0, COLUMNS)[None, :]")
+    block.line("row_index = q_tile * BLOCK_M + in_tile")
+    block.line("key_index = kv_tile * BLOCK_N + key_in_tile")
+    block.line("inside = (in_tile < BLOCK_M) & (row_index < q_len)")
+    block.line("inside = inside & (key_in_tile < BLOCK_N) & (key_index < kv_len)")
+    block.line("q = q_offset + tl.minimum(row_index, q_len - 1)")
+    block.line("kv = tl.minimum(key_index, kv_len - 1)")
