@@ -24,13 +24,15 @@ from flexdsl.codegen.planner import COLUMNS, ROWS
 from flexdsl.codegen.refinement import LANES
 from flexdsl.codegen.unbound import GENERATORS
 from flexdsl.ir import Expr, Program
-from flexdsl.runtime.bind import REMEMBERED, Bound
+from flexdsl.runtime.bind import Bound
 from flexdsl.runtime.cache import load
 from flexdsl.runtime.extremes import elements, extremes, not_empty
 from flexdsl.runtime.memory import Memory
 from flexdsl.runtime.run_table import DeviceTable
 
-_TABLES = Memory(REMEMBERED)
+# Tables of two masks: of the forward kernel and of two backward ones. Each has room for more runs
+# than most masks have, so that few are kept.
+_TABLES = Memory(6)
 _KERNELS: dict[tuple[Phase, Expr | None], Kernel] = {}
 
 
