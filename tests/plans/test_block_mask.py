@@ -96,17 +96,19 @@ def test_full_tiles_are_not_asked_the_mask():
 
 
 def test_attention_with_the_block_mask_of_torch():
+    gpu = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    inputs = Shape(1, 2, 2, 64, 64).tensors(torch.float32)
     ids = torch.arange(64) // 9
-    made = create_block_mask(
-        lambda b, h, q, kv: (ids[q] == ids[kv]) & (q >= kv), None, None, 64, 64,
-        device="cpu", BLOCK_SIZE=16,
-    )  # fmt: skip
-    q, k, v = Shape(1, 2, 2, 64, 64).tensors(torch.float32)
-    expected = fx.attention(q, k, v, mask=lambda b, h, q, kv: ids[q] == ids[kv] and q >= kv)
-    for device in (None, "cpu"):
-        plan = fx.BlockPlan.from_block_mask(made, device=device)
-        for backend in ("cpu", "triton"):
-            assert_near(fx.attention(q, k, v, mask=plan, backend=backend), expected, 1e-5)
+    expected = fx.attention(*inputs, mask=lambda b, h, q, kv: ids[q] == ids[kv] and q >= kv)
+    for place, backend in ((torch.device("cpu"), "cpu"), (gpu, "triton")):
+        there = ids.to(place)
+        made = create_block_mask(
+            lambda b, h, q, kv, there=there: (there[q] == there[kv]) & (q >= kv),
+            None, None, 64, 64, device=place, BLOCK_SIZE=16,
+        )  # fmt: skip
+        plan = fx.BlockPlan.from_block_mask(made, device=place)
+        out = fx.attention(*(x.to(place) for x in inputs), mask=plan, backend=backend)
+        assert_near(out.cpu(), expected, 1e-5)
 
 
 def test_no_block_mask():

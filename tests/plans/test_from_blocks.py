@@ -14,7 +14,9 @@ from support.calls import Shape, assert_near
 BLOCKS = torch.rand(2, 4, 3, 5, generator=torch.Generator().manual_seed(0)) < 0.4
 TILE = (32, 16)
 Q_LEN, KV_LEN = 90, 76  # the last tiles are cut
-DOCUMENT = torch.arange(128) // 30
+DOCUMENT = np.arange(128) // 30
+# Where generated kernels run: interpreted without a GPU.
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def expanded(blocks, tile=TILE, lengths=(Q_LEN, KV_LEN)):
@@ -60,24 +62,24 @@ def test_the_plan_is_the_dense_mask(name, distinct):
 
 @pytest.mark.parametrize(
     ("backend", "device"),
-    [("cpu", None), ("cpu", "cpu"), ("triton", None), ("triton", "cpu"), ("reference", None)],
+    [("cpu", None), ("cpu", "cpu"), ("triton", None), ("triton", DEVICE), ("reference", None)],
 )
 @pytest.mark.parametrize("name", ["everything", "causal", "documents"])
 def test_attention_and_its_gradients(backend, device, name):
-    blocks = BLOCKS[:1]
+    place = DEVICE if backend == "triton" else torch.device("cpu")
     shape = Shape(1, 4, 2, Q_LEN, KV_LEN)
-    plan = from_blocks(blocks, name, device=device, q_offset=20)
-    assert plan.kind == ("table" if device is None else "device")
-    inputs = [x.requires_grad_() for x in shape.tensors(torch.float32)]
+    plan = from_blocks(BLOCKS[:1].to(place), name, device=device, q_offset=20)
+    assert plan.kind == ("device" if device or place.type == "cuda" else "table")
+    inputs = [x.to(place).requires_grad_() for x in shape.tensors(torch.float32)]
     out = fx.attention(*inputs, mask=plan, backend=backend, q_offset=20)
     exact = [x.requires_grad_() for x in shape.tensors()]
-    dense = expanded(blocks) & pairs_of(MASKS[name], 1, 4, 20)
+    dense = expanded(BLOCKS[:1]) & pairs_of(MASKS[name], 1, 4, 20)
     expected, _ = dense_attention(*exact, allowed=dense)
-    assert_near(out.detach(), expected.detach(), 1e-5)
-    d_out = torch.linspace(-1, 1, out.numel()).view_as(out)
-    found = torch.autograd.grad(out, inputs, d_out)
+    assert_near(out.detach().cpu(), expected.detach(), 1e-5)
+    d_out = torch.linspace(-1, 1, out.numel()).view(out.shape)
+    found = torch.autograd.grad(out, inputs, d_out.to(place))
     for a, b in zip(found, torch.autograd.grad(expected, exact, d_out.double()), strict=True):
-        assert_near(a, b, 1e-5)
+        assert_near(a.cpu(), b, 1e-5)
 
 
 @pytest.mark.parametrize("tile", [(8, 8), (64, 128), (24, 40)])
@@ -85,13 +87,14 @@ def test_kernels_may_run_in_other_tiles(tile):
     """MoBA's blocks are larger than a kernel's tiles, those of video models smaller."""
     count = -(-Q_LEN // tile[0]), -(-KV_LEN // tile[1])
     blocks = torch.arange(count[0] * count[1]).reshape(1, 1, *count) % 3 == 0
-    plan = from_blocks(blocks, "causal", tile=tile, device="cpu")
     shape = Shape(1, 2, 2, Q_LEN, KV_LEN)
     dense = expanded(blocks, tile) & pairs_of(MASKS["causal"], 1, 1)
     expected, _ = dense_attention(*shape.tensors(), allowed=dense)
-    for backend in ("cpu", "triton"):
-        out = fx.attention(*shape.tensors(torch.float32), mask=plan, backend=backend)
-        assert_near(out, expected, 1e-5)
+    for backend, place in (("cpu", torch.device("cpu")), ("triton", DEVICE)):
+        plan = from_blocks(blocks.to(place), "causal", tile=tile, device=place)
+        inputs = (x.to(place) for x in shape.tensors(torch.float32))
+        out = fx.attention(*inputs, mask=plan, backend=backend)
+        assert_near(out.cpu(), expected, 1e-5)
 
 
 def test_a_choice_as_a_numpy_array():
