@@ -25,18 +25,15 @@ from flexdsl.analysis.draw import draw, plot
 from flexdsl.analysis.explain import explain
 from flexdsl.analysis.facts import count_pairs, has_empty_row
 from flexdsl.analysis.grid import Grid
-from flexdsl.analysis.overlay import absorb
-from flexdsl.analysis.prove import Prover
+from flexdsl.analysis.planning import Outer, plan_of, table_of
 from flexdsl.analysis.scene import Scene
 from flexdsl.analysis.subdivide import TileMap, map_tiles
-from flexdsl.analysis.table import RunTable, room_for, table_of_map
-from flexdsl.analysis.tile_bounds import derive
+from flexdsl.analysis.table import RunTable, room_for
 from flexdsl.analysis.values import bind
 from flexdsl.errors import ArgumentError
-from flexdsl.ir import Kind, Op, Program, captures_of, const, walk
+from flexdsl.ir import Op, Program, captures_of, const, walk
 
 Array = NDArray[Any]
-Outer = Literal["q", "kv"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,79 +88,7 @@ def make_plan(
     scene = Scene(expr, bindings, grid)
     if not captures_of(expr) or grid.is_empty:
         device = None
-    return _plan_of(made or BlockPlan, mask, (batch, heads), scene, "q", device)
-
-
-def _plan_of(
-    made: type[BlockPlan],
-    mask: Program | None,
-    sizes: tuple[int, int],
-    scene: Scene,
-    outer: Outer,
-    device: str | None,
-    tiles: TileMap | None = None,
-) -> BlockPlan:
-    """A closed form where one is exact, else a table; neither for a device.
-
-    Args:
-        sizes: of the axes b and h.
-    """
-    grid = scene.grid
-    form = _closed_form(scene, outer) if device is None else None
-    ends = table = None
-    if isinstance(form, ClosedForm):
-        ends = Ends(form, grid, scene.bindings)
-    elif device is None:
-        tiles = tiles or map_tiles(scene)
-        table = _table(scene, outer, tiles)
-    batch, heads = sizes
-    return made(
-        mask=mask,
-        q_len=grid.q_len,
-        kv_len=grid.kv_len,
-        batch=batch,
-        heads=heads,
-        tile_shape=grid.tile,
-        q_offset=grid.q_offset,
-        depends_on_batch="b" in scene.expr.variables,
-        depends_on_head="h" in scene.expr.variables,
-        device=device,
-        closed_form=form if isinstance(form, ClosedForm) else None,
-        table=table,
-        why_table=form if isinstance(form, Declined) else None,
-        outer=outer,
-        _scene=scene,
-        _ends=ends,
-        _tiles=tiles,
-    )
-
-
-def _table(scene: Scene, outer: Outer, tiles: TileMap) -> RunTable:
-    grid = scene.grid
-    count = grid.q_tiles if outer == "q" else grid.kv_tiles
-    return table_of_map(tiles, grid.batch, grid.heads, count, outer == "kv")
-
-
-def _closed_form(scene: Scene, outer: Outer) -> ClosedForm | Declined:
-    """The closed form for runs along the other axis, or why there is none."""
-    inner = "kv" if outer == "q" else "q"
-    if scene.grid.is_empty:
-        return ClosedForm(inner, ())
-    prover = Prover(outer, scene.grid, scene.bindings)
-    try:
-        form = derive(scene.expr, inner, prover)
-    except Declined as declined:
-        # The plan keeps the reason, not the frames that it was raised in.
-        return declined.with_traceback(None)
-    ends = Ends(form, scene.grid, scene.bindings)
-    if ends.leaves_gaps():
-        return Declined(f"the {inner} of neighbouring {outer} are too far apart", scene.expr)
-    if not ends.full_in_union_only():
-        return form
-    form = absorb(form, prover)
-    if not Ends(form, scene.grid, scene.bindings).full_in_union_only():
-        return form
-    return Declined("a tile may be full in the union of two intervals only", scene.expr)
+    return plan_of(made or BlockPlan, mask, (batch, heads), scene, "q", device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,7 +167,7 @@ class BlockPlan:
         """The runs as a table, whatever the kind of the plan."""
         if self._ends is not None:
             return self._ends.table()
-        return self.table or _table(self._scene, self.outer, map_tiles(self._scene))
+        return self.table or table_of(self._scene, self.outer, map_tiles(self._scene))
 
     @cached_property
     def _by_row(self) -> RunTable:
@@ -387,7 +312,7 @@ class BlockPlan:
         grid = replace(self._scene.grid, tile=tile)
         scene = replace(self._scene, grid=grid)
         sizes = self.batch, self.heads
-        return _plan_of(type(self), self.mask, sizes, scene, "q", self.device)
+        return plan_of(type(self), self.mask, sizes, scene, "q", self.device)
 
     def with_mask(self, mask: Program) -> BlockPlan:
         """The plan of another mask, made on the host: same lengths, same tiles. Loads of it that
@@ -398,12 +323,12 @@ class BlockPlan:
         heads = self.heads if "h" in used else min(self.heads, 1)
         grid = replace(self._scene.grid, batch=batch, heads=heads)
         scene = Scene(mask.expr, bind(mask.values, mask.expr), grid)
-        return _plan_of(BlockPlan, mask, (self.batch, self.heads), scene, "q", None)
+        return plan_of(BlockPlan, mask, (self.batch, self.heads), scene, "q", None)
 
     @cached_property
     def _other(self) -> BlockPlan:
         outer: Outer = "kv" if self.outer == "q" else "q"
-        other = _plan_of(
+        other = plan_of(
             type(self),
             self.mask,
             (self.batch, self.heads),

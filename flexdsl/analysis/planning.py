@@ -1,0 +1,96 @@
+"""How a plan comes to be: a closed form where one is exact, else a table of runs.
+
+What is asked of a plan, and whether it may be made at all, is for `plan.py`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from flexdsl.analysis.closed_form import ClosedForm, Declined
+from flexdsl.analysis.closed_runs import Ends
+from flexdsl.analysis.overlay import absorb
+from flexdsl.analysis.prove import Prover
+from flexdsl.analysis.scene import Scene
+from flexdsl.analysis.subdivide import TileMap, map_tiles
+from flexdsl.analysis.table import RunTable, table_of_map
+from flexdsl.analysis.tile_bounds import derive
+from flexdsl.ir import Program
+
+if TYPE_CHECKING:
+    from flexdsl.analysis.plan import BlockPlan
+
+Outer = Literal["q", "kv"]
+
+
+def plan_of(
+    made: type[BlockPlan],
+    mask: Program | None,
+    sizes: tuple[int, int],
+    scene: Scene,
+    outer: Outer,
+    device: str | None,
+    tiles: TileMap | None = None,
+) -> BlockPlan:
+    """A closed form where one is exact, else a table; neither for a device.
+
+    Args:
+        sizes: of the axes b and h.
+    """
+    grid = scene.grid
+    form = _closed_form(scene, outer) if device is None else None
+    ends = table = None
+    if isinstance(form, ClosedForm):
+        ends = Ends(form, grid, scene.bindings)
+    elif device is None:
+        tiles = tiles or map_tiles(scene)
+        table = table_of(scene, outer, tiles)
+    batch, heads = sizes
+    return made(
+        mask=mask,
+        q_len=grid.q_len,
+        kv_len=grid.kv_len,
+        batch=batch,
+        heads=heads,
+        tile_shape=grid.tile,
+        q_offset=grid.q_offset,
+        depends_on_batch="b" in scene.expr.variables,
+        depends_on_head="h" in scene.expr.variables,
+        device=device,
+        closed_form=form if isinstance(form, ClosedForm) else None,
+        table=table,
+        why_table=form if isinstance(form, Declined) else None,
+        outer=outer,
+        _scene=scene,
+        _ends=ends,
+        _tiles=tiles,
+    )
+
+
+def table_of(scene: Scene, outer: Outer, tiles: TileMap) -> RunTable:
+    """The runs of `tiles` for each outer tile, of each batch and head that the mask tells apart."""
+    grid = scene.grid
+    count = grid.q_tiles if outer == "q" else grid.kv_tiles
+    return table_of_map(tiles, grid.batch, grid.heads, count, outer == "kv")
+
+
+def _closed_form(scene: Scene, outer: Outer) -> ClosedForm | Declined:
+    """The closed form for runs along the other axis, or why there is none."""
+    inner = "kv" if outer == "q" else "q"
+    if scene.grid.is_empty:
+        return ClosedForm(inner, ())
+    prover = Prover(outer, scene.grid, scene.bindings)
+    try:
+        form = derive(scene.expr, inner, prover)
+    except Declined as declined:
+        # The plan keeps the reason, not the frames that it was raised in.
+        return declined.with_traceback(None)
+    ends = Ends(form, scene.grid, scene.bindings)
+    if ends.leaves_gaps():
+        return Declined(f"the {inner} of neighbouring {outer} are too far apart", scene.expr)
+    if not ends.full_in_union_only():
+        return form
+    form = absorb(form, prover)
+    if not Ends(form, scene.grid, scene.bindings).full_in_union_only():
+        return form
+    return Declined("a tile may be full in the union of two intervals only", scene.expr)
