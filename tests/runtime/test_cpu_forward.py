@@ -198,7 +198,7 @@ def _largest_allocation(function) -> int:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the profiler sees the calling thread alone
     try:
-        with torch.profiler.profile(profile_memory=True) as profile:
+        with torch.profiler.profile(profile_memory=True, acc_events=True) as profile:
             function()
     finally:
         torch.set_num_threads(threads)
