@@ -19,15 +19,17 @@ from .lower import Lowering, Scope
 from .writer import Block
 
 # The tiles of one interval, from its ends over a whole outer tile. An end is an index on the inner
-# axis; one that is missing is 0 (or less) or 2**31 - 1 (or near it).
+# axis; one that is missing is 0 (or less) or 2**31 - 1 (or near it). An end computed from int64
+# values has 64 bits, and descriptors take 32: what is cast is at most cdiv(length, BLOCK).
 TILE_RANGE = '''\
 @triton.jit
 def tile_range(live_lower, full_lower, full_upper, live_upper, length, BLOCK):
     """Tiles [start, stop) with an allowed pair; of them, [full_start, full_stop) are full."""
-    stop = tl.cdiv(tl.minimum(tl.maximum(live_upper, 0), length), BLOCK)
-    start = tl.minimum(tl.maximum(live_lower, 0) // BLOCK, stop)
-    full_start = tl.minimum(tl.maximum(tl.cdiv(tl.maximum(full_lower, 0), BLOCK), start), stop)
-    full_stop = tl.minimum(tl.maximum(full_upper, 0), length) // BLOCK
+    stop = tl.cdiv(tl.minimum(tl.maximum(live_upper, 0), length), BLOCK).to(tl.int32)
+    start = tl.minimum(tl.maximum(live_lower, 0) // BLOCK, stop).to(tl.int32)
+    full_start = tl.maximum(tl.cdiv(tl.maximum(full_lower, 0), BLOCK), start)
+    full_start = tl.minimum(full_start, stop).to(tl.int32)
+    full_stop = (tl.minimum(tl.maximum(full_upper, 0), length) // BLOCK).to(tl.int32)
     return start, full_start, tl.minimum(tl.maximum(full_stop, full_start), stop), stop
 '''
 
