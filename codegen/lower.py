@@ -36,6 +36,8 @@ _CALLS = {
     Op.FLOORDIV: "floor_div",
     Op.MOD: "floor_mod",
 }
+# What values are called that cannot have the name of their op, mostly words of Python.
+_RESULTS = {Op.AND: "both", Op.OR: "either", Op.NOT: "opposite", Op.WHERE: "choice"}
 # Triton has bitwise operators for logic; `and`, `or` and `not` are of scalars.
 _INFIX = {Op.AND: ("&", BITAND), Op.OR: ("|", BITOR)}
 
@@ -176,9 +178,7 @@ class Lowering:
         parts = [n for n in ("b", "h", "q", "kv", "score") if n in node.variables]
         if isinstance(node.attribute, Capture):
             return "_".join([node.attribute.name, *parts])
-        if node.op is Op.WHERE:
-            return "_".join(["choice", *parts])
-        return "_".join([node.op.value, *parts])
+        return "_".join([_RESULTS.get(node.op, node.op.value), *parts])
 
     def _text(self, node: Expr, scope: Scope) -> Text:
         args = [self._find(a, scope) for a in node.args]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -53,14 +54,14 @@ class Block:
 
 
 class Names:
-    """Hands out names that are used nowhere else in a kernel.
+    """Hands out names that are used nowhere else in a kernel, and are no keywords of Python.
 
     Args:
         taken: names that are not to be given.
     """
 
     def __init__(self, taken: set[str]) -> None:
-        self._taken = set(taken)
+        self._taken = taken | set(keyword.kwlist)
 
     def fresh(self, wanted: str) -> str:
         """`wanted`, with a number behind it where it is taken."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 import flexdsl as fx
-from tests.codegen.oracle import DEVICE, DTYPES, expect
+from tests.codegen.oracle import DEVICE, DTYPES, expect, expect_gradients
 from tests.codegen.variants import CAUSAL, HEADS, VARIANTS
 
 
@@ -113,3 +115,35 @@ def test_nothing_to_do(batch: int, q_len: int, kv_len: int) -> None:
     k = torch.randn(batch, HEADS, kv_len, 32, device=DEVICE)
     out, lse = fx.attention(q, k, k, return_lse=True, backend="triton")
     assert out.shape == q.shape and not out.any() and bool(lse.isneginf().all())
+
+
+@pytest.mark.parametrize("windows", [(3, 5, 1, 40), (9, -(2**40), 12, 2**33 + 1)])
+def test_bounds_of_64_bits(windows: tuple[int, ...]) -> None:
+    w = torch.tensor(windows, device=DEVICE)
+    for mask in (
+        lambda b, h, q, kv: q >= kv and q - kv < w[h],
+        lambda b, h, q, kv: kv >= q + w[h] or kv < 5,
+    ):
+        expect(fx.mask_mod(mask), q_len=200, kv_len=200)
+        expect_gradients(fx.mask_mod(mask), q_len=70, kv_len=150)
+
+
+MASKS_IN_PARTS: dict[str, Any] = {
+    "choice": lambda b, h, q, kv: kv >= 30 if q >= 30 else kv < 25 and kv > 3,
+    "equal conditions": lambda b, h, q, kv: (q < 30 and q > 10) == (kv < 30 and kv > 10),
+    "or": lambda b, h, q, kv: (q < 9 or q > 30) == (kv < 12 or kv > 20),
+    "heads": lambda b, h, q, kv: kv <= q + 2 if (h > 0 and h != 2) == (b < 1) else kv >= q,
+}
+
+
+@pytest.mark.parametrize("name", MASKS_IN_PARTS)
+def test_parts_of_a_mask_that_are_named(name: str) -> None:
+    expect(fx.mask_mod(MASKS_IN_PARTS[name]), batch=2)
+    expect_gradients(fx.mask_mod(MASKS_IN_PARTS[name]), batch=2)
+
+
+def test_names_that_python_has() -> None:
+    declared = "class: int = 20, range: int = 3"
+    mask = fx.parse(f"mask m({declared}) = q >= kv and q - kv < class or kv < range")
+    expect(mask)
+    expect_gradients(mask)
