@@ -12,6 +12,8 @@ of the loop, where nothing reads it; if anything else is, ptxas runs one product
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from flexdsl.analysis.derivative import derivatives
 from flexdsl.ir import Expr, Op, const, var, walk
 
@@ -36,7 +38,7 @@ from .query_sums import ADD_QUERY_SUMS, PART
 from .schedule import Schedule, end_of_tiles, write_schedule
 
 GROUPS = 2
-_ROWS = {
+_ROWS: Mapping[str, int | str] = {
     **dict.fromkeys(("query", "d_out"), "BLOCK_M"),
     **dict.fromkeys(("key", "value", "d_key", "d_value"), GROUP_ROWS),
 }

@@ -11,6 +11,8 @@ Which calls this kernel covers is said in `cover.py`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ..forward import write_query_program
 from ..kernel import Argument, Kernel, KernelSpec, Role, pieces
 from ..loops import KEYS
@@ -33,7 +35,12 @@ from .module import (
 from .schedule import Schedule, end_of_tiles, write_schedule
 
 _SIZES = ("q_len", "kv_len", "q_offset", "heads", "group", "q_tiles")
-_ROWS = {"query": GROUP_ROWS, "out": GROUP_ROWS, "key": "BLOCK_N", "value": "BLOCK_N"}
+_ROWS: Mapping[str, int | str] = {
+    "query": GROUP_ROWS,
+    "out": GROUP_ROWS,
+    "key": "BLOCK_N",
+    "value": "BLOCK_N",
+}
 _BARRIERS = {
     "query_ready": "1, 1",
     "key_ready": "STAGES, 1",
