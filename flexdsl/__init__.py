@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from flexdsl.plans import BlockPlan as BlockPlan
     from flexdsl.plans import plan as plan
     from flexdsl.runtime.attention import attention as attention
+    from flexdsl.runtime.explain import explain as explain
     from flexdsl.testing import verify as verify
 
 __version__ = "0.1.0"
@@ -75,6 +76,7 @@ _HOMES = {
     "errors": "",
     "exp": "flexdsl.frontend.functions",
     "exp2": "flexdsl.frontend.functions",
+    "explain": "flexdsl.runtime.explain",
     "floor": "flexdsl.frontend.functions",
     "log": "flexdsl.frontend.functions",
     "log2": "flexdsl.frontend.functions",

@@ -9,6 +9,7 @@
                     -> device_plan, extremes            plans made on the device, by kernels
               -> operator_compiled, operator_paths      the same, as torch.compile traces it
               -> reference                              dense float64, the oracle
+    explain   -> the same choices                       in words, and nothing runs
 
 `attention` checks its arguments and reads the mods, and hands over to the operator: from there on a
 call is tensors, numbers and two texts (`operator_programs`), whoever traces it. Executors take what

@@ -102,7 +102,7 @@ def attention(
         PlanError: the plan was made for other lengths.
         BackendError: the backend cannot run this call here.
     """
-    q, k, v = _autocast(q, k, v)
+    q, k, v = autocast(q, k, v)
     compiling = torch.compiler.is_dynamo_compiling()
     if not compiling:  # else the operator's fake kernel does it, whose errors are seen as they are
         validate.check_tensors(q, k, v)
@@ -127,13 +127,12 @@ def _eager(
     k: Tensor,
     v: Tensor,
 ) -> Pair:
-    lengths = bind.Lengths(q.shape[0], q.shape[1], q.shape[2], k.shape[2], q_offset)
-    reading = bind.read(mask, score, lengths, q.device)
+    reading = bind.read(mask, score, bind.lengths_of(q, k, q_offset), q.device)
     run = _reference if backend == "reference" else partial(_operate, backend)
     return run(reading, scale, q_offset, q, k, v)
 
 
-def _autocast(*tensors: Any) -> Any:
+def autocast(*tensors: Any) -> Any:
     """The tensors in autocast's dtype where it is on, as torch's own attention has them."""
     device = tensors[0].device.type if isinstance(tensors[0], Tensor) else ""
     if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device):
@@ -160,14 +159,19 @@ def _operate(
         warn_of_steps(reading.score)
     captures = [x for p in programs for x in bind.captured(p).values()]
     mask, score = (text_of(p) for p in programs)
-    tile = TILE if backend == "cpu" else (0, 0)
-    if reading.plan is not None:
-        tile = reading.plan.tile_shape
+    tile = tile_of(backend, reading)
     numbers = numbers_of(programs)
     out, lse = operator.attention(
         q, k, v, captures, numbers, mask, score, scale, q_offset, list(tile), backend
     )
     return out, lse
+
+
+def tile_of(backend: str, reading: bind.Reading) -> tuple[int, int]:
+    """Rows and columns of the tiles of the plan; zeros where each kernel chooses its own."""
+    if reading.plan is not None:
+        return reading.plan.tile_shape
+    return TILE if backend == "cpu" else (0, 0)
 
 
 def _reference(

@@ -38,6 +38,11 @@ class Lengths:
     q_offset: int
 
 
+def lengths_of(q: torch.Tensor, k: torch.Tensor, q_offset: int) -> Lengths:
+    """The extents of a call on these tensors."""
+    return Lengths(q.shape[0], q.shape[1], q.shape[2], k.shape[2], q_offset)
+
+
 @dataclass(frozen=True, eq=False)
 class Reading:
     """The mask and score of one call, read once. Each has its own names.

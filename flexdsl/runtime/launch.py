@@ -44,7 +44,7 @@ LOG2E = 1.4426950408889634
 _DTYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 
 # Kernels that look at no pair.
-_OF_ROWS = (Phase.BACKWARD_ROWS, Phase.BACKWARD_SUMS)
+OF_ROWS = (Phase.BACKWARD_ROWS, Phase.BACKWARD_SUMS)
 # Those that visit the live tiles of a plan, and no other.
 _BY_TILES = (Phase.FORWARD, Phase.BACKWARD_QUERY, Phase.BACKWARD_KEY)
 
@@ -142,28 +142,18 @@ def run(phase: Phase, call: Call) -> None:
     Raises:
         BackendError: none fits the GPU.
     """
-    query, value = call.tensors["query"], call.tensors["value"]
-    expressions = tuple(p and p.expr for p in (call.bound.mask, call.bound.score))
-    dims = query.shape[3], value.shape[3]
-    learned, hopper = call.bound.learned, call.hopper
-    key = (phase, expressions, *dims, query.dtype, query.device, learned, hopper)
-    widest = max(query.shape[3], value.shape[3])
-    score = None if call.bound.score is None else call.bound.score.expr
-    itemsize = query.element_size()
-    found = configs(phase, capability(call.device), widest, itemsize, score, hopper=hopper)
-    if key in _CHOSEN:
-        found = found[found.index(_CHOSEN[key]) :]
     reason = ""
-    for config in found:
-        plan = None if phase in _OF_ROWS else call.plan(phase, config)
+    for config in candidates(phase, call, capability(call.device)):
+        plan = None if phase in OF_ROWS else call.plan(phase, config)
         try:
             spec = call.spec(phase, plan, config)
             launch(kernel_of(phase, config.language, spec), call, plan, config)
         except OutOfResources as error:
             reason = str(error)
             continue
-        _CHOSEN[key] = config
+        _CHOSEN[_kind(phase, call)] = config
         return
+    query, value = call.tensors["query"], call.tensors["value"]
     raise BackendError(
         f"no tile size fits this GPU for head dimensions {query.shape[3]} and {value.shape[3]}",
         why=reason,
@@ -171,17 +161,50 @@ def run(phase: Phase, call: Call) -> None:
     )
 
 
-def takes_hopper(backend: str, q: Tensor, v: Tensor) -> bool:
+def candidates(phase: Phase, call: Call, gpu: int) -> tuple[Config, ...]:
+    """The configurations to try for the kernel of `phase`; none that did not fit such a call.
+
+    Args:
+        gpu: what `capability` gives.
+    """
+    query, value = call.tensors["query"], call.tensors["value"]
+    widest = max(query.shape[3], value.shape[3])
+    score = None if call.bound.score is None else call.bound.score.expr
+    found = configs(phase, gpu, widest, query.element_size(), score, hopper=call.hopper)
+    chosen = _CHOSEN.get(_kind(phase, call))
+    return found if chosen is None else found[found.index(chosen) :]
+
+
+def _kind(phase: Phase, call: Call) -> tuple[Any, ...]:
+    """Equal for calls whose kernels of `phase` fit a GPU alike."""
+    query, value = call.tensors["query"], call.tensors["value"]
+    expressions = tuple(p and p.expr for p in (call.bound.mask, call.bound.score))
+    dims = query.shape[3], value.shape[3]
+    learned, hopper = call.bound.learned, call.hopper
+    return (phase, expressions, *dims, query.dtype, query.device, learned, hopper)
+
+
+def reason_against_hopper(backend: str, gpu: int, q: Tensor, v: Tensor) -> str | None:
+    """Why the portable kernels are taken and not a Hopper GPU's own; None where those are.
+
+    Args:
+        gpu: what `capability` gives.
+    """
+    if backend == "triton":
+        return "backend='triton' was asked for"
+    return reason_not_covered(gpu, _DTYPES.get(q.dtype, str(q.dtype)), q.shape[3], v.shape[3])
+
+
+def takes_hopper(backend: str, gpu: int, q: Tensor, v: Tensor) -> bool:
     """Are a Hopper GPU's own kernels to be tried first?
+
+    Args:
+        gpu: what `capability` gives.
 
     Raises:
         BackendError: they were asked for, and do not cover the call.
     """
-    if backend == "triton":
-        return False
-    reason = reason_not_covered(
-        capability(q.device), _DTYPES.get(q.dtype, str(q.dtype)), q.shape[3], v.shape[3]
-    )
+    reason = reason_against_hopper(backend, gpu, q, v)
     if reason is not None and backend == "hopper":
         raise BackendError(
             "backend 'hopper' does not cover this call",

@@ -105,7 +105,7 @@ def _bind(
     learned: Sequence[int] = (),
 ) -> bind.Bound:
     parts = with_values(program_of(mask), program_of(score), captures, numbers)
-    lengths = bind.Lengths(q.shape[0], q.shape[1], q.shape[2], k.shape[2], q_offset)
+    lengths = bind.lengths_of(q, k, q_offset)
     names = [name for part in parts for name in bind.captured(part)]
     rows, columns = tile
     return bind.bind(*parts, lengths, (rows, columns), tuple(names[i] for i in learned))

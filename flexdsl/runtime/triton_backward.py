@@ -17,7 +17,14 @@ from flexdsl.codegen import Phase, backward_reason
 from flexdsl.runtime import bind
 from flexdsl.runtime.descriptors import aligned, empty_aligned
 from flexdsl.runtime.evaluate import evaluate
-from flexdsl.runtime.launch import Call, row_stride, run, takes_hopper, tile_counts
+from flexdsl.runtime.launch import (
+    Call,
+    capability,
+    row_stride,
+    run,
+    takes_hopper,
+    tile_counts,
+)
 from flexdsl.runtime.tuning import Config, diagonal_config
 
 
@@ -56,31 +63,46 @@ def backward(
     rows |= {name: lse.new_empty(padded) for name in ("delta", "lse_log2")}
     names = ("query", "key", "value", "out", "d_out", "d_query", "d_key", "d_value")
     given = (*map(aligned, (q, k, v, out, d_out)), *gradients)
-    loads = () if bound.score is None else learned_loads(bound.score.expr, bound.learned)
+    loads = loads_of(bound)
     tile = diagonal_config(max(q.shape[3], v.shape[3]), q.element_size())
     sums = {str(i): _buffer(load, bound, tile, lse) for i, load in enumerate(loads)}
     tensors = dict(zip(names, given, strict=True))
-    call = Call(bound, scale, tensors, rows, sums, learned, takes_hopper(backend, q, v))
-    run(Phase.BACKWARD_ROWS, call)
-    if call.hopper and reason_against_hopper(q, v, bool(learned)) is None:
-        return _hopper(call)
-    run(Phase.BACKWARD_QUERY, call)
-    run(Phase.BACKWARD_KEY, call)
-    if any(load.reduction is Reduction.DIAGONAL for load in loads):
-        run(Phase.BACKWARD_DIAGONAL, call)
+    hopper = takes_hopper(backend, capability(q.device), q, v)
+    call = Call(bound, scale, tensors, rows, sums, learned, hopper)
+    phases = phases_of(call)
+    if Phase.BACKWARD in phases:
+        return _hopper(phases, call)
+    for phase in phases:
+        run(phase, call)
     for number, load in enumerate(loads):
         if load.reduction is not Reduction.PAIR:
             _scatter(load, sums[str(number)], bound, tile, learned[load.capture])
     return [*gradients, *learned.values()]
 
 
-def reason_against_hopper(q: Tensor, v: Tensor, learned: bool) -> str | None:
+def phases_of(call: Call) -> tuple[Phase, ...]:
+    """The kernels of a call's backward pass, in the order in which they run."""
+    if call.hopper and reason_against_hopper(call) is None:
+        return Phase.BACKWARD_ROWS, Phase.BACKWARD, Phase.BACKWARD_SUMS
+    portable = (Phase.BACKWARD_ROWS, Phase.BACKWARD_QUERY, Phase.BACKWARD_KEY)
+    if any(load.reduction is Reduction.DIAGONAL for load in loads_of(call.bound)):
+        return *portable, Phase.BACKWARD_DIAGONAL
+    return portable
+
+
+def reason_against_hopper(call: Call) -> str | None:
     """Why the backward pass of a call takes the portable kernels where its forward does not."""
+    q, v, learned = call.tensors["query"], call.tensors["value"], bool(call.bound.learned)
     deterministic = torch.are_deterministic_algorithms_enabled()
     return backward_reason(q.shape[3], v.shape[3], q[..., 0].numel(), learned, deterministic)
 
 
-def _hopper(call: Call) -> list[Tensor]:
+def loads_of(bound: bind.Bound) -> tuple[LearnedLoad, ...]:
+    """The loads of captured tensors whose gradients are wanted."""
+    return () if bound.score is None else learned_loads(bound.score.expr, bound.learned)
+
+
+def _hopper(phases: tuple[Phase, ...], call: Call) -> list[Tensor]:
     """Gradients of q, k and v by the one kernel of a Hopper GPU; dQ is added up in float32.
 
     It gives dK and dV of each query head, which are added up here where heads share keys.
@@ -91,8 +113,8 @@ def _hopper(call: Call) -> list[Tensor]:
     query_sums = q.new_zeros((*q.shape[:2], rows, q.shape[3]), dtype=torch.float32)
     tensors = {**call.tensors, "d_key": of_heads[0], "d_value": of_heads[1]}
     call = replace(call, tensors=tensors, sums={"d_query": query_sums})
-    run(Phase.BACKWARD, call)
-    run(Phase.BACKWARD_SUMS, call)
+    for phase in phases:
+        run(phase, call)
     group = q.shape[1] // k.shape[1]
     d_key, d_value = (x if group == 1 else x.unflatten(1, (-1, group)).sum(2) for x in of_heads)
     return [call.tensors["d_query"], d_key, d_value]

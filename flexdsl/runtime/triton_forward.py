@@ -10,7 +10,7 @@ from torch import Tensor
 from flexdsl.codegen import Phase
 from flexdsl.runtime import bind
 from flexdsl.runtime.descriptors import aligned, empty_aligned
-from flexdsl.runtime.launch import Call, run, takes_hopper
+from flexdsl.runtime.launch import Call, capability, run, takes_hopper
 
 
 def forward(
@@ -32,6 +32,6 @@ def forward(
     if scale <= 0:  # the largest score times the scale must be the largest of all
         q, scale = (-q, -scale) if scale < 0 else (torch.zeros_like(q), 1.0)
     tensors = {"query": aligned(q), "key": aligned(k), "value": aligned(v), "out": out}
-    hopper = takes_hopper(backend, q, v)
+    hopper = takes_hopper(backend, capability(q.device), q, v)
     run(Phase.FORWARD, Call(bound, scale, tensors, {"lse": lse}, hopper=hopper))
     return out.contiguous(), lse

@@ -1,0 +1,184 @@
+"""`explain`: what `attention` would do with a call, and why, in words. Nothing is launched.
+
+Every choice is asked of the function that makes it when attention runs: names of backends in
+`validate.py`, plans in `bind.py`, kernels and their configurations in `launch.py` and
+`triton_backward.py`. Only words are made here.
+"""
+
+from __future__ import annotations
+
+from textwrap import indent
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from flexdsl.analysis import BlockPlan
+from flexdsl.analysis.derivative import describe_steps
+from flexdsl.ir import Program, print_expr
+from flexdsl.runtime import bind, validate
+from flexdsl.runtime.attention import autocast, tile_of
+
+if TYPE_CHECKING:
+    from flexdsl.codegen import Phase
+    from flexdsl.runtime.launch import Call
+    from flexdsl.runtime.tuning import Config
+
+
+def explain(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    mask: Any = None,
+    score: Any = None,
+    scale: float | None = None,
+    q_offset: int = 0,
+    backend: str = "auto",
+) -> str:
+    """Which kernels, plans and configurations `attention` would run this call with, and why.
+
+    Args:
+        q, k, v: tensors as `attention` takes them; only shape, dtype, device and whether a gradient
+            is asked for are looked at.
+        mask, score, scale, q_offset, backend: as of `attention`.
+
+    Returns:
+        Lines of text: the backend and why it is not another, the plan, each kernel of the forward
+        and of the backward pass with the configuration that is tried first, what becomes of the
+        score modification, and which results may differ in their last bits from run to run.
+
+    Raises:
+        What `attention` raises for the same arguments before it computes anything.
+    """
+    q, k, v = autocast(q, k, v)
+    validate.check_tensors(q, k, v)
+    factor = validate.check_scale(scale, q.shape[3])
+    offset = validate.check_q_offset(q_offset)
+    chosen = validate.check_backend(backend, q)
+    lengths = bind.lengths_of(q, k, offset)
+    reading = bind.read(mask, score, lengths, q.device)
+    head = [f"attention of q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}, {q.dtype}"]
+    if chosen == "reference":
+        return "\n".join([*head, _REFERENCE])
+    learned = tuple(n for n, x in bind.captured(reading.score).items() if x.requires_grad)
+    tile = tile_of(chosen, reading)
+    bound = bind.bind(reading.mask, reading.score, lengths, tile, learned)
+    if chosen == "cpu":
+        return "\n".join([*head, *_of_cpu(bound)])
+    from flexdsl.runtime.launch import capability
+
+    return "\n".join([*head, *of_gpu(chosen, capability(q.device), bound, factor, q, k, v)])
+
+
+_REFERENCE = """\
+backend reference: dense float64, which asks the user's functions about every pair
+  for comparisons; it has no plan, and its gradients are autograd's"""
+
+_CPU_GRADIENTS = """\
+backward: scores are computed again, piece by piece
+  deterministic: threads have sums of their own, which are added in one order"""
+
+
+def _of_cpu(bound: bind.Bound) -> list[str]:
+    assert bound.plan is not None
+    threads = torch.get_num_threads()
+    return [
+        "backend cpu: torch's matrix products over live tiles; the tensors are on the CPU",
+        indent(bound.plan.explain(), "  "),
+        f"forward: {_tiles(bound.plan)}; pieces of the plan are spread over {threads} threads",
+        _CPU_GRADIENTS,
+        *_score(bound.score),
+    ]
+
+
+def of_gpu(
+    backend: str, gpu: int, bound: bind.Bound, scale: float, q: Tensor, k: Tensor, v: Tensor
+) -> list[str]:
+    """The lines about a call by generated kernels.
+
+    Args:
+        backend: "triton", "hopper" or "auto".
+        gpu: compute capability, 90 for Hopper; 0 for a GPU that is not NVIDIA's.
+        bound, scale: the call.
+
+    Raises:
+        BackendError: the backend does not cover the call.
+    """
+    from flexdsl.codegen import Phase
+    from flexdsl.runtime import launch, triton_backward
+
+    hopper = launch.takes_hopper(backend, gpu, q, v)
+    against = launch.reason_against_hopper(backend, gpu, q, v)
+    kernels = "a Hopper GPU's own kernels" if hopper else "portable kernels"
+    lines = [f"backend {backend}: {kernels}" + (f", since {against}" if against else "")]
+    if q.numel() == 0 or k.numel() == 0:
+        return [*lines, "no kernel is launched: there is no pair"]
+    call = launch.Call(bound, scale, {"query": q, "key": k, "value": v}, {}, hopper=hopper)
+    first = launch.candidates(Phase.FORWARD, call, gpu)[0]
+    lines.append(indent(call.plan(Phase.FORWARD, first).explain(), "  "))
+    lines += ["forward:", *_kernel(Phase.FORWARD, call, gpu)]
+    phases = triton_backward.phases_of(call)
+    reason = triton_backward.reason_against_hopper(call) if hopper else None
+    why = f" by portable kernels, since {reason}" if reason else ""
+    lines.append(f"backward{why}:")
+    for phase in phases:
+        lines += _kernel(phase, call, gpu)
+    lines += _order_of_sums(Phase.BACKWARD in phases, bound)
+    return [*lines, *_score(bound.score)]
+
+
+def _kernel(phase: Phase, call: Call, gpu: int) -> list[str]:
+    """A kernel, its first configuration, those after it, and its plan."""
+    from flexdsl.runtime.launch import OF_ROWS, candidates
+
+    config, *others = candidates(phase, call, gpu)
+    lines = [f"  {phase.value}: {_words(config)}"]
+    if phase not in OF_ROWS:
+        plan = call.plan(phase, config)
+        lines.append(f"    {_tiles(plan)}")
+        if call.spec(phase, plan, config).mask is None:
+            lines.append("    it has no mask: every pair of every live tile is allowed")
+    lines += [f"    where that does not fit the GPU: {_words(other)}" for other in others]
+    return lines
+
+
+def _words(config: Config) -> str:
+    height, width = config.tile
+    how = f"{config.num_warps} warps, {config.num_stages} stages"
+    return f"{config.language.value}, tile {height} x {width}, {how}"
+
+
+def _tiles(plan: BlockPlan) -> str:
+    height, width = plan.tile_shape
+    return f"plan {plan.kind}, {plan.density:.1%} of {height} x {width} tiles live"
+
+
+def _order_of_sums(atomics: bool, bound: bind.Bound) -> list[str]:
+    """Which gradients have the same bits in every run.
+
+    Args:
+        atomics: dQ is added up by atomic operations.
+    """
+    from flexdsl.runtime.triton_backward import loads_of
+
+    if atomics:
+        lines = [
+            "  dK and dV are deterministic; dQ is added up by atomic operations: its last bits may"
+            " vary,\n  but not under torch.use_deterministic_algorithms(True)"
+        ]
+    else:
+        lines = ["  dQ, dK and dV are deterministic: added up in a fixed order"]
+    for load in loads_of(bound):
+        lines.append(f"  gradient of {load.capture} by {print_expr(load.node)}: ")
+        lines[-1] += load.reduction.value
+    return lines
+
+
+def _score(score: Program | None) -> list[str]:
+    """What becomes of the score modification."""
+    if score is None:
+        return ["score: no modification; scale and log2(e) are one factor in the exponent"]
+    lines = [f"score {score.name}, as kernels compute it: {print_expr(score.expr)}"]
+    steps = describe_steps(score)
+    return [*lines, indent(steps, "  ")] if steps else lines
