@@ -146,7 +146,7 @@ class Expected:
     Attributes:
         out, lse: in float64.
         inputs: the leaves of autograd, q, k and v, in float64.
-        learned: leaves of the captured float tensors, by name.
+        learned: leaves of the captured float tensors, by name, in float64.
         score_size: the largest finite score, before or after its modification.
     """
 
@@ -165,7 +165,9 @@ def reference(run: Run) -> Expected:
     """
     subject, case = run.subject, run.case
     inputs = [x.detach().double().requires_grad_() for x in run.inputs]
-    learned = {n: x.requires_grad_() for n, x in subject.learned(run.device).items()}
+    # As of inputs: the gradient by a float32 leaf would be a float32 sum over all pairs.
+    captured = subject.learned(run.device)
+    learned = {n: x.double().requires_grad_() for n, x in captured.items()}
     sizes = [0.0]
 
     def modify(scores: Tensor) -> Tensor:
@@ -213,9 +215,8 @@ def check_backward(run: Run, expected: Expected) -> None:
         Disagreement: they differ.
     """
     inputs = [x.detach().requires_grad_() for x in run.inputs]
-    # The generated kernels give no gradient by captured tensors, and refuse.
-    learned = run.placed.learned(run.device) if run.backend == "cpu" else {}
-    learned = {n: x.requires_grad_() for n, x in learned.items()}
+    captured = run.placed.learned(run.device)
+    learned = {n: x.requires_grad_() for n, x in captured.items()}
     subject = run.placed.with_values(learned) if learned else run.placed
     found = run.call(subject, run.mask_of(subject), *inputs)
     given = run.case.like(*found)
@@ -227,7 +228,8 @@ def check_backward(run: Run, expected: Expected) -> None:
     # What the difference of two products of gradients and values is rounded from.
     size = _size(given[0]) * _size(run.inputs[2]) * math.sqrt(run.case.v_dim) + _size(given[1])
     size *= max(1.0, run.case.factor * max(_size(x) for x in run.inputs[:2]))
-    for name, one, other, x in zip(names, gradients, references, wanted, strict=True):
+    given_to = [*inputs, *learned.values()]
+    for name, one, other, x in zip(names, gradients, references, given_to, strict=True):
         dtype = max(x.dtype, DTYPES[run.case.dtype], key=lambda t: torch.finfo(t).eps)
         run.compare(name, one, other, size * (1.0 + expected.score_size), 8, dtype)
 

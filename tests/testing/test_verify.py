@@ -23,6 +23,7 @@ from flexdsl.errors import (
 )
 from flexdsl.ir import Kind
 from flexdsl.mod import Mod
+from flexdsl.runtime import triton_backward
 from flexdsl.testing import Case, Limits, check, parse_with, strategies
 from flexdsl.testing.reproduce import _literal
 from support.verification import BIAS, STDLIB, found, kinked, packed, treat_partial_as_full
@@ -46,6 +47,27 @@ def test_a_report_says_what_captured_tensors_allow():
     alibi = fx.verify(fx.stdlib.alibi(4), examples=10)
     assert alibi.limits.heads == 4
     assert "gradient by slope" in alibi.worst
+
+
+def test_the_reference_adds_gradients_of_captured_tensors_up_in_float64():
+    """In float32, its own rounding was more than the bound of this case."""
+    sizes = {"q_len": 34, "kv_len": 43, "batch": 3, "heads": 4, "kv_heads": 4}
+    case = Case(**sizes, dim=32, v_dim=8, q_offset=5, dtype="float64", seed=1034)
+    check(fx.stdlib.alibi(4), case)
+
+
+def test_gradients_of_captured_tensors_by_generated_kernels(monkeypatch):
+    alibi = fx.stdlib.alibi(4)
+    case = Case(q_len=9, kv_len=12, heads=4, kv_heads=2)
+    check(alibi, case, backend="triton")
+    scatter = triton_backward._scatter
+
+    def twice(load, sums, *rest):
+        scatter(load, 2.0 * sums, *rest)
+
+    monkeypatch.setattr(triton_backward, "_scatter", twice)
+    with pytest.raises(VerificationError, match="gradient by slope"):
+        check(alibi, case, backend="triton")
 
 
 def test_limits_that_depend_on_each_other():
