@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from flexdsl.analysis.closed_form import ClosedForm, Interval
-from flexdsl.ir import Capture, DType, Expr, Op, walk
+from flexdsl.ir import Expr, Op
 
 from .kernel import KernelSpec, Role
 from .lower import Lowering, Scope
@@ -194,14 +194,8 @@ def _tile_range(
 
 
 def _end_of_tile(root: Expr, end: str, extreme: str, language: str) -> str:
-    """An end over the rows of a tile, in 32 bits: what is past them is past every length too."""
-    if OUTER.intersection(root.variables):
-        end = f"{language}.{extreme}({end})"
-    captures = (n.attribute for n in walk(root) if n.op is Op.LOAD)
-    if any(isinstance(c, Capture) and c.dtype is DType.I64 for c in captures):
-        clamped = f"{language}.minimum({language}.maximum({end}, 0), 2147483647)"
-        end = f"{clamped}.to({language}.int32)"
-    return end
+    """An end over the rows of a tile."""
+    return f"{language}.{extreme}({end})" if OUTER.intersection(root.variables) else end
 
 
 def _make_disjoint(ranges: list[Range], lowering: Lowering, block: Block) -> None:
