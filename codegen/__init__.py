@@ -19,9 +19,18 @@ from .backward import generate_backward_key, generate_backward_query
 from .forward import generate_forward
 from .hopper import backward_reason, reason_not_covered
 from .kernel import Argument, Kernel, KernelSpec, Language, Role, heavy_last, pieces
-from .unbound import OF_KEYS, Phase, generate_unbound, parse_phase, unbound_spec
+from .unbound import (
+    KERNEL_TARGETS,
+    OF_KEYS,
+    Phase,
+    generate_unbound,
+    parse_kernel_target,
+    parse_phase,
+    unbound_spec,
+)
 
 __all__ = [
+    "KERNEL_TARGETS",
     "OF_KEYS",
     "Argument",
     "Kernel",
@@ -35,6 +44,7 @@ __all__ = [
     "generate_forward",
     "generate_unbound",
     "heavy_last",
+    "parse_kernel_target",
     "parse_phase",
     "pieces",
     "reason_not_covered",

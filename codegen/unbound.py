@@ -16,7 +16,12 @@ from .backward import generate_backward_key, generate_backward_query
 from .compaction import generate_plan_counts, generate_plan_runs
 from .diagonal import generate_backward_diagonal
 from .forward import generate_forward
-from .hopper import generate_backward, generate_backward_sums
+from .hopper import (
+    backward_reason,
+    generate_backward,
+    generate_backward_sums,
+    reason_not_covered,
+)
 from .hopper import generate_forward as generate_hopper_forward
 from .kernel import Kernel, KernelSpec, Language, heavy_last
 from .planner import generate_plan_states
@@ -54,6 +59,22 @@ def parse_phase(name: str) -> Phase:
         known = ", ".join(repr(p.value) for p in Phase)
         raise ArgumentError(f"there is no phase {name!r}", fix=f"one of {known}")
     return Phase(name)
+
+
+# What kernels are generated for, by the name that users give, and the language of each.
+KERNEL_TARGETS = {"triton": Language.TRITON, "hopper": Language.GLUON}
+
+
+def parse_kernel_target(name: str) -> Language:
+    """The language of the kernels of that target: "triton" is portable.
+
+    Raises:
+        ArgumentError: there is none.
+    """
+    if name not in KERNEL_TARGETS:
+        known = ", ".join(repr(n) for n in KERNEL_TARGETS)
+        raise ArgumentError(f"there is no target {name!r}", fix=f"one of {known}")
+    return KERNEL_TARGETS[name]
 
 
 GENERATORS = {
@@ -106,11 +127,27 @@ def generate_unbound(
     """The kernel of `phase` for this mask and score, whatever the lengths.
 
     Raises:
-        ArgumentError: the phase has no kernel in that language.
+        ArgumentError: the phase has no kernel in that language, or that does not cover the head
+            dimensions.
     """
     if (phase, language) not in GENERATORS:
         phases = ", ".join(repr(p.value) for p, of in GENERATORS if of is language)
+        (target,) = (name for name, of in KERNEL_TARGETS.items() if of is language)
         raise ArgumentError(
-            f"phase {phase.value!r} has no kernel in {language.value}", fix=f"one of {phases}"
+            f"phase {phase.value!r} has no kernel for target {target!r}", fix=f"one of {phases}"
         )
+    if language is Language.GLUON:
+        _check_hopper(phase, head_dim, value_dim)
     return GENERATORS[phase, language](unbound_spec(mask, score, head_dim, value_dim, phase))
+
+
+def _check_hopper(phase: Phase, head_dim: int, value_dim: int) -> None:
+    reason = reason_not_covered(90, "bf16", head_dim, value_dim)
+    if phase is Phase.BACKWARD:
+        reason = reason or backward_reason(head_dim, value_dim, 0, False, False)
+    if reason is not None:
+        raise ArgumentError(
+            f"the Hopper kernels have no {phase.value} of head dimensions {head_dim}/{value_dim}",
+            why=reason,
+            fix="the portable kernel, of target 'triton'",
+        )

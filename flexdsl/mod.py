@@ -89,24 +89,34 @@ class Mod:
         return self.program.digest
 
     def source(
-        self, phase: str = "forward", *, head_dim: int = 128, value_dim: int | None = None
+        self,
+        phase: str = "forward",
+        *,
+        target: str = "triton",
+        head_dim: int = 128,
+        value_dim: int | None = None,
     ) -> str:
         """The text of a kernel for this mod alone, whatever the lengths.
 
         Args:
-            phase: "forward", "backward_query" (dQ) or "backward_key" (dK and dV).
+            phase: "forward"; "backward_query" (dQ) or "backward_key" (dK and dV) in portable
+                Triton, "backward" (all three) for Hopper.
+            target: "triton" for the portable kernel, "hopper" for that of NVIDIA's compute
+                capability 9.0, in Gluon.
             head_dim: D, elements of a query and a key.
             value_dim: Dv, elements of a value; D where None.
 
         Raises:
-            ArgumentError: no such phase.
+            ArgumentError: no such phase or target, or the target has no kernel of this phase or of
+                these head dimensions.
         """
-        from flexdsl.codegen import generate_unbound, parse_phase
+        from flexdsl.codegen import generate_unbound, parse_kernel_target, parse_phase
 
         program = self.program
         mask, score = (program, None) if self.kind is Kind.MASK else (None, program)
         dims = head_dim, head_dim if value_dim is None else value_dim
-        return generate_unbound(mask, score, *dims, parse_phase(phase)).source
+        language = parse_kernel_target(target)
+        return generate_unbound(mask, score, *dims, parse_phase(phase), language).source
 
     def explain(self) -> str:
         """What the compiler makes of this mod: its text, its loops or its gradients, and why."""

@@ -6,12 +6,13 @@ import click
 
 from flexdsl.analysis import BlockPlan
 from flexdsl.cli.spec import HELP, read_spec
+from flexdsl.codegen import KERNEL_TARGETS
 from flexdsl.ir import Capture, Expr, Kind, walk
 from flexdsl.mod import Mod
 from flexdsl.plans import plan
 from flexdsl.stdlib.listing import catalog, table_of
 
-STAGES = ["text", "ir", "plan", "triton", "ptx"]
+STAGES = ["text", "ir", "plan", *KERNEL_TARGETS, "ptx"]
 
 
 @click.command(
@@ -20,11 +21,21 @@ STAGES = ["text", "ir", "plan", "triton", "ptx"]
     f"{HELP}",
 )
 @click.argument("spec")
-@click.option("--stage", type=click.Choice(STAGES), default="text", show_default=True)
+@click.option(
+    "--stage",
+    type=click.Choice(STAGES),
+    default="text",
+    show_default=True,
+    help="The forward kernel is portable in stage triton, a Hopper GPU's own in stage hopper.",
+)
 @click.option("--q-len", type=click.IntRange(1), default=2048, show_default=True, help="(plan)")
 @click.option("--kv-len", type=click.IntRange(1), help="(plan)  [default: as many as queries]")
 @click.option(
-    "--head-dim", type=click.IntRange(1), default=128, show_default=True, help="(triton, ptx)"
+    "--head-dim",
+    type=click.IntRange(1),
+    default=128,
+    show_default=True,
+    help="(triton, hopper, ptx)",
 )
 @click.option(
     "--dtype",
@@ -53,7 +64,7 @@ def command(
         click.echo(table_of(catalog()))
         return
     mod = read_spec(spec)
-    if stage in ("triton", "ptx"):
+    if stage in (*KERNEL_TARGETS, "ptx"):
         _check_target(target)
     if stage == "text":
         click.echo(mod.text)
@@ -62,8 +73,8 @@ def command(
     elif stage == "plan":
         made = _plan(mod, q_len, kv_len or q_len)
         click.echo(f"{made}\n{made.explain()}")
-    elif stage == "triton":
-        click.echo(_kernel_source(mod, head_dim))
+    elif stage in KERNEL_TARGETS:
+        click.echo(mod.source(target=stage, head_dim=head_dim))
     else:
         click.echo(_assembly(mod, target, dtype, head_dim))
 
@@ -96,20 +107,9 @@ def _check_target(target: str) -> None:
     parse_target(target)
 
 
-def _mask_and_score(mod: Mod) -> tuple[Mod | None, Mod | None]:
-    return (mod, None) if mod.kind is Kind.MASK else (None, mod)
-
-
-def _kernel_source(mod: Mod, head_dim: int) -> str:
-    from flexdsl.codegen import generate_unbound
-
-    mask, score = (None if m is None else m.program for m in _mask_and_score(mod))
-    return generate_unbound(mask, score, head_dim, head_dim).source
-
-
 def _assembly(mod: Mod, target: str, dtype: str, head_dim: int) -> str:
     from flexdsl.aot import compile_kernel
 
-    mask, score = _mask_and_score(mod)
+    mask, score = (mod, None) if mod.kind is Kind.MASK else (None, mod)
     stages = compile_kernel(mask, score, target=target, dtype=dtype, head_dim=head_dim).stages
     return str(stages["ptx" if "ptx" in stages else "amdgcn"])

@@ -111,6 +111,13 @@ def test_show_triton(text):
     compile(source, "kernel.py", "exec")
 
 
+@pytest.mark.parametrize("text", [WINDOW, "score * 2.0"])
+def test_show_hopper(text):
+    source = output("show", "--stage", "hopper", "--head-dim", "64", text)
+    assert "@gluon.jit" in source
+    compile(source, "kernel.py", "exec")
+
+
 def test_show_ptx():
     assert ".target sm_90" in output_of_process(
         "show", "--stage", "ptx", "--head-dim", "64", WINDOW
@@ -145,6 +152,7 @@ def test_demo():
         (["plan", WINDOW, "--q-offset", "-1"], "FX201"),
         (["show", "--stage", "ptx", "--target", "cuda:1", WINDOW], "FX301"),
         (["show", "--stage", "triton", "--target", "cuda:1", WINDOW], "FX301"),
+        (["show", "--stage", "hopper", "--head-dim", "80", WINDOW], "80/80 are none of"),
         (["plan", WINDOW, "--plot", "plan.gif"], "FX201"),
         (["show", "--stage", "ptx", "--head-dim", "4096", WINDOW], "FX201"),
         (["plan", WINDOW, "--q-len", "0"], "0 is not in the range"),

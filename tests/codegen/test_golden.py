@@ -61,3 +61,27 @@ def test_source_of_a_mod() -> None:
     assert "def backward_key(" in CAUSAL.source("backward_key", head_dim=64)
     with pytest.raises(ArgumentError, match="backward_query"):
         CAUSAL.source("sideways")
+
+
+def test_source_of_a_mod_for_hopper() -> None:
+    for phase in ("forward", "backward"):
+        source = CAUSAL.source(phase, target="hopper", head_dim=64)
+        assert "@gluon.jit" in source and f"def {phase}(" in source
+        compile(source, "kernel.py", "exec")
+    score = VARIANTS["softcap"].score
+    assert score is not None and "tanh(" in score.source(target="hopper", head_dim=64)
+
+
+@pytest.mark.parametrize(
+    ("phase", "target", "head_dim", "message"),
+    [
+        ("forward", "rocket", 64, "no target 'rocket'.*'triton', 'hopper'"),
+        ("backward_key", "hopper", 64, "no kernel for target 'hopper'.*'forward', 'backward'"),
+        ("backward", "triton", 64, "no kernel for target 'triton'.*'backward_query'"),
+        ("forward", "hopper", 80, "head dimensions 80/80 are none of"),
+        ("backward", "hopper", 256, "takes head dimensions 64 and 128"),
+    ],
+)
+def test_what_no_target_has(phase: str, target: str, head_dim: int, message: str) -> None:
+    with pytest.raises(ArgumentError, match=f"(?s){message}"):
+        CAUSAL.source(phase, target=target, head_dim=head_dim)
