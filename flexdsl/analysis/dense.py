@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flexdsl.analysis.subdivide import Scene
+from flexdsl.analysis.scene import Scene
 from flexdsl.analysis.table import RunTable
 
 Array = NDArray[Any]
