@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import flexdsl as fx
+from support.definitions import block_diffusion
 
 MAPS = json.loads(Path(__file__).with_name("tile_maps.json").read_text())
 
@@ -104,19 +105,6 @@ def radial(frames: int, tokens_per_frame: int, first_frame_sink: bool) -> Any:
         near = (band <= size) & ((away + 1) * band <= size)
         far = (distance % fx.maximum(1, (band + size - 1) // size) == 0) & (away == 0)
         return near | far | (first_frame_sink & (kv < size))
-
-    return mask
-
-
-def block_diffusion(seq_len: int, block: int) -> Any:
-    def mask(b: Any, h: Any, q: Any, kv: Any) -> Any:
-        noised_q, noised_kv = q < seq_len, kv < seq_len
-        of_q, of_kv = q % seq_len // block, kv % seq_len // block
-        return (
-            (of_q == of_kv and noised_q == noised_kv)
-            or (of_q > of_kv and noised_q and not noised_kv)
-            or (of_q >= of_kv and not noised_q and not noised_kv)
-        )
 
     return mask
 

@@ -14,6 +14,7 @@ from flexdsl.analysis import BlockPlan
 from flexdsl.codegen import Phase
 from flexdsl.runtime import launch
 from flexdsl.runtime.tuning import configs
+from support.definitions import block_diffusion
 from support.plans import as_table
 
 HEADS, LENGTH, DIM = 2, 140, 16
@@ -21,19 +22,6 @@ LENGTHS_OF_DOCUMENTS = [30, 7, 43, 60]
 START = np.repeat([0, 30, 37, 80], LENGTHS_OF_DOCUMENTS).astype(np.int32)
 END = np.repeat([30, 37, 80, 140], LENGTHS_OF_DOCUMENTS)  # int64
 KEEP = np.arange(LENGTH) % 3 != 0
-
-
-def block_diffusion(half: int, block: int) -> Callable[..., Any]:
-    def mask(b: Any, h: Any, q: Any, kv: Any) -> Any:
-        noised_q, noised_kv = q < half, kv < half
-        of_q, of_kv = q % half // block, kv % half // block
-        return (
-            (of_q == of_kv and noised_q == noised_kv)
-            or (of_q > of_kv and noised_q and not noised_kv)
-            or (of_q >= of_kv and not noised_q and not noised_kv)
-        )
-
-    return mask
 
 
 MASKS: dict[str, Callable[..., Any]] = {

@@ -190,6 +190,20 @@ def value_of(tree: Tree | Expr, variables: dict[str, Any]) -> Any:
     return value
 
 
+# min and max of a NaN depend on the order in Python, so that none is drawn.
+any_tree = st.sampled_from(list(Type)).flatmap(lambda t: trees(t, 3, nan=False))
+
+
+def expected_of(tree: Tree, point: dict[str, Any]) -> tuple[Expr, Any]:
+    """The expression of a drawn tree and its value by Python; a case without one is not taken."""
+    try:
+        expected = value_of(tree, point)
+        expr = build(tree)
+    except (Undefined, TypeMismatchError):
+        reject()
+    return expr, expected
+
+
 def equal(a: Any, b: Any) -> bool:
     """Are two numbers equal, where every NaN equals every other?"""
     return a == b or (a != a and b != b)
