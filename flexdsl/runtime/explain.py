@@ -38,6 +38,8 @@ def explain(
 ) -> str:
     """Which kernels, plans and configurations `attention` would run this call with, and why.
 
+    Captured tensors on a GPU are copied to the host, for the figures of their plan.
+
     Args:
         q, k, v: tensors as `attention` takes them; only shape, dtype, device and whether a gradient
             is asked for are looked at.
