@@ -50,34 +50,23 @@ def backward(
     Raises:
         BackendError: no configuration fits the GPU.
     """
-    q, k, v = inputs
-    gradients = [empty_aligned(x.shape, x) for x in inputs]
     learned = {
         n: torch.zeros_like(bound.score_values[n], dtype=torch.float32) for n in bound.learned
     }
+    q, k, v = inputs
     if out.numel() == 0 or k.numel() == 0:
-        return [*(g.zero_() for g in gradients), *learned.values()]
+        return [*(torch.zeros_like(x) for x in inputs), *learned.values()]
     d_lse = torch.zeros_like(lse) if d_lse is None else d_lse.contiguous()
     rows = {"lse": lse, "d_lse": d_lse}
     padded = (*lse.shape[:2], row_stride(lse.shape[2]))
     rows |= {name: lse.new_empty(padded) for name in ("delta", "lse_log2")}
-    names = ("query", "key", "value", "out", "d_out", "d_query", "d_key", "d_value")
-    given = (*map(aligned, (q, k, v, out, d_out)), *gradients)
-    loads = loads_of(bound)
-    tile = diagonal_config(max(q.shape[3], v.shape[3]), q.element_size())
-    sums = {str(i): _buffer(load, bound, tile, lse) for i, load in enumerate(loads)}
-    tensors = dict(zip(names, given, strict=True))
+    given = map(aligned, (q, k, v, out, d_out))
+    tensors = dict(zip(("query", "key", "value", "out", "d_out"), given, strict=True))
     hopper = takes_hopper(backend, capability(q.device), q, v)
-    call = Call(bound, scale, tensors, rows, sums, learned, hopper)
+    call = Call(bound, scale, tensors, rows, gradients=learned, hopper=hopper)
     phases = phases_of(call)
-    if Phase.BACKWARD in phases:
-        return _hopper(phases, call)
-    for phase in phases:
-        run(phase, call)
-    for number, load in enumerate(loads):
-        if load.reduction is not Reduction.PAIR:
-            _scatter(load, sums[str(number)], bound, tile, learned[load.capture])
-    return [*gradients, *learned.values()]
+    run_all = _hopper if Phase.BACKWARD in phases else _portable
+    return [*run_all(phases, call), *learned.values()]
 
 
 def phases_of(call: Call) -> tuple[Phase, ...]:
@@ -102,22 +91,43 @@ def loads_of(bound: bind.Bound) -> tuple[LearnedLoad, ...]:
     return () if bound.score is None else learned_loads(bound.score.expr, bound.learned)
 
 
+def _portable(phases: tuple[Phase, ...], call: Call) -> list[Tensor]:
+    """Gradients of q, k and v; those of captured tensors are added to the call's own."""
+    tensors, bound = call.tensors, call.bound
+    of = {f"d_{n}": empty_aligned(tensors[n].shape, tensors[n]) for n in ("query", "key", "value")}
+    loads = loads_of(bound)
+    query, value = tensors["query"], tensors["value"]
+    tile = diagonal_config(max(query.shape[3], value.shape[3]), query.element_size())
+    sums = {str(i): _buffer(x, bound, tile, call.rows["lse"]) for i, x in enumerate(loads)}
+    call = replace(call, tensors={**tensors, **of}, sums=sums)
+    for phase in phases:
+        run(phase, call)
+    for number, load in enumerate(loads):
+        if load.reduction is not Reduction.PAIR:
+            _scatter(load, sums[str(number)], bound, tile, call.gradients[load.capture])
+    return list(of.values())
+
+
 def _hopper(phases: tuple[Phase, ...], call: Call) -> list[Tensor]:
     """Gradients of q, k and v by the one kernel of a Hopper GPU; dQ is added up in float32.
 
     It gives dK and dV of each query head, which are added up here where heads share keys.
     """
     q, k, v = (call.tensors[name] for name in ("query", "key", "value"))
-    of_heads = [empty_aligned((*q.shape[:2], *x.shape[2:]), x) for x in (k, v)]
+    of = {"d_query": empty_aligned(q.shape, q)}
+    of |= {
+        n: empty_aligned((*q.shape[:2], *x.shape[2:]), x) for n, x in (("d_key", k), ("d_value", v))
+    }
     rows = -(-q.shape[2] // 128) * 128
     query_sums = q.new_zeros((*q.shape[:2], rows, q.shape[3]), dtype=torch.float32)
-    tensors = {**call.tensors, "d_key": of_heads[0], "d_value": of_heads[1]}
-    call = replace(call, tensors=tensors, sums={"d_query": query_sums})
+    call = replace(call, tensors={**call.tensors, **of}, sums={"d_query": query_sums})
     for phase in phases:
         run(phase, call)
     group = q.shape[1] // k.shape[1]
-    d_key, d_value = (x if group == 1 else x.unflatten(1, (-1, group)).sum(2) for x in of_heads)
-    return [call.tensors["d_query"], d_key, d_value]
+    of_keys = (of["d_key"], of["d_value"])
+    if group > 1:
+        of_keys = tuple(x.unflatten(1, (-1, group)).sum(2) for x in of_keys)
+    return [of["d_query"], *of_keys]
 
 
 def _buffer(load: LearnedLoad, bound: bind.Bound, tile: Config, lse: Tensor) -> Tensor:

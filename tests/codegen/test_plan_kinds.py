@@ -17,6 +17,10 @@ from flexdsl.runtime.tuning import configs
 from support.definitions import block_diffusion
 from support.plans import as_table
 
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="tensors and tiles here are those of the interpreter"
+)
+
 HEADS, LENGTH, DIM = 2, 140, 16
 LENGTHS_OF_DOCUMENTS = [30, 7, 43, 60]
 START = np.repeat([0, 30, 37, 80], LENGTHS_OF_DOCUMENTS).astype(np.int32)
@@ -52,7 +56,6 @@ def plan_of(mask: fx.Mod) -> BlockPlan:
     return fx.plan(mask, LENGTH, LENGTH, heads=HEADS, tile=config.tile)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="tiles here are those of the interpreter")
 @pytest.mark.parametrize("name", MASKS)
 def test_both_kinds_give_the_same_bits(name: str) -> None:
     mask = fx.mask_mod(MASKS[name])

@@ -350,6 +350,7 @@ def test_a_step_with_other_documents_does_not_wait():
         torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.filterwarnings("ignore:The AccumulateGrad node")  # of the warm-up on a side stream
 @pytest.mark.gpu
 def test_a_cuda_graph_replays_with_the_documents_of_then():
     inputs = [x.cuda().half().requires_grad_() for x in Shape(q_len=300, kv_len=300).tensors()]
