@@ -32,7 +32,6 @@ _CALLS = {
     Op.COS: "cos",
     Op.SIGMOID: "sigmoid",
     Op.FLOOR: "floor",
-    Op.TANH: "tanh",
     Op.FLOORDIV: "floor_div",
     Op.MOD: "floor_mod",
 }
@@ -45,11 +44,12 @@ _INFIX = {Op.AND: ("&", BITAND), Op.OR: ("|", BITOR)}
 HELPERS = {
     "tanh": '''\
 @triton.jit
-def tanh(x):
-    """Hyperbolic tangent from exp2; absolute error below 2e-7."""
-    e = tl.exp2(-2.8853900817779268 * tl.abs(x))
+def tanh(x, factor):
+    """Hyperbolic tangent of x * factor, from exp2; absolute error below 2e-7."""
+    y = x * (2.8853900817779268 * factor)
+    e = tl.exp2(-tl.abs(y))
     t = (1.0 - e) / (1.0 + e)
-    return tl.where(x < 0, -t, t)
+    return tl.where(y < 0, -t, t)
 ''',
     "sigmoid": '''\
 @triton.jit
@@ -189,6 +189,10 @@ class Lowering:
                 return scope.variables[str(node.attribute)], ATOM
             case Op.PARAM:
                 return self.argument(Role.PARAMETER, str(node.attribute)), ATOM
+            case Op.TANH:
+                self.helpers.add("tanh")
+                x, factor = self._factor(node.args[0], scope)
+                return f"tanh({x}, {factor})", ATOM
             case Op.LOAD:
                 return self._load(node, [t for t, _ in args])
             case Op.NOT:
@@ -216,24 +220,42 @@ class Lowering:
         left = _at(args[0], precedence + chained)
         return f"{left} {symbol} {_at(args[1], precedence + 1)}", precedence
 
+    def _factor(self, node: Expr, scope: Scope) -> tuple[str, str]:
+        """`node` as a value of each element and a factor that is the same for a whole tile.
+
+        The factor joins a constant of the function that takes both, at no cost for each element.
+        """
+        text, precedence = self._find(node, scope)
+        variables = {"kv", "q", "score"}
+        if precedence < ATOM and node.op in (Op.MUL, Op.DIV):
+            value, factor = node.args
+            if node.op is Op.MUL and not value.variables & variables:
+                value, factor = factor, value
+            if not factor.variables & variables:
+                by = self._inverse(factor, scope) if node.op is Op.DIV else None
+                return self._find(value, scope)[0], by or self._find(factor, scope)[0]
+        return text, "1.0"
+
     def _over_scalar(self, node: Expr, scope: Scope) -> Text:
         """A quotient by what is the same for a whole tile: a product with its inverse.
 
         A division of each element would be ten instructions; the product is within one rounding.
         """
         dividend, divisor = node.args
-        if divisor.op is Op.CONST:
-            assert isinstance(divisor.attribute, float)
-            inverse = repr(1.0 / divisor.attribute) if divisor.attribute else 'float("inf")'
-        else:
-            home = self._home(divisor, scope)
-            if divisor not in self.inverses:
-                text = f"1.0 / {_at(self._find(divisor, scope), TERM + 1)}"
-                self.inverses[divisor] = self._assign("inverse", text, home.block)
-            inverse = self.inverses[divisor]
+        inverse = self._inverse(divisor, scope)
         if dividend.op is Op.CONST and dividend.attribute == 1.0:
             return inverse, ATOM
         return f"{_at(self._find(dividend, scope), TERM)} * {inverse}", TERM
+
+    def _inverse(self, divisor: Expr, scope: Scope) -> str:
+        """The source of the inverse of a scalar, computed where the scalar is known."""
+        if divisor.op is Op.CONST:
+            assert isinstance(divisor.attribute, float)
+            return repr(1.0 / divisor.attribute) if divisor.attribute else 'float("inf")'
+        if divisor not in self.inverses:
+            text = f"1.0 / {_at(self._find(divisor, scope), TERM + 1)}"
+            self.inverses[divisor] = self._assign("inverse", text, self._home(divisor, scope).block)
+        return self.inverses[divisor]
 
     def pointer(
         self,

@@ -61,9 +61,9 @@ def softmax(scores, max_log2, total, factor):
 # The scores come from 16-bit elements: the absolute error is what counts.
 _TANH = '''\
 @gluon.jit
-def tanh(x):
-    """Hyperbolic tangent as 1 - 2 / (1 + exp(2 x)); absolute error below 3e-7."""
-    divisor = 1.0 + gl.exp2(2.8853900817779268 * x)
+def tanh(x, factor):
+    """Hyperbolic tangent of x * factor, 1 - 2 / (1 + exp(2 y)); absolute error below 3e-7."""
+    divisor = 1.0 + gl.exp2(x * (2.8853900817779268 * factor))
     reciprocal: gl.constexpr = "rcp.approx.ftz.f32 $0, $1;"
     inverse = gl.inline_asm_elementwise(reciprocal, "=f,f", [divisor], gl.float32, True, 1)
     return 1.0 - 2.0 * inverse
