@@ -10,9 +10,10 @@
       -> overlay            two intervals made one, where bounds of tiles stay exact
       -> closed_form        what comes out: intervals with their bounds
       -> closed_runs        runs and counts by evaluating the ends; are bounds by rows exact?
-    grid, scene             the tile grid; the mask on its rectangles
+    grid, groups, scene     the tile grid; batches and heads that are alike; the mask on rectangles
       -> subdivide, join    recursive subdivision down to single pairs; pairs of equal values
       -> table, facts       runs in CSR; exact pairs and empty rows
+      -> transpose          runs along the other axis
       -> toeplitz           counting masks of q - kv by their differences
     plan                    tries the closed form, then the table; `BlockPlan` answers for both
                             (or leaves the table to a kernel: `codegen/planner.py`)

@@ -27,7 +27,6 @@ from flexdsl.analysis.facts import count_pairs, has_empty_row
 from flexdsl.analysis.grid import Grid
 from flexdsl.analysis.planning import Outer, plan_of, table_of
 from flexdsl.analysis.scene import Scene
-from flexdsl.analysis.subdivide import TileMap, map_tiles
 from flexdsl.analysis.table import RunTable, room_for
 from flexdsl.analysis.values import bind
 from flexdsl.errors import ArgumentError
@@ -128,7 +127,6 @@ class BlockPlan:
     outer: Outer
     _scene: Scene
     _ends: Ends | None
-    _tiles: TileMap | None
 
     @property
     def kind(self) -> Literal["closed-form", "table", "device"]:
@@ -167,7 +165,7 @@ class BlockPlan:
         """The runs as a table, whatever the kind of the plan."""
         if self._ends is not None:
             return self._ends.table()
-        return self.table or table_of(self._scene, self.outer, map_tiles(self._scene))
+        return self.table or table_of(self._scene, self.outer)
 
     @cached_property
     def _by_row(self) -> RunTable:
@@ -335,7 +333,7 @@ class BlockPlan:
             self._scene,
             outer,
             self.device,
-            self._tiles,
+            lambda: self._runs,
         )
         other.__dict__["_other"] = self
         return other

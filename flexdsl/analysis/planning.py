@@ -5,6 +5,7 @@ What is asked of a plan, and whether it may be made at all, is for `plan.py`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 from flexdsl.analysis.closed_form import ClosedForm, Declined
@@ -12,9 +13,10 @@ from flexdsl.analysis.closed_runs import Ends
 from flexdsl.analysis.overlay import absorb
 from flexdsl.analysis.prove import Prover
 from flexdsl.analysis.scene import Scene
-from flexdsl.analysis.subdivide import TileMap, map_tiles
-from flexdsl.analysis.table import RunTable, table_of_map
+from flexdsl.analysis.subdivide import map_tiles
+from flexdsl.analysis.table import RunTable, table_of_maps
 from flexdsl.analysis.tile_bounds import derive
+from flexdsl.analysis.transpose import transpose
 from flexdsl.ir import Program
 
 if TYPE_CHECKING:
@@ -30,12 +32,13 @@ def plan_of(
     scene: Scene,
     outer: Outer,
     device: str | None,
-    tiles: TileMap | None = None,
+    other: Callable[[], RunTable] | None = None,
 ) -> BlockPlan:
     """A closed form where one is exact, else a table; neither for a device.
 
     Args:
         sizes: of the axes b and h.
+        other: the runs along the other axis, where they are known.
     """
     grid = scene.grid
     form = _closed_form(scene, outer) if device is None else None
@@ -43,8 +46,7 @@ def plan_of(
     if isinstance(form, ClosedForm):
         ends = Ends(form, grid, scene.bindings)
     elif device is None:
-        tiles = tiles or map_tiles(scene)
-        table = table_of(scene, outer, tiles)
+        table = table_of(scene, outer) if other is None else _turned(other(), scene, outer)
     batch, heads = sizes
     return made(
         mask=mask,
@@ -63,15 +65,20 @@ def plan_of(
         outer=outer,
         _scene=scene,
         _ends=ends,
-        _tiles=tiles,
     )
 
 
-def table_of(scene: Scene, outer: Outer, tiles: TileMap) -> RunTable:
-    """The runs of `tiles` for each outer tile, of each batch and head that the mask tells apart."""
+def table_of(scene: Scene, outer: Outer) -> RunTable:
+    """The runs of each outer tile, of each batch and head that the mask tells apart."""
+    table = table_of_maps(map_tiles(scene), scene)
+    return table if outer == "q" else _turned(table, scene, outer)
+
+
+def _turned(table: RunTable, scene: Scene, outer: Outer) -> RunTable:
+    """The runs for each `outer` tile, from those for each tile of the other axis."""
     grid = scene.grid
-    count = grid.q_tiles if outer == "q" else grid.kv_tiles
-    return table_of_map(tiles, grid.batch, grid.heads, count, outer == "kv")
+    tiles = (grid.q_tiles, grid.kv_tiles) if outer == "kv" else (grid.kv_tiles, grid.q_tiles)
+    return transpose(table, grid.batch * grid.heads, *tiles)
 
 
 def _closed_form(scene: Scene, outer: Outer) -> ClosedForm | Declined:

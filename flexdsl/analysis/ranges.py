@@ -2,14 +2,15 @@
 
 A table is made once for each capture: nothing at all where the rows are sorted (the ends of a range
 are its extremes), otherwise running extremes inside blocks and a sparse table over the blocks,
-about four times the array. Answers are sound; they are exact on single elements, on sorted rows,
-and on ranges that leave one block.
+about four times the array. Answers are sound; they are exact on single elements, on few elements
+of several rows, on sorted rows, and on ranges that leave one block.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 BLOCK = 32
+LOOK = 1 << 16  # elements compared at once
+FEW = 8  # elements of a box that are looked at one by one
 
 
 class RangeTable:
@@ -38,8 +41,7 @@ class RangeTable:
         """
         if not low:  # of an array without dimensions
             low = high = [np.zeros((), np.int64)]
-        low = [np.clip(x, 0, n - 1) for x, n in zip(low, self.shape, strict=True)]
-        high = [np.clip(x, 0, n - 1) for x, n in zip(high, self.shape, strict=True)]
+        low, high = self._inside(low), self._inside(high)
         first = self._row(low[:-1])
         last = self._row(high[:-1])
         if np.array_equal(first, last):
@@ -47,7 +49,34 @@ class RangeTable:
         one_row = self._line.extremes(first, low[-1], high[-1])
         many = self._row_extremes(first, last)
         same = first == last
-        return np.where(same, one_row[0], many[0]), np.where(same, one_row[1], many[1])
+        lows, highs = np.where(same, one_row[0], many[0]), np.where(same, one_row[1], many[1])
+        few = self.are_few(low, high) & ~same
+        if few.any():
+            chosen = self.members(*(lanes_of(ends, few) for ends in (low, high)))
+            lows[few], highs[few] = chosen.min(axis=0), chosen.max(axis=0)
+        return lows, highs
+
+    def are_few(self, low: list[Array], high: list[Array]) -> Array:
+        """Has a box of indices at most FEW elements? bool, of the shape of the ends together."""
+        ends = zip(self._inside(low), self._inside(high), strict=True)
+        spans = [last - first + 1 for first, last in ends]
+        # No product of spans may wrap around: each is cut to what is too many anyway.
+        return np.asarray(prod(np.minimum(span, FEW + 1) for span in spans) <= FEW)
+
+    def members(self, low: list[Array], high: list[Array]) -> Array:
+        """All elements of small boxes, some twice: [FEW or fewer, n] for ends [n]."""
+        low, high = self._inside(low), self._inside(high)
+        spans = [last - first + 1 for first, last in zip(low, high, strict=True)]
+        count = np.asarray(prod(spans))
+        number = np.minimum(np.arange(count.max(initial=1))[:, None], count - 1)
+        index: list[Array] = []
+        for first, span in zip(reversed(low), reversed(spans), strict=True):
+            number, within = np.divmod(number, span)
+            index.insert(0, first + within)
+        return np.asarray(self.rows[self._row(index[:-1]), index[-1]])
+
+    def _inside(self, ends: list[Array]) -> list[Array]:
+        return [np.clip(x, 0, n - 1) for x, n in zip(ends, self.shape, strict=True)]
 
     def _row(self, leading: list[Array]) -> Array:
         """The number of the row at `leading` indices, in C order."""
@@ -72,6 +101,11 @@ class RangeTable:
         zero = np.zeros((), np.int64)
         lows, highs = self._by_row
         return lows.extremes(zero, first, last)[0], highs.extremes(zero, first, last)[1]
+
+
+def lanes_of(ends: list[Array], chosen: Array) -> list[Array]:
+    """The chosen lanes of arrays that broadcast against `chosen`."""
+    return [np.broadcast_to(x, chosen.shape)[chosen] for x in ends]
 
 
 @dataclass(frozen=True)
@@ -137,9 +171,9 @@ _Line = _Sorted | _Blocks
 
 
 def _make_line(rows: Array) -> _Line:
-    if np.all(rows[:, 1:] >= rows[:, :-1]):
+    if _is_sorted(rows, np.greater_equal):
         return _Sorted(rows, True)
-    if np.all(rows[:, 1:] <= rows[:, :-1]):
+    if _is_sorted(rows, np.less_equal):
         return _Sorted(rows, False)
     count, length = rows.shape
     padded = np.pad(rows, ((0, 0), (0, -length % BLOCK)), mode="edge")
@@ -151,6 +185,16 @@ def _make_line(rows: Array) -> _Line:
     ]
     levels = [_sparse(f.reduce(blocks, axis=2), f) for f in functions]
     return _Blocks(rows, (prefix[0], prefix[1]), (suffix[0], suffix[1]), (levels[0], levels[1]))
+
+
+def _is_sorted(rows: Array, compare: Any) -> bool:
+    """Does each element compare so with the one before? Without an array as long as the rows."""
+    count, length = rows.shape
+    step = max(1, LOOK // max(count, 1))
+    return all(
+        bool(compare(rows[:, k + 1 : k + 1 + step], rows[:, k : min(k + step, length - 1)]).all())
+        for k in range(0, length - 1, step)
+    )
 
 
 def _sparse(blocks: Array, function: Any) -> list[Array]:

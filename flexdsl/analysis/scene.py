@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from flexdsl.analysis.domain import Truth
 from flexdsl.analysis.grid import Grid, Rects
+from flexdsl.analysis.groups import like_groups
 from flexdsl.analysis.truth import Judge
 from flexdsl.analysis.values import Bindings
 from flexdsl.ir import Expr, evaluate
@@ -37,6 +38,11 @@ class Scene:
     def judge(self) -> Judge:
         """Decides the mask on boxes."""
         return Judge(self.expr, self.bindings)
+
+    @cached_property
+    def like_groups(self) -> Array:
+        """For each group b * heads + h the first one with an equal mask."""
+        return like_groups(self.expr, self.bindings, self.grid)
 
     def truth(self, rects: Rects) -> Truth:
         """Truth on rectangles of pairs (rows, not positions), in chunks of LANES."""

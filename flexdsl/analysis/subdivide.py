@@ -1,15 +1,16 @@
 """Recursive subdivision: which tiles are empty, partial or full, level by level.
 
-All boxes of a level are judged in one pass; what is decided is never cut further, so the cost
-follows the boundary of the mask. A tile that no proof decides is cut below its own size, with
-witnesses, and only what is left is evaluated point by point: the answer equals brute force.
+The boxes of a level are judged in one pass; what is decided is never cut further, so the cost
+follows the boundary of the mask. A level of many boxes goes on in bands of rows, one after the
+other, so that memory does not follow it. A tile that no proof decides is cut below its own size,
+with witnesses, and only what is left is evaluated point by point: the answer equals brute force.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,17 +25,24 @@ from flexdsl.ir import print_expr
 Array = NDArray[Any]
 
 LONG = 200  # characters of a mask in a message
-BYTES_OF_TILE = 6 * 8  # of one rectangle
 LEAF = 8  # a box of at most LEAF x LEAF pairs is evaluated
-WIDE_LEVEL = 4096  # a level with fewer boxes is cut by 4, since each level has a fixed cost
+BOXES = 2560  # of a level that are cut further together, which bounds the memory
+WIDE_LEVEL = 512  # a level with fewer boxes is cut by 4, since each level has a fixed cost
 CROWD = 16  # boxes of a level for each of its rows and columns: the mask has pairs everywhere
-MANY = 1 << 20  # undecided boxes of a level, of which a user is told
-TILES = 1 << 12  # undecided tiles treated at once
+MANY = 1 << 20  # undecided tiles, of which a user is told
+TILES = 1 << 11  # undecided tiles treated at once
+CORNERS = np.array([[0, 0], [0, 1], [1, 0], [1, 1], [0.5, 0.5]])  # and the middle, as fractions
+# Points that leave no part of a rectangle out: multiples of the powers of 1 / 1.3247, the root of
+# x**3 = x + 1 (Roberts 2018, "The Unreasonable Effectiveness of Quasirandom Sequences").
+SPREAD = np.arange(1, 13)[:, None] * 1.324717957244746 ** -np.arange(1.0, 3.0) % 1
 
 
 @dataclass(frozen=True, slots=True)
 class TileMap:
-    """Rectangles of full tiles, and the single tiles that are partial; the rest is empty."""
+    """Of some rows: rectangles of full tiles, and single tiles that are partial; the rest is empty.
+
+    Of groups of batch and head with equal masks only the first has rectangles.
+    """
 
     full: Rects
     partial: Rects
@@ -53,45 +61,73 @@ def pairs_of(tiles: Rects, grid: Grid) -> Rects:
     )
 
 
-def map_tiles(scene: Scene) -> TileMap:
-    """The state of every tile of the grid."""
+def map_tiles(scene: Scene) -> Iterator[TileMap]:
+    """The state of every tile of the grid, band after band of rows: (b, h, i) ascends."""
     grid = scene.grid
-    full: list[Rects] = []
-    level = _roots(grid)
     size = 1 << max(grid.q_tiles - 1, grid.kv_tiles - 1, 0).bit_length()
-    may_join = may_warn = True
-    while len(level):
+    waiting = [(_roots(scene), size, concatenate([]))]
+    may_join, unsure = True, 0
+    while waiting:
+        level, size, full = waiting.pop()
+        level, _ = level.split(size, size)
         truth = scene.truth(pairs_of(level, grid))
-        full.append(level[truth.always])
-        level = level[truth.maybe]
-        if may_warn and len(level) > MANY:
-            may_warn = False
-            _warn_of_cost(scene, level)
-        if size == 1:
-            break
+        full, level = concatenate([full, level[truth.always]]), level[truth.maybe]
+        if size == 1 or not len(level):
+            if unsure <= MANY < unsure + len(level):
+                _warn_of_cost(scene)
+            unsure += len(level)
+            has_true, has_false = decide(scene, pairs_of(level, grid))
+            yield TileMap(concatenate([full, level[~has_false]]), level[has_true & has_false])
+            continue
         if may_join and len(level) > CROWD * _rows_of_level(grid, size):
             may_join = False
             live = live_tiles(scene)
             if live is not None:
-                return _map_of_live(scene, _tiles_of(live, grid))
+                yield _map_of_live(scene, _tiles_of(live, grid))
+                return
+        bands = list(_bands(level, full, grid))
+        may_join = may_join and len(bands) == 1
         size = max(1, size // (4 if len(level) < WIDE_LEVEL else 2))
-        level, _ = level.split(size, size)
-    has_true, has_false = decide(scene, pairs_of(level, grid))
-    full.append(level[~has_false])
-    return TileMap(concatenate(full), level[has_true & has_false])
+        waiting += [(part, size, above) for part, above in reversed(bands)]
 
 
-def _warn_of_cost(scene: Scene, level: Rects) -> None:
-    """Say, before it is spent, what a mask costs that proofs leave open nearly everywhere."""
-    tiles = int(level.area.sum())
-    pairs = tiles * scene.grid.tile[0] * scene.grid.tile[1]
+def _bands(level: Rects, full: Rects, grid: Grid) -> Iterator[tuple[Rects, Rects]]:
+    """The boxes of one level in bands of rows with at most BOXES each, where rows allow it.
+
+    The rectangles of `full` are cut at the same rows.
+    """
+    row = (level.b * grid.heads + level.h) * grid.q_tiles + level.r0
+    above = row[row > row.min()]
+    if len(level) <= BOXES or not len(above):
+        yield level, full
+        return
+    # Boxes of a level start in the same rows, so that none of them is cut.
+    middle = max(int(np.partition(row, len(row) // 2)[len(row) // 2]), int(above.min()))
+    upper = zip(_cut(level, grid, middle), _cut(full, grid, middle), strict=True)
+    for part, covers in upper:
+        yield from _bands(part, covers, grid)
+
+
+def _cut(rects: Rects, grid: Grid, middle: int) -> tuple[Rects, Rects]:
+    """Rectangles above a row of tiles, counted through all groups, and from it on."""
+    start = (rects.b * grid.heads + rects.h) * grid.q_tiles
+    before, after = start + rects.r0 < middle, start + rects.r1 > middle
+    above, below = rects[before], rects[after]
+    return (
+        replace(above, r1=np.minimum(above.r1, middle - start[before])),
+        replace(below, r0=np.maximum(below.r0, middle - start[after])),
+    )
+
+
+def _warn_of_cost(scene: Scene) -> None:
+    """Say of a mask that proofs leave open nearly everywhere what it costs."""
+    pairs = MANY * scene.grid.tile[0] * scene.grid.tile[1]
     words = print_expr(scene.expr)
     words = words if len(words) < LONG else f"{words[:LONG]} ..."
     warnings.warn(
-        f"no rule decides the mask {words} on {tiles} tiles of {scene.grid.tile}: up to"
-        f" {pairs:.2g} pairs are evaluated for its plan, and the tiles take up to"
-        f" {tiles * BYTES_OF_TILE / 2**20:.0f} MiB. Larger tiles, a shorter sequence, or"
-        " comparisons of q with kv that are intervals take less.",
+        f"no rule decides the mask {words} on more than {MANY} tiles of {scene.grid.tile}: up to"
+        f" {pairs:.2g} pairs are evaluated for its plan, and more for the tiles to come. Larger"
+        " tiles, a shorter sequence, or comparisons of q with kv that are intervals take less.",
         CostWarning,
         stacklevel=2,
     )
@@ -119,11 +155,12 @@ def _map_of_live(scene: Scene, tiles: Rects) -> TileMap:
     return TileMap(tiles[~has_false], tiles[has_false])
 
 
-def _roots(grid: Grid) -> Rects:
-    """The whole grid, once for each batch and head."""
+def _roots(scene: Scene) -> Rects:
+    """The whole grid, once for each batch and head that has a mask of its own."""
+    grid = scene.grid
     if grid.is_empty:
         return concatenate([])
-    b, h = np.divmod(np.arange(grid.batch * grid.heads, dtype=np.int64), grid.heads)
+    b, h = np.divmod(np.unique(scene.like_groups), grid.heads)
     zero = np.zeros_like(b)
     return Rects(b, h, zero, zero + grid.q_tiles, zero, zero + grid.kv_tiles)
 
@@ -144,18 +181,21 @@ def _decide_part(scene: Scene, rects: Rects, has_true: Array, has_false: Array) 
     """`decide` for one chunk, into views of its answers."""
     of = np.arange(len(rects))
     while len(rects):
-        witnesses = _witnesses(scene, rects)
-        has_true[of[witnesses.any(axis=1)]] = True
-        has_false[of[~witnesses.all(axis=1)]] = True
-        open_ = ~(has_true & has_false)[of]
-        rects, of = rects[open_], of[open_]
-        if not len(rects):
-            return
+        for points in (CORNERS, SPREAD):
+            witnesses = _witnesses(scene, rects, points)
+            has_true[of[witnesses.any(axis=1)]] = True
+            has_false[of[~witnesses.all(axis=1)]] = True
+            open_ = ~(has_true & has_false)[of]
+            rects, of = rects[open_], of[open_]
+            if not len(rects):
+                return
         small = _is_leaf(rects)
         for leaf, allowed, inside in _leaves(scene, rects[small]):
             number = of[small][leaf]
             has_true[number[(allowed & inside).any(axis=(1, 2))]] = True
             has_false[number[(~allowed & inside).any(axis=(1, 2))]] = True
+        if small.all():
+            return
         rects, of = rects[~small], of[~small]
         pieces, parent = rects.split(*_next_size(rects))
         truth = scene.truth(pieces)
@@ -177,12 +217,11 @@ def _next_size(rects: Rects) -> tuple[int, int]:
     return max(LEAF, -(-height // 4)), max(LEAF, -(-width // 4))
 
 
-def _witnesses(scene: Scene, rects: Rects) -> Array:
-    """The mask at the corners and the middle of each rectangle: [n, 5]."""
-    middle_r, middle_c = (rects.r0 + rects.r1) // 2, (rects.c0 + rects.c1) // 2
-    last_r, last_c = rects.r1 - 1, rects.c1 - 1
-    rows = np.stack([rects.r0, rects.r0, last_r, last_r, middle_r], axis=1)
-    columns = np.stack([rects.c0, last_c, rects.c0, last_c, middle_c], axis=1)
+def _witnesses(scene: Scene, rects: Rects, points: Array) -> Array:
+    """The mask at these points of each rectangle, fractions [k, 2] of its sides: [n, k]."""
+    height, width = rects.r1 - rects.r0 - 1, rects.c1 - rects.c0 - 1
+    rows = rects.r0[:, None] + (height[:, None] * points[:, 0]).astype(np.int64)
+    columns = rects.c0[:, None] + (width[:, None] * points[:, 1]).astype(np.int64)
     return scene.evaluate(rects.b[:, None], rects.h[:, None], rows, columns)
 
 

@@ -6,13 +6,15 @@ nothing, it only sorts and joins.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flexdsl.analysis.grid import Rects
+from flexdsl.analysis.grid import Grid, Rects
+from flexdsl.analysis.scene import Scene
 from flexdsl.analysis.subdivide import TileMap
 
 Array = NDArray[Any]
@@ -44,6 +46,16 @@ class RunTable:
     def rows(self) -> int:
         """Number of rows."""
         return len(self.full_ends)
+
+    def chosen(self, rows: Array) -> RunTable:
+        """The table whose row r is row rows[r] of this one."""
+        first, counts = self.offsets[rows], np.diff(self.offsets)[rows]
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        run = np.arange(offsets[-1]) + np.repeat(first - offsets[:-1], counts)
+        full_ends = self.full_ends[rows] - first + offsets[:-1]
+        return RunTable(
+            offsets.astype(np.int32), full_ends.astype(np.int32), self.starts[run], self.stops[run]
+        )
 
     def row_of_runs(self) -> Array:
         """The row of each run."""
@@ -96,45 +108,56 @@ def room_for(rows: int, inner: int) -> Room:
     return Room(rows, max(most, 1))
 
 
+Runs = tuple[Array, Array, Array, Array]  # row, start, stop, and is it full?
+
+
 def make_table(rows: int, row: Array, start: Array, stop: Array, full: Array) -> RunTable:
     """The table of disjoint runs in any order; runs of one state that touch become one."""
+    return _table_of(rows, [_merged(row, start, stop, full)])
+
+
+def _merged(row: Array, start: Array, stop: Array, full: Array) -> Runs:
+    """Runs in the order of a table, in 32 bits; those of one state that touch become one."""
     order = np.lexsort((start, ~full, row))
     row, start, stop, full = row[order], start[order], stop[order], full[order]
     opens = np.ones(len(row), np.bool_)
     opens[1:] = (row[1:] != row[:-1]) | (full[1:] != full[:-1]) | (start[1:] != stop[:-1])
     last = np.append(opens[1:], True) if len(row) else opens
-    row, start, full, stop = row[opens], start[opens], full[opens], stop[last]
-    counts = np.bincount(row, minlength=rows)
-    full_counts = np.bincount(row[full], minlength=rows)
-    offsets = np.concatenate([[0], np.cumsum(counts)])
-    return RunTable(
-        offsets.astype(np.int32),
-        (offsets[:-1] + full_counts).astype(np.int32),
-        start.astype(np.int32),
-        stop.astype(np.int32),
-    )
+    row, start, stop = (x.astype(np.int32) for x in (row[opens], start[opens], stop[last]))
+    return row, start, stop, full[opens]
 
 
-def table_of_map(tiles: TileMap, batch: int, heads: int, outer: int, swap: bool) -> RunTable:
-    """The table of a tile map.
+def _table_of(rows: int, parts: list[Runs]) -> RunTable:
+    """The table of merged runs whose rows ascend from part to part."""
+    counts, full_counts = np.zeros((2, rows), np.int32)
+    for row, _, _, full in parts:
+        np.add.at(counts, row, 1)
+        np.add.at(full_counts, row[full], 1)
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    nothing = np.zeros(0, np.int32)
+    starts, stops = (np.concatenate([nothing, *(p[k] for p in parts)]) for k in (1, 2))
+    return RunTable(offsets, offsets[:-1] + full_counts, starts, stops)
 
-    Args:
-        outer: number of outer tiles.
-        swap: kv tiles are the outer ones.
-    """
-    parts = [_rows_of(rects, heads, outer, swap) for rects in (tiles.full, tiles.partial)]
+
+def table_of_maps(maps: Iterable[TileMap], scene: Scene) -> RunTable:
+    """The table of a scene's tile map, whose bands come in the order of rows."""
+    grid, like = scene.grid, scene.like_groups
+    table = _table_of(len(like) * grid.q_tiles, [_runs_of(part, grid) for part in maps])
+    if (like == np.arange(len(like))).all():
+        return table
+    return table.chosen((like[:, None] * grid.q_tiles + np.arange(grid.q_tiles)).reshape(-1))
+
+
+def _runs_of(tiles: TileMap, grid: Grid) -> Runs:
+    parts = [_rows_of(rects, grid) for rects in (tiles.full, tiles.partial)]
     row, start, stop = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    full = np.arange(len(row)) < len(parts[0][0])
-    return make_table(batch * heads * outer, row, start, stop, full)
+    return _merged(row, start, stop, np.arange(len(row)) < len(parts[0][0]))
 
 
-def _rows_of(rects: Rects, heads: int, outer: int, swap: bool) -> tuple[Array, Array, Array]:
-    """One run for each outer tile of each rectangle: row, start, stop."""
-    first, last, start, stop = rects.r0, rects.r1, rects.c0, rects.c1
-    if swap:
-        first, last, start, stop = start, stop, first, last
-    heights = last - first
+def _rows_of(rects: Rects, grid: Grid) -> tuple[Array, Array, Array]:
+    """One run for each row of tiles of each rectangle: row, start, stop."""
+    heights = rects.r1 - rects.r0
     of = np.repeat(np.arange(len(rects)), heights)
     within = np.arange(len(of)) - np.repeat(np.cumsum(heights) - heights, heights)
-    row = (rects.b[of] * heads + rects.h[of]) * outer + first[of] + within
-    return row, start[of], stop[of]
+    row = (rects.b[of] * grid.heads + rects.h[of]) * grid.q_tiles + rects.r0[of] + within
+    return row, rects.c0[of], rects.c1[of]

@@ -8,7 +8,7 @@ and ALWAYS are proofs. Boxes are given from outside; nothing here subdivides.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -28,6 +28,7 @@ from flexdsl.analysis.domain import (
     index_interval,
 )
 from flexdsl.analysis.interval import TRANSFER
+from flexdsl.analysis.ranges import lanes_of
 from flexdsl.analysis.values import Bindings, specialise
 from flexdsl.errors import InternalError
 from flexdsl.ir import Capture, Expr, Op, Type
@@ -81,14 +82,16 @@ class Judge:
     def _run(self, box: Box) -> Value:
         known: Known = {}
         with np.errstate(all="ignore"):
-            for node, step in self._steps:
+            for node, step, finished in self._steps:
                 known[node] = step(known, box)
+                for operand in finished:
+                    del known[operand]
         return known[self.expr]
 
-    def _compile(self) -> list[tuple[Expr, Step]]:
-        """Steps for the nodes that are needed, operands first."""
+    def _compile(self) -> list[tuple[Expr, Step, list[Expr]]]:
+        """Steps for the nodes that are needed, operands first, and what no later step needs."""
         compiled: dict[Expr, Compiled] = {}
-        order: list[tuple[Expr, Step]] = []
+        order: list[Expr] = []
         finished: set[Expr] = set()
         stack = [self.expr]
         while stack:
@@ -97,12 +100,16 @@ class Judge:
                 continue
             if node in compiled:
                 finished.add(node)
-                order.append((node, compiled[node][1]))
+                order.append(node)
                 continue
             compiled[node] = self._compile_node(node)
             stack.append(node)
             stack.extend(n for n in compiled[node][0] if n not in finished)
-        return order
+        last = {needed: node for node in order for needed in compiled[node][0]}
+        unneeded: dict[Expr, list[Expr]] = {node: [] for node in order}
+        for needed, node in last.items():
+            unneeded[node].append(needed)
+        return [(node, compiled[node][1], unneeded[node]) for node in order]
 
     def _compile_node(self, node: Expr) -> Compiled:
         if node.op in (Op.AND, Op.OR):
@@ -190,7 +197,12 @@ class Judge:
         if any(divisor_of(atom) for atom, _ in band.terms.terms):
             variants.append(without_quotients(band.terms, self._forms))
         needed = [atom for form, _ in variants for atom, _ in form.terms]
-        return needed, partial(_band_step, variants, low, high)
+        step = partial(_band_step, variants, low, high)
+        loads = [atom for atom in dict.fromkeys(needed) if atom.op is Op.LOAD and atom.args]
+        if len(loads) != 1:
+            return needed, step
+        elements = partial(_elements_step, step, loads[0], needed, self.bindings)
+        return [*needed, *loads[0].args], elements
 
 
 def flatten(node: Expr) -> list[Expr]:
@@ -308,6 +320,38 @@ def _band_step(
     for form, factor in variants:
         truth = _agree(truth, _within(_sum(form, known), low * factor, high * factor))
     return truth
+
+
+def _elements_step(
+    step: Step, load: Expr, needed: list[Expr], bindings: Bindings, known: Known, box: Box
+) -> Value:
+    """A band with one load: where that has few elements, the band is asked of each of them."""
+    truth = step(known, box)
+    assert isinstance(truth, Truth) and isinstance(load.attribute, Capture)
+    array = bindings.arrays.get(load.attribute.name)
+    if array is None or not array.size:
+        return truth
+    table = bindings.table(load.attribute.name)
+    indices = [_interval(known[a]) for a in load.args]
+    ends = [i.lo for i in indices], [i.hi for i in indices]
+    unsure = truth.maybe & table.are_few(*ends)
+    if not unsure.any():
+        return truth
+    chosen = {n: _lanes_of(_interval(known[n]), unsure) for n in needed}
+    elements = table.members(*(lanes_of(e, unsure) for e in ends)).astype(np.int64)
+    always, possible = np.ones(elements.shape[1:], np.bool_), np.zeros(elements.shape[1:], np.bool_)
+    for element in elements:
+        of_element = step({**chosen, load: replace(chosen[load], lo=element, hi=element)}, box)
+        assert isinstance(of_element, Truth)
+        always, possible = always & of_element.always, possible | of_element.possible
+    whole = [np.array(np.broadcast_to(x, unsure.shape)) for x in (truth.always, truth.possible)]
+    whole[0][unsure], whole[1][unsure] = always, possible
+    return Truth(whole[0], whole[1])
+
+
+def _lanes_of(r: Interval, chosen: Array) -> Interval:
+    lo, hi = lanes_of([r.lo, r.hi], chosen)
+    return Interval(lo, hi, r.magnitude)
 
 
 def _within(r: Interval, low: int, high: int) -> Truth:

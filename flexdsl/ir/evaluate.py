@@ -8,6 +8,7 @@ excludes; whether that can happen on an allowed pair is checked elsewhere.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -82,9 +83,15 @@ def evaluate(
     """
     done: dict[Expr, Array] = {}
     with np.errstate(all="ignore"):
-        for node in walk(expr):
+        for node in _in_order(expr):
             done[node] = _evaluate_node(node, done, variables, values, float_dtype)
     return done[expr]
+
+
+@lru_cache(maxsize=512)
+def _in_order(expr: Expr) -> tuple[Expr, ...]:
+    """The nodes of an expression, operands first. The analysis asks of one mask many times."""
+    return tuple(walk(expr))
 
 
 def _evaluate_node(
@@ -94,8 +101,7 @@ def _evaluate_node(
     values: Mapping[str, Array],
     float_dtype: Any,
 ) -> Array:
-    dtypes = {Type.BOOL: np.bool_, Type.INDEX: np.int64, Type.FLOAT: float_dtype}
-    dtype = dtypes[node.type]
+    dtype = {Type.BOOL: np.bool_, Type.INDEX: np.int64}.get(node.type, float_dtype)
     args = [done[a] for a in node.args]
     match node.op:
         case Op.CONST:

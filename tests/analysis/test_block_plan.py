@@ -14,7 +14,7 @@ from flexdsl.analysis import BlockPlan, make_plan
 from flexdsl.analysis.grid import Grid
 from flexdsl.analysis.scene import Scene
 from flexdsl.analysis.subdivide import map_tiles
-from flexdsl.analysis.table import table_of_map
+from flexdsl.analysis.table import table_of_maps
 from flexdsl.analysis.values import bind, specialise, substitute
 from flexdsl.errors import ArgumentError, KindError, TypeMismatchError
 from flexdsl.ir import (
@@ -217,7 +217,7 @@ def test_any_expression_at_all(tree: tuple[object, ...], shape: Shape) -> None:
     b, h = np.arange(2)[:, None, None, None], np.arange(HEADS)[:, None, None]
     dense = scene.evaluate(b, h, np.arange(shape.q_len)[:, None], np.arange(shape.kv_len))
     states = states_of(dense, shape.tile).reshape(-1, grid.kv_tiles)
-    table = table_of_map(map_tiles(scene), 2, HEADS, grid.q_tiles, False)
+    table = table_of_maps(map_tiles(scene), scene)
     for row, expected in enumerate(states):
         found = np.zeros(grid.kv_tiles, np.int8)
         for start, stop, full in table.runs(row):
@@ -240,8 +240,8 @@ def test_a_window_of_no_bound_stays_in_range() -> None:
 def test_a_table_of_any_mask_is_the_same(mask: Mask, shape: Shape) -> None:
     plan, program = plan_of(mask, shape), mask.program()
     grid = Grid(shape.q_len, shape.kv_len, shape.tile, shape.q_offset, 1, HEADS)
-    tiles = map_tiles(Scene(program.expr, bind(program.values, program.expr), grid))
-    table = table_of_map(tiles, 1, HEADS, grid.q_tiles, False)
+    scene = Scene(program.expr, bind(program.values, program.expr), grid)
+    table = table_of_maps(map_tiles(scene), scene)
     for h in range(HEADS):
         for i in range(grid.q_tiles):
             runs = [(r.start, r.stop, r.full) for r in plan.runs(1, h, i)]

@@ -19,8 +19,11 @@ from flexdsl import stdlib
 from flexdsl.analysis import BlockPlan, join, make_plan, subdivide, toeplitz
 from flexdsl.analysis.closed_runs import Ends
 from flexdsl.analysis.grid import Grid
+from flexdsl.analysis.ranges import FEW, RangeTable
 from flexdsl.analysis.scene import Scene
 from flexdsl.analysis.subdivide import map_tiles, pairs_of
+from flexdsl.analysis.table import RunTable, make_table
+from flexdsl.analysis.transpose import transpose
 from flexdsl.analysis.values import bind
 from flexdsl.errors import CostWarning
 from support.masks import Mask, Table, both, either, states_of
@@ -160,12 +163,116 @@ def test_only_tiles_that_no_proof_decides_are_evaluated(monkeypatch: pytest.Monk
         return evaluate(self, b, h, rows, columns)
 
     monkeypatch.setattr(Scene, "evaluate", counted)
-    again = map_tiles(scene)
-    assert len(again.partial) <= unknown.sum() < unknown.size / 8
+    again = sum(len(tiles.partial) for tiles in map_tiles(scene))
+    assert again <= unknown.sum() < unknown.size / 8
     assert 0 < points <= unknown.sum() * 16 * 16
 
 
 # --- fast ways to the same answer ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["document", "neighborhood", "power_attention", "strided_heads"])
+def test_bands_of_few_boxes_make_the_same_plan(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = SAMPLES[name]
+    mask, sizes, axes = sample.make(), (sample.q_len, sample.kv_len), (BATCH, HEADS)
+    plan = fx.plan(mask, *sizes, batch=BATCH, heads=HEADS, tile=(2, 4))
+    monkeypatch.setattr(subdivide, "BOXES", 3)
+    bands = list(map_tiles(plan.scene))
+    assert len(bands) > 3
+    grid, last = plan.scene.grid, -1
+    for tiles in bands:
+        rows = [((x.b * grid.heads + x.h) * grid.q_tiles, x) for x in (tiles.full, tiles.partial)]
+        if not any(len(x) for _, x in rows):
+            continue
+        assert last < min(int((at + x.r0).min()) for at, x in rows if len(x)), "rows ascend"
+        last = max(int((at + x.r1).max()) - 1 for at, x in rows if len(x))
+    np.testing.assert_array_equal(as_table(plan).to_dense(), plan.to_dense())
+    assert plan.to_dense().shape[:2] == axes
+
+
+@given(st.integers(0, 2**16), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9))
+def test_runs_along_the_other_axis(seed: int, groups: int, outer: int, inner: int) -> None:
+    states = np.random.default_rng(seed).integers(0, 3, (groups, outer, inner))
+
+    def table_of(dense: Any) -> RunTable:
+        rows = dense.reshape(-1, dense.shape[2])
+        row, start = np.nonzero(rows)
+        return make_table(len(rows), row, start, start + 1, rows[row, start] == 2)
+
+    made = transpose(table_of(states), groups, outer, inner)
+    expected = table_of(states.transpose(0, 2, 1))
+    for name in ("offsets", "full_ends", "starts", "stops"):
+        np.testing.assert_array_equal(getattr(made, name), getattr(expected, name))
+
+
+SLOPES = Table("width", np.array([3, 5, 3, 5, 9, 5]))
+ALIKE: dict[str, tuple[Mask, list[int]]] = {
+    "by a remainder": (
+        Mask(lambda b, h, q, kv: (q + h % 2) % 5 == kv % 3), [0, 1, 0, 1, 0, 1] * 2
+    ),
+    "by a tensor": (
+        Mask(lambda b, h, q, kv: (q - kv) % SLOPES[h] == 0, {}, (SLOPES,)), [0, 1, 0, 1, 4, 1] * 2
+    ),
+    "by both axes": (
+        Mask(lambda b, h, q, kv: both((q + h // 3) % 4 == kv % 4, kv >= b * 7)),
+        [0, 0, 0, 3, 3, 3, 6, 6, 6, 9, 9, 9],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_heads_with_equal_masks_are_planned_once(name: str) -> None:
+    mask, firsts = ALIKE[name]
+    plan = make_plan(mask.program(), 40, 40, batch=2, heads=6, tile=(8, 4))
+    grid = plan.scene.grid
+    like = [firsts[b * 6 + h] for b in range(grid.batch) for h in range(grid.heads)]
+    assert plan.scene.like_groups.tolist() == like
+    planned = [tiles.partial for tiles in map_tiles(plan.scene)]
+    assert {x for p in planned for x in (p.b * grid.heads + p.h).tolist()} <= set(like)
+    dense = mask.dense(2, 6, 40, 40)
+    for made in (plan, plan.transposed(), as_table(plan)):
+        np.testing.assert_array_equal(made.to_dense(), states_of(dense, (8, 4)))
+    assert plan.pairs == dense.sum()
+
+
+def test_a_load_of_few_elements_is_decided_by_each_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of 4 in tiles of 8: a tile reads two entries, far apart, and has two of its own."""
+    chosen = np.random.default_rng(5).integers(0, 64, (64, 2))
+    mask = stdlib.bigbird(chosen, 4)
+    evaluated = 0
+    evaluate = Scene.evaluate
+
+    def counted(self: Scene, b: Any, h: Any, rows: Any, columns: Any) -> Any:
+        nonlocal evaluated
+        evaluated += np.broadcast(rows, columns).size
+        return evaluate(self, b, h, rows, columns)
+
+    monkeypatch.setattr(Scene, "evaluate", counted)
+    plan = fx.plan(mask, 256, 256, tile=(8, 8))
+    live = plan.live_tiles
+    assert evaluated <= 64 * live, "only tiles that have an allowed pair are looked into"
+    np.testing.assert_array_equal(plan.to_dense(), states_of(dense_of(mask, 256, 256), (8, 8)))
+
+
+@given(st.integers(0, 2**16), st.lists(st.integers(0, 5), min_size=6, max_size=6))
+def test_elements_of_a_box(seed: int, ends: list[int]) -> None:
+    array = np.random.default_rng(seed).integers(0, 99, (4, 5, 6))
+    low = [min(a, b) for a, b in zip(ends[:3], ends[3:], strict=True)]
+    high = [max(a, b) for a, b in zip(ends[:3], ends[3:], strict=True)]
+    box = array[tuple(slice(x, y + 1) for x, y in zip(low, high, strict=True))]
+    table = RangeTable(array)
+    lanes = [np.array([x]) for x in low], [np.array([x]) for x in high]
+    inside = [
+        min(y, n - 1) - min(x, n - 1) + 1 for x, y, n in zip(low, high, (4, 5, 6), strict=True)
+    ]
+    assert table.are_few(*lanes).tolist() == [np.prod(inside) <= FEW]
+    if np.prod(inside) <= FEW and box.size:
+        assert set(table.members(*lanes)[:, 0].tolist()) == set(box.reshape(-1).tolist())
+        least, most = table.extremes(*lanes)
+        if box.shape[:2] == (1, 1):  # inside one row the bounds are only right
+            assert least[0] <= box.min() and box.max() <= most[0]
+        else:
+            assert (least[0], most[0]) == (box.min(), box.max())
 
 
 @given(st.integers(0, 2**16), st.integers(1, 30), st.booleans(), st.integers(1, 6))

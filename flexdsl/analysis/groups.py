@@ -1,0 +1,49 @@
+"""Batches and heads that a mask treats alike, of which one is planned for all.
+
+Heads that differ in `h % 4` alone are four kinds, however many there are. What a mask makes of b
+and h alone is computed for all of them; equal numbers mean equal masks. No pair is looked at.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexdsl.analysis.grid import Grid
+from flexdsl.analysis.values import Bindings
+from flexdsl.ir import Expr, evaluate
+
+Array = NDArray[Any]
+
+
+def like_groups(mask: Expr, bindings: Bindings, grid: Grid) -> Array:
+    """For each group b * heads + h the first one with an equal mask: int64 [batch * heads]."""
+    count = grid.batch * grid.heads
+    b, h = np.divmod(np.arange(count), max(grid.heads, 1))
+    kinds = [np.zeros(count, np.int64)]
+    for part in _parts(mask):
+        values = evaluate(part, {"b": b, "h": h}, bindings.all)
+        kinds.append(np.unique(np.broadcast_to(values, count), return_inverse=True)[1])
+    _, first, kind = np.unique(
+        np.stack(kinds, axis=1), axis=0, return_index=True, return_inverse=True
+    )
+    return np.asarray(first[kind.reshape(-1)])
+
+
+def _parts(mask: Expr) -> list[Expr]:
+    """The largest parts of a mask that know b or h, and neither q nor kv."""
+    found: dict[Expr, None] = {}
+    seen: set[Expr] = set()
+    stack = [mask]
+    while stack:
+        node = stack.pop()
+        if node in seen or not node.variables:
+            continue
+        seen.add(node)
+        if node.variables <= {"b", "h"}:
+            found[node] = None
+        else:
+            stack.extend(node.args)
+    return list(found)
