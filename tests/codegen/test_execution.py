@@ -119,8 +119,8 @@ def test_nothing_to_do(batch: int, q_len: int, kv_len: int) -> None:
 
 @pytest.mark.parametrize("windows", [(3, 5, 1, 40), (9, -(2**40), 12, 2**33 + 1)])
 def test_bounds_of_64_bits(windows: tuple[int, ...]) -> None:
-    w = torch.tensor(windows, device=DEVICE)
-    ends = torch.arange(200, device=DEVICE) // 30 * 30 + w[0]
+    w = np.array(windows)
+    ends = np.arange(200) // 30 * 30 + w[0]
     for mask in (
         lambda b, h, q, kv: kv < ends[q],
         lambda b, h, q, kv: q >= kv and q - kv < w[h],

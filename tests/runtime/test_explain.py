@@ -24,6 +24,11 @@ _KERNEL = re.compile(
 )
 
 
+WITHOUT_GPU = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="beside a GPU kernels are not interpreted"
+)
+
+
 def tensors(dim: int, dtype: torch.dtype, heads: int = 4) -> list[Tensor]:
     return [torch.randn(1, heads, 300, dim, dtype=dtype) for _ in range(3)]
 
@@ -137,6 +142,7 @@ def test_reasons_on_a_hopper_gpu() -> None:
         of_gpu("hopper", 90, bound_of(q, k, None, None), 0.1, q, k, v)
 
 
+@WITHOUT_GPU
 def test_nothing_is_launched_for_the_interpreter(launched: list[Launch]) -> None:
     q, k, v = (x.requires_grad_() for x in tensors(32, SINGLE))
     text = fx.explain(q, k, v, mask="q >= kv", backend="triton")
@@ -165,6 +171,7 @@ def test_scores_without_a_gradient_are_said() -> None:
     assert "log2(e)" in fx.explain(q, k, v).splitlines()[-1]
 
 
+@WITHOUT_GPU
 def test_no_pair() -> None:
     q, k, _ = tensors(32, SINGLE)
     text = fx.explain(q, k[:, :, :0], k[:, :, :0], backend="triton")
