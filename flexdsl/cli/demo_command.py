@@ -97,12 +97,14 @@ def _comparison(mask: fx.Mod) -> Any:
 
 def _compiled(mask: fx.Mod) -> str:
     from flexdsl.aot import compile_kernel
+    from flexdsl.codegen import Language
 
     made, seconds = _timed(lambda: compile_kernel(mask, target=TARGET, head_dim=128), repeat=1)
     lines = made.kernel.source.count("\n")
+    stage = "hopper" if made.kernel.language is Language.GLUON else "triton"
     return (
-        f"{TARGET}, bf16, head dimension 128: {lines} lines of generated Triton, "
+        f"{TARGET}, bf16, head dimension 128: {lines} lines of generated source, "
         f"{len(made.machine_code)} bytes of machine code, compiled or found in Triton's cache in "
         f"{seconds:.1f} s\n"
-        f"To read them: flexdsl show --stage triton '{mask.text}'"
+        f"To read them: flexdsl show --stage {stage} '{mask.text}'"
     )
