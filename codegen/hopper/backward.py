@@ -30,9 +30,12 @@ from .module import (
     allocate,
     helpers_of,
     matrix,
+    names_of_mods,
     tile_bytes,
+    write_barriers,
     write_fetch,
     write_hopper_module,
+    write_partitions,
 )
 from .query_sums import ADD_QUERY_SUMS, PART
 from .schedule import Schedule, end_of_tiles, write_schedule
@@ -55,7 +58,6 @@ _BARRIERS = {
 }
 # Places for tiles of dO, by the head dimension: what is left of shared memory.
 _D_OUT_STAGES = {64: 3, 128: 2}
-_REGISTERS = "[240, 24]"
 _NAMES = frozenset(
     """lse_of_rows delta_of_rows d_scores_tiles query_sums modified slope factor left
     add_query_sums part_order parts LEFT HALF stage_d stage_s other d_query_tile
@@ -107,11 +109,7 @@ def generate_backward(spec: KernelSpec) -> Kernel:
             consumer,
         ),
     )
-    with body.indented("gl.warp_specialize([") as calls:
-        for group in range(GROUPS):
-            calls.line(f"{partitions[1].call(group)},")
-        calls.line(f"{partitions[0].call()},")
-    body.line(f"], [4, 1], {_REGISTERS})")
+    write_partitions(body, partitions[1], partitions[0], GROUPS)
     functions = [BARRIERS, ADD_QUERY_SUMS, *helpers_of(lowering.helpers)]
     title = "Gradients of queries, keys and values for Hopper"
     return write_hopper_module(title, "backward", spec, arguments, functions, partitions, body)
@@ -150,9 +148,8 @@ def _write_shared_memory(body: Block, dim: int) -> list[str]:
             f"{name}_of_rows = gl.allocate_shared_memory("
             f"gl.float32, [{count}, BLOCK_M], {descriptor}.layout)"
         )
-    for name, counts in _BARRIERS.items():
-        body.line(f"{name} = barriers({counts.format(groups=GROUPS, d_out=places)})")
-    body.line("fence_async_shared()")
+    counts = {n: text.format(groups=GROUPS, d_out=places) for n, text in _BARRIERS.items()}
+    write_barriers(body, counts)
     return [*names, "d_scores_tiles", "lse_of_rows", "delta_of_rows"]
 
 
@@ -160,12 +157,10 @@ def _of_consumer(
     spec: KernelSpec, schedule: Schedule, tiles: list[str], lowering: Lowering
 ) -> tuple[str, ...]:
     dims = {"d_key": spec.head_dim, "d_value": spec.value_dim}
-    table = (Role.TABLE, Role.TABLE_STRIDE)
-    captured = (a.name for a in lowering.arguments.values() if a.role not in table)
     return (
         *(a.name for a in descriptors(dims, _ROWS)),
         *("query_sums", "scale", "q_len", "kv_len", "q_offset", "b", "h", "kv_start", "parts"),
-        *(*tiles, *_BARRIERS, *schedule.handed, *captured),
+        *(*tiles, *_BARRIERS, *schedule.handed, *names_of_mods(lowering)),
     )
 
 

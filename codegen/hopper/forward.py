@@ -28,9 +28,12 @@ from .module import (
     allocate,
     helpers_of,
     matrix,
+    names_of_mods,
     tile_bytes,
+    write_barriers,
     write_fetch,
     write_hopper_module,
+    write_partitions,
 )
 from .schedule import Schedule, end_of_tiles, write_schedule
 
@@ -48,9 +51,6 @@ _BARRIERS = {
     "key_free": "STAGES, {groups}",
     "value_free": "STAGES, {groups}",
 }
-# Registers of the consumers but the first, then of the producer, by the number of consumers: a
-# multiprocessor has 65,536, for 128 threads of each warpgroup.
-_REGISTERS = {2: "[240, 24]", 3: "[160, 160, 32]"}
 
 
 def generate_forward(spec: KernelSpec) -> Kernel:
@@ -75,9 +75,7 @@ def generate_forward(spec: KernelSpec) -> Kernel:
     tiles = allocate(body, "query", d, groups, GROUP_ROWS)
     tiles += allocate(body, "key", d, "STAGES", "BLOCK_N")
     tiles += allocate(body, "value", dv, "STAGES", "BLOCK_N")
-    for name, counts in _BARRIERS.items():
-        body.line(f"{name} = barriers({counts.format(groups=groups)})")
-    body.line("fence_async_shared()")
+    write_barriers(body, {n: counts.format(groups=groups) for n, counts in _BARRIERS.items()})
     consumer = Block(1)
     _write_consumer(consumer, spec, schedule, lowering)
     arguments = (*fixed, *lowering.arguments.values())
@@ -91,12 +89,7 @@ def generate_forward(spec: KernelSpec) -> Kernel:
             consumer,
         ),
     )
-    with body.indented("gl.warp_specialize([") as calls:
-        for group in range(groups):
-            calls.line(f"{partitions[1].call(group)},")
-        calls.line(f"{partitions[0].call()},")
-    warps = [*[4] * (groups - 1), 1]
-    body.line(f"], {warps}, {_REGISTERS[groups]})")
+    write_partitions(body, partitions[1], partitions[0], groups)
     functions = [BARRIERS, SOFTMAX, *helpers_of(lowering.helpers)]
     title = "Attention forward for Hopper"
     return write_hopper_module(title, "forward", spec, arguments, functions, partitions, body)
@@ -109,13 +102,10 @@ def _names_of_descriptors(dims: dict[str, int]) -> list[str]:
 def _of_consumer(
     spec: KernelSpec, schedule: Schedule, tiles: list[str], lowering: Lowering
 ) -> tuple[str, ...]:
-    """What the consumer takes; the table is the schedule's to hand."""
-    table = (Role.TABLE, Role.TABLE_STRIDE)
-    captured = (a.name for a in lowering.arguments.values() if a.role not in table)
     return (
         *_names_of_descriptors({"out": spec.value_dim}),
         *("lse", "scale", "q_len", "kv_len", "q_offset", "heads", "b", "h", "q_start"),
-        *(*tiles, *_BARRIERS, *schedule.handed, *captured),
+        *(*tiles, *_BARRIERS, *schedule.handed, *names_of_mods(lowering)),
     )
 
 

@@ -6,11 +6,12 @@ partitions compute is for the file of each kernel.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import wrap
 
-from ..kernel import Argument, Kernel, KernelSpec, Language, pieces
+from ..kernel import Argument, Kernel, KernelSpec, Language, Role, pieces
+from ..lower import Lowering
 from ..module import HELPERS_OF_MODULES, write_docstring, write_signature
 from ..writer import Block
 
@@ -116,6 +117,34 @@ class Partition:
         module.line("):")
         module.line(f'    """{self.title}"""')
         module.line(str(self.body))
+
+
+# Registers of the consumers but the first, then of the producer, by the number of consumers: a
+# multiprocessor has 65,536, for 128 threads of each warpgroup.
+_REGISTERS = {2: "[240, 24]", 3: "[160, 160, 32]"}
+
+
+def write_barriers(block: Block, counts: Mapping[str, str]) -> None:
+    """Write the barriers, by name: how many of each, and how many arrivals complete a phase."""
+    for name, count in counts.items():
+        block.line(f"{name} = barriers({count})")
+    block.line("fence_async_shared()")
+
+
+def write_partitions(block: Block, consumer: Partition, producer: Partition, groups: int) -> None:
+    """Write the start of `groups` warpgroups of consumers and of the producer's one warp."""
+    with block.indented("gl.warp_specialize([") as calls:
+        for group in range(groups):
+            calls.line(f"{consumer.call(group)},")
+        calls.line(f"{producer.call()},")
+    warps = [*[4] * (groups - 1), 1]
+    block.line(f"], {warps}, {_REGISTERS[groups]})")
+
+
+def names_of_mods(lowering: Lowering) -> list[str]:
+    """The arguments that mask and score read; those of a table are the schedule's to hand."""
+    table = (Role.TABLE, Role.TABLE_STRIDE)
+    return [a.name for a in lowering.arguments.values() if a.role not in table]
 
 
 def write_hopper_module(
