@@ -11,8 +11,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from flexdsl.runtime import bind, operator, operator_compiled, reference, validate
-from flexdsl.runtime.operator_programs import numbers_of, text_of
+from flexdsl.runtime import bind, operator_compiled, operator_direct, reference, validate
 from flexdsl.runtime.slabs import TILE
 from flexdsl.runtime.steps import warn_of_steps
 
@@ -154,17 +153,12 @@ def _operate(
     k: Tensor,
     v: Tensor,
 ) -> Pair:
-    programs = reading.mask, reading.score
-    if reading.score is not None and any(map(_requires_gradient, (q, k, v))):
-        warn_of_steps(reading.score)
-    captures = [x for p in programs for x in bind.captured(p).values()]
-    mask, score = (text_of(p) for p in programs)
+    mask, score = reading.mask, reading.score
+    if score is not None and any(map(_requires_gradient, (q, k, v))):
+        warn_of_steps(score)
     tile = tile_of(backend, reading)
-    numbers = numbers_of(programs)
-    out, lse = operator.attention(
-        q, k, v, captures, numbers, mask, score, scale, q_offset, list(tile), backend
-    )
-    return out, lse
+    call = operator_direct.Direct(mask, score, scale, q_offset, tile, backend)
+    return operator_direct.attention(call, q, k, v)
 
 
 def tile_of(backend: str, reading: bind.Reading) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from threading import Lock
 from typing import Any, TypeVar, cast
 
@@ -83,6 +83,13 @@ def as_tensor(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
         while len(_UPLOADED) > _UPLOADS:
             _UPLOADED.popitem(last=False)
     return tensor
+
+
+def versions_of(tensors: Sequence[Tensor]) -> tuple[tuple[int, int], ...] | None:
+    """What changes whenever elements of one of them do; None where nothing that is cheap does."""
+    if any(t.is_inference() or _is_fleeting(t) for t in tensors):
+        return None
+    return tuple((t.data_ptr(), t._version) for t in tensors)
 
 
 def _is_fleeting(tensor: Tensor) -> bool:
