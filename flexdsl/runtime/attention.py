@@ -11,7 +11,8 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from flexdsl.runtime import bind, operator, operator_compiled, reference, validate
+from flexdsl.errors import ArgumentError
+from flexdsl.runtime import bind, bundled, operator, operator_compiled, reference, validate
 from flexdsl.runtime.operator_programs import numbers_of, text_of
 from flexdsl.runtime.slabs import TILE
 from flexdsl.runtime.steps import warn_of_steps
@@ -31,6 +32,7 @@ def attention(
     q_offset: int = 0,
     return_lse: Literal[False] = False,
     backend: str = "auto",
+    bundle: Any = None,
 ) -> Tensor: ...
 
 
@@ -46,6 +48,7 @@ def attention(
     q_offset: int = 0,
     return_lse: Literal[True],
     backend: str = "auto",
+    bundle: Any = None,
 ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -60,6 +63,7 @@ def attention(
     q_offset: int = 0,
     return_lse: bool = False,
     backend: str = "auto",
+    bundle: Any = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """softmax(score(scale * q k^T) where mask allows) v, without a matrix of all pairs.
 
@@ -90,6 +94,9 @@ def attention(
         backend: "auto" (the GPU's fastest kernels that cover the call on its tensors, else "cpu"),
             "triton" (portable kernels), "hopper" (those of NVIDIA's compute capability 9.0), "cpu",
             or "reference": dense float64, slow, asks the user's function about every pair.
+        bundle: a bundle's folder, or what `fx.load` gave: its kernels alone, and nothing is
+            compiled; only with backend "auto". None for those of FLEXDSL_BUNDLES, if any, or else
+            compiled ones.
 
     Returns:
         Output [B, Hq, Lq, Dv] in q's dtype; with `return_lse` also lse [B, Hq, Lq], float32
@@ -101,6 +108,7 @@ def attention(
         CaptureError, IndexRangeError: a captured tensor does not fit the call.
         PlanError: the plan was made for other lengths.
         BackendError: the backend cannot run this call here.
+        BundleError: the bundle cannot be opened, or has no kernels of this call.
     """
     q, k, v = autocast(q, k, v)
     compiling = torch.compiler.is_dynamo_compiling()
@@ -108,6 +116,7 @@ def attention(
         validate.check_tensors(q, k, v)
     factor = validate.check_scale(scale, q.shape[3])
     offset = validate.check_q_offset(q_offset)
+    backend = _of_bundle(bundle, backend) if bundle is not None else backend
     backend = validate.check_backend(backend, q)
     if not compiling:
         out, lse = _eager(mask, score, factor, offset, backend, q, k, v)
@@ -115,6 +124,18 @@ def attention(
         call = (mask, score, factor, offset, TILE, backend)
         out, lse = operator_compiled.attention(*call, q, k, v)
     return (out, lse) if return_lse else out
+
+
+@operator_compiled.run_aside
+def _of_bundle(bundle: Any, backend: str) -> str:
+    """The backend of a bundle. A graph has it as a constant."""
+    if backend != "auto":
+        raise ArgumentError(
+            f"backend is {backend!r}, and a bundle is given",
+            why="the kernels of a bundle are compiled already",
+            fix="bundle=... alone, or backend=... alone",
+        )
+    return bundled.backend_of(bundle)
 
 
 def _eager(
@@ -128,7 +149,7 @@ def _eager(
     v: Tensor,
 ) -> Pair:
     reading = bind.read(mask, score, bind.lengths_of(q, k, q_offset), q.device)
-    run = _reference if backend == "reference" else partial(_operate, backend)
+    run = _reference if backend == "reference" else partial(operate, backend)
     return run(reading, scale, q_offset, q, k, v)
 
 
@@ -145,7 +166,7 @@ def _is_cast(x: Any) -> bool:
     return isinstance(x, Tensor) and x.is_floating_point() and x.dtype is not torch.float64
 
 
-def _operate(
+def operate(
     backend: str,
     reading: bind.Reading,
     scale: float,
@@ -154,6 +175,7 @@ def _operate(
     k: Tensor,
     v: Tensor,
 ) -> Pair:
+    """Output and lse of a call that was read, by an executor."""
     programs = reading.mask, reading.score
     if reading.score is not None and any(map(_requires_gradient, (q, k, v))):
         warn_of_steps(reading.score)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from flexdsl.errors import BackendError
 from flexdsl.runtime import bind, validate
-from flexdsl.runtime.executors import EXECUTORS
+from flexdsl.runtime.executors import executor
 from flexdsl.runtime.operator_programs import capture_count, program_of, with_values
 
 _Function = Callable[..., Any]
@@ -51,7 +51,7 @@ def _attention(
     """Output [B, Hq, Lq, Dv] in q's dtype, and lse [B, Hq, Lq] in float32 (float64 of float64)."""
     bound = _bind(q, k, captures, numbers, mask, score, q_offset, tile)
     with _no_autocast(q):
-        return EXECUTORS[backend].forward(bound, scale, q, k, v)
+        return executor(backend).forward(bound, scale, q, k, v)
 
 
 def _attention_backward(
@@ -74,7 +74,7 @@ def _attention_backward(
 ) -> list[Tensor]:
     """Gradients of q, k, v and of the captures at the indices `learned`, contiguous."""
     bound = _bind(q, k, captures, numbers, mask, score, q_offset, tile, learned)
-    backward = EXECUTORS[backend].backward
+    backward = executor(backend).backward
     with _no_autocast(q):
         gradients = backward(bound, scale, (q, k, v), out, lse, d_out, d_lse)
     likes = (q, k, v, *(captures[i] for i in learned))

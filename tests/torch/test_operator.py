@@ -132,14 +132,14 @@ def test_an_in_place_change_of_a_captured_tensor_is_seen():
 def test_a_numpy_array_is_uploaded_once(monkeypatch):
     slopes = np.linspace(0.5, 0.1, 4)
     seen = []
-    original = operator.EXECUTORS["cpu"]
+    original = executors.EXECUTORS["cpu"]
 
     def forward(bound, *rest):
         seen.append(bound.score_values["slopes"])
         return original.forward(bound, *rest)
 
-    executor = operator.EXECUTORS["cpu"].__class__(forward, original.backward)
-    monkeypatch.setitem(operator.EXECUTORS, "cpu", executor)
+    executor = executors.EXECUTORS["cpu"].__class__(forward, original.backward)
+    monkeypatch.setitem(executors.EXECUTORS, "cpu", executor)
     tensors = SHAPE.tensors()
     for change in (0.0, 0.0, 1.0):
         slopes[0] += change
