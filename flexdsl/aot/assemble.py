@@ -22,8 +22,8 @@ them are output of flexdsl. flexdsl claims no rights in its output: it is yours,
 score modifications are that it was made of.
 
 The machine code was made by Triton's compiler (MIT licence), which uses LLVM (Apache License 2.0
-with LLVM exceptions) and, for NVIDIA GPUs, ptxas and libdevice of the CUDA toolkit (NVIDIA's licence
-of the toolkit, whose list of redistributable parts names libdevice).
+with LLVM exceptions) and, for NVIDIA GPUs, ptxas and libdevice of the CUDA toolkit (NVIDIA's
+licence of the toolkit).
 Kernels call nothing at run time but the GPU's driver.
 """
 

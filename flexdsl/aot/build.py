@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from flexdsl.aot.assemble import assemble
-from flexdsl.aot.plan import Planned, plan_builds, planning_jobs, tools
+from flexdsl.aot.plan import plan_builds, planning_jobs, tools
 from flexdsl.aot.pool import compile_all
 from flexdsl.aot.specs import Job, Shape
 from flexdsl.aot.targets import parse_target
@@ -63,8 +63,8 @@ def build(
 ) -> Built:
     """Compile attention for GPUs that need not be here, into a folder that needs no compiler.
 
-    What is in the folder already and has not changed is not compiled again; a build that fails or is
-    killed leaves the folder as it was.
+    What is in the folder already and has not changed is not compiled again; a build that fails or
+    is killed leaves the folder as it was.
 
     Args:
         mods: a mod, its text, an `fx.variant`, or a list of them. A captured tensor that requires a
@@ -105,7 +105,7 @@ def build(
 
 
 class _Maker:
-    """Kernels by the digest of what they are made of: from the bundle that is there, or compiled."""
+    """Kernels by the digest of their inputs: from the bundle that is there, or compiled."""
 
     def __init__(self, existing: Bundle | None, processes: int, progress: Progress | None) -> None:
         self.made: dict[str, Made] = {}
@@ -174,7 +174,7 @@ def _variants(mods: Any) -> list[Variant]:
             raise ArgumentError(
                 f"two variants have the name {name}",
                 why="files and functions in C are named after them",
-                fix=f'fx.variant("another_name", mask=..., score=...) for one of them',
+                fix='fx.variant("another_name", mask=..., score=...) for one of them',
             )
     return variants
 

@@ -74,9 +74,7 @@ def _parameters(job: Job, compiled: Compiled) -> tuple[tuple[Parameter, ...], in
         flags, rest = divmod(sizes.count(1), plain)
         if rest:
             raise _unlike(compiled, sizes, [])
-        parameters = [
-            replace(p, flags=flags) if p.type == "descriptor" else p for p in parameters
-        ]
+        parameters = [replace(p, flags=flags) if p.type == "descriptor" else p for p in parameters]
     expected = [_SIZES[t] for p in parameters for t in machine_types(p)]
     nulls = len(sizes) - len(expected)
     if nulls < 0 or sizes != [*expected, *[8] * nulls]:
@@ -91,9 +89,7 @@ def _unlike(compiled: Compiled, sizes: list[int], expected: list[int]) -> Intern
     )
 
 
-def _parameter(
-    argument: Argument, job: Job, config: Config, maps: list[object]
-) -> Parameter:
+def _parameter(argument: Argument, job: Job, config: Config, maps: list[object]) -> Parameter:
     """One parameter; it takes its tensor map from the front of `maps`."""
     if argument.role not in _DESCRIPTORS:
         name = job.type_of(argument)

@@ -56,9 +56,7 @@ def plan_builds(
     return [_plan(v, shape, backward, versions) for v in variants for shape in shapes]
 
 
-def _plan(
-    variant: Variant, shape: Shape, backward: bool, versions: dict[str, str]
-) -> Planned:
+def _plan(variant: Variant, shape: Shape, backward: bool, versions: dict[str, str]) -> Planned:
     mask, score = (None if m is None else m.program for m in (variant.mask, variant.score))
     # Where a mod stands in a file is no part of a bundle.
     mask = mask and replace(mask, source="")
@@ -72,9 +70,7 @@ def _plan(
     return Planned(variant.name, mask, score, shape, learned, by_digest)
 
 
-def planning_jobs(
-    planned: Planned, made: Mapping[str, Made], versions: dict[str, str]
-) -> Planned:
+def planning_jobs(planned: Planned, made: Mapping[str, Made], versions: dict[str, str]) -> Planned:
     """The same with the kernels that make plans on the device, for the tiles that were chosen.
 
     Only a mask that reads captured tensors has its plan made there.

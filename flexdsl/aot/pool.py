@@ -1,4 +1,4 @@
-"""Many jobs on a few compiling processes. What a job is, and what comes of it, is not known here."""
+"""Many jobs on a few compiling processes. What comes of the machine code is not known here."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from flexdsl.aot.targets import Target
 from flexdsl.analysis.gradient import Reduction, learned_loads
+from flexdsl.aot.targets import Target
 from flexdsl.codegen import (
     Argument,
     Kernel,

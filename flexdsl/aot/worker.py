@@ -88,4 +88,3 @@ def serve() -> None:
         except Exception:
             answer = InternalError(f"the compiler failed:\n{traceback.format_exc()}")
         send(answers, answer)
-

@@ -9,9 +9,23 @@ from __future__ import annotations
 from typing import Any
 
 from flexdsl.errors import BundleError
-from flexdsl.ir import Capture, DType, Expr, Kind, Op, Program, Type, apply, captures_of, const
+from flexdsl.ir import (
+    Capture,
+    DType,
+    Expr,
+    Kind,
+    Op,
+    Program,
+    Type,
+    apply,
+    captures_of,
+    const,
+    param,
+    params_of,
+    var,
+    walk,
+)
 from flexdsl.ir import load as load_of
-from flexdsl.ir import param, params_of, var, walk
 
 Json = Any
 

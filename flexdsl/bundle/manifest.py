@@ -1,9 +1,9 @@
 """What a bundle says of itself: plain data, to JSON and back.
 
-    Manifest: name, versions of tools, digests of files
-        Variant: a mask and a score modification, and the calls that their kernels are right for
-            Build: a target, an element type, head dimensions
-                Code: one kernel in machine code, its parameters and how it is launched
+Manifest: name, versions of tools, digests of files
+    Variant: a mask and a score modification, and the calls that their kernels are right for
+        Build: a target, an element type, head dimensions
+            Code: one kernel in machine code, its parameters and how it is launched
 """
 
 from __future__ import annotations

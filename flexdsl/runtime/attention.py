@@ -12,12 +12,9 @@ import torch
 from torch import Tensor
 
 from flexdsl.errors import ArgumentError
-from flexdsl.runtime import bind, bundled, operator, operator_compiled, reference, validate
-from flexdsl.runtime.operator_programs import numbers_of, text_of
+from flexdsl.runtime import bind, bundled, operator_compiled, reference, validate
+from flexdsl.runtime.eager import Pair, autocast, operate, requires_gradient
 from flexdsl.runtime.slabs import TILE
-from flexdsl.runtime.steps import warn_of_steps
-
-Pair = tuple[Tensor, Tensor]
 
 
 @overload
@@ -153,54 +150,11 @@ def _eager(
     return run(reading, scale, q_offset, q, k, v)
 
 
-def autocast(*tensors: Any) -> Any:
-    """The tensors in autocast's dtype where it is on, as torch's own attention has them."""
-    device = tensors[0].device.type if isinstance(tensors[0], Tensor) else ""
-    if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device):
-        return tensors
-    dtype = torch.get_autocast_dtype(device)
-    return [x.to(dtype) if _is_cast(x) else x for x in tensors]
-
-
-def _is_cast(x: Any) -> bool:
-    return isinstance(x, Tensor) and x.is_floating_point() and x.dtype is not torch.float64
-
-
-def operate(
-    backend: str,
-    reading: bind.Reading,
-    scale: float,
-    q_offset: int,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-) -> Pair:
-    """Output and lse of a call that was read, by an executor."""
-    programs = reading.mask, reading.score
-    if reading.score is not None and any(map(_requires_gradient, (q, k, v))):
-        warn_of_steps(reading.score)
-    captures = [x for p in programs for x in bind.captured(p).values()]
-    mask, score = (text_of(p) for p in programs)
-    tile = tile_of(backend, reading)
-    numbers = numbers_of(programs)
-    out, lse = operator.attention(
-        q, k, v, captures, numbers, mask, score, scale, q_offset, list(tile), backend
-    )
-    return out, lse
-
-
-def tile_of(backend: str, reading: bind.Reading) -> tuple[int, int]:
-    """Rows and columns of the tiles of the plan; zeros where each kernel chooses its own."""
-    if reading.plan is not None:
-        return reading.plan.tile_shape
-    return TILE if backend == "cpu" else (0, 0)
-
-
 def _reference(
     reading: bind.Reading, scale: float, q_offset: int, q: Tensor, k: Tensor, v: Tensor
 ) -> Pair:
     modify, program = None, reading.score
-    if program is not None and any(map(_requires_gradient, (q, k, v, *program.values.values()))):
+    if program is not None and any(map(requires_gradient, (q, k, v, *program.values.values()))):
         modify = partial(reference.evaluate_score, program.expr, program.values)
     out, lse = reference.reference(
         q,
@@ -213,7 +167,3 @@ def _reference(
         q_offset=q_offset,
     )
     return out.to(q.dtype), lse.to(torch.promote_types(q.dtype, torch.float32))
-
-
-def _requires_gradient(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.requires_grad and torch.is_grad_enabled()

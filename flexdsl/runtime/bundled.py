@@ -333,9 +333,7 @@ class Bundled:
             if most and value > most:
                 raise _not_proven(variant, name, value, 0, most)
 
-    def _launch(
-        self, code: Code, programs: int, values: list[Any], device: torch.device
-    ) -> None:
+    def _launch(self, code: Code, programs: int, values: list[Any], device: torch.device) -> None:
         words: list[Word] = []
         for parameter, value in zip(code.parameters, values, strict=True):
             words += _words(parameter, value)

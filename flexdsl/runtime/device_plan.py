@@ -51,7 +51,8 @@ class Launch(Protocol):
         tensors: Mapping[str, Tensor],
         tile: tuple[int, int],
         device: torch.device,
-    ) -> None: ...
+    ) -> None:
+        """Run it with `programs` programs, for plans of tiles of the shape `tile`."""
 
 
 def find_table(plan: BlockPlan, bound: Bound, device: torch.device, launch: Launch) -> DeviceTable:

@@ -1,7 +1,8 @@
 """`explain`: what `attention` would do with a call, and why, in words. Nothing is launched.
 
 Every choice is asked of the function that makes it when attention runs: names of backends in
-`validate.py`, plans in `bind.py`, kernels and their configurations in `launch.py`. Only words are made here.
+`validate.py`, plans in `bind.py`, kernels and their configurations in `launch.py`. Only words are
+made here.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from flexdsl.analysis import BlockPlan
 from flexdsl.analysis.derivative import describe_steps
 from flexdsl.ir import Program, print_expr
 from flexdsl.runtime import bind, validate
-from flexdsl.runtime.attention import autocast, tile_of
+from flexdsl.runtime.eager import autocast, tile_of
 
 if TYPE_CHECKING:
     from flexdsl.codegen import Phase

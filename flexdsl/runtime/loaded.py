@@ -20,7 +20,7 @@ from flexdsl.bundle.manifest import Variant
 from flexdsl.errors import BundleError, CaptureError
 from flexdsl.ir import DTYPE_BY_LIBRARY_NAME, Capture, Program, captures_of, params_of
 from flexdsl.runtime import bind, bundled, validate
-from flexdsl.runtime.attention import autocast, operate
+from flexdsl.runtime.eager import autocast, operate
 
 
 def load(folder: str | Path, name: str | None = None, **values: Any) -> Loaded:

@@ -11,7 +11,7 @@ import torch
 import flexdsl as fx
 from flexdsl.errors import CaptureError
 from flexdsl.ir import captures_of
-from flexdsl.runtime import operator, operator_programs
+from flexdsl.runtime import executors, operator, operator_programs
 from flexdsl.runtime.operator_programs import numbers_of, program_of, text_of, with_values
 from support.calls import MASKS, SCORES, Shape, assert_near, oracle
 
