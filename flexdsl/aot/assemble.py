@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from flexdsl.analysis.typical import LENGTH, proven_form
+from flexdsl.aot.c_launcher import launcher
 from flexdsl.aot.plan import Planned
 from flexdsl.aot.worker import Made
 from flexdsl.bundle.files import MANIFEST, digest_of, manifest_bytes
 from flexdsl.bundle.manifest import Build, Manifest, Variant
 from flexdsl.codegen import OF_KEYS
+from flexdsl.ir import Program
 
 LICENCES = "LICENCES.txt"
 
@@ -41,6 +44,8 @@ def assemble(
     for p in planned:
         by_name.setdefault(p.name, []).append(p)
     variants = tuple(_variant(group, made) for group in by_name.values())
+    for variant in variants:
+        files |= launcher(variant, files)
     files[LICENCES] = _LICENCES_TEXT.encode()
     files[f"{name}.d"] = _dependencies(files)
     digests = {path: digest_of(data) for path, data in sorted(files.items())}
@@ -61,7 +66,16 @@ def _variant(group: Sequence[Planned], made: Mapping[str, Made]) -> Variant:
         for p in group
     )
     limits = _limits(group, made)
-    return Variant(first.name, first.mask, first.score, builds, first.learned, **limits)
+    programs = (_without_tensors(p) for p in (first.mask, first.score))
+    return Variant(first.name, *programs, builds, first.learned, **limits)
+
+
+def _without_tensors(program: Program | None) -> Program | None:
+    """A program with its numbers alone: kernels do not depend on what was captured."""
+    if program is None:
+        return None
+    numbers = {n: v for n, v in program.values.items() if isinstance(v, int | float)}
+    return replace(program, values=numbers, spans={})
 
 
 def _limits(group: Sequence[Planned], made: Mapping[str, Made]) -> dict[str, Any]:

@@ -117,6 +117,6 @@ def _sizes_in_assembly(compiled: Compiled) -> list[int]:
         listed = text[text.index(".args:") : text.index(".group_segment_fixed_size:")]
         return [int(size) for size in re.findall(r"\.size:\s+(\d+)", listed)]
     start = text.index(f".entry {entry}(")
-    listed = text[start : text.index("\n)", start)]
+    listed = text[start : text.index("\n)", start) + 1]
     found = re.findall(r"\.param (?:\.align \d+ )?\.[a-z](\d+)[^,\[\n]*?(?:\[(\d+)\])?,?\n", listed)
     return [int(count) if count else _PTX_SIZES[bits] for bits, count in found]

@@ -18,8 +18,8 @@ from torch.utils.checkpoint import (
 )
 
 import flexdsl as fx
-from flexdsl.runtime import executors
 from flexdsl.errors import BackendError
+from flexdsl.runtime import executors
 from support.calls import MASKS, SCORES, Shape, assert_near
 
 OPERATOR = torch.ops.flexdsl.attention.default
