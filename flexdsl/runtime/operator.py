@@ -24,7 +24,7 @@ from torch import Tensor
 
 from flexdsl.errors import BackendError
 from flexdsl.runtime import bind, validate
-from flexdsl.runtime.executors import EXECUTORS
+from flexdsl.runtime.executors import executor
 from flexdsl.runtime.operator_programs import capture_count, program_of, with_values
 
 _Function = Callable[..., Any]
@@ -97,7 +97,7 @@ def run_forward(
 ) -> Pair:
     """Output and lse by an executor."""
     with _no_autocast(q):
-        return EXECUTORS[backend].forward(bound, scale, q, k, v)
+        return executor(backend).forward(bound, scale, q, k, v)
 
 
 def run_backward(
@@ -112,7 +112,7 @@ def run_backward(
     """Gradients by an executor, of the inputs' shapes and dtypes."""
     inputs = saved.q, saved.k, saved.v
     with _no_autocast(saved.q):
-        gradients = EXECUTORS[backend].backward(
+        gradients = executor(backend).backward(
             bound, scale, inputs, saved.out, saved.lse, d_out, d_lse
         )
     likes = (*inputs, *(saved.captures[i] for i in learned))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from flexdsl.errors import ArgumentError, BackendError
+from flexdsl.runtime.bundled import PREFIX
 
 BACKENDS = ("auto", "triton", "hopper", "cpu", "reference")
 _NAMES = ("q", "k", "v")
@@ -76,10 +77,14 @@ def check_q_offset(q_offset: Any) -> int:
 def check_backend(backend: Any, q: Tensor) -> str:
     """The name of the executor for tensors such as `q`: "auto" is one of a GPU's own.
 
+    That of a bundle stays as it is.
+
     Raises:
         ArgumentError: no such backend, or it does not take the dtype.
         BackendError: it cannot run on q's device.
     """
+    if isinstance(backend, str) and backend.startswith(PREFIX):
+        return backend
     if backend not in BACKENDS:
         known = ", ".join(f'"{name}"' for name in BACKENDS)
         raise ArgumentError(f"backend is {_show(backend)}: there is no such one", fix=known)
