@@ -6,19 +6,17 @@ every parameter with its size: a compiler that passes them otherwise is noticed 
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 from flexdsl.aot.compile import Compiled
 from flexdsl.aot.specs import Job, plan_kind
+from flexdsl.bundle.assembly import sizes_in_amdgcn, sizes_in_ptx
 from flexdsl.bundle.manifest import Code, Parameter, TensorMap
-from flexdsl.bundle.words import MAP_BYTES, machine_types
+from flexdsl.bundle.words import SIZES, machine_types
 from flexdsl.codegen import OF_KEYS, Argument, Role
 from flexdsl.errors import InternalError
 from flexdsl.runtime.tuning import ITEMSIZE, Config
 
-_SIZES = {"i8": 1, "i16": 2, "i32": 4, "i64": 8, "fp32": 4, "pointer": 8, "map": MAP_BYTES}
-_PTX_SIZES = {"8": 1, "16": 2, "32": 4, "64": 8}
 # CU_TENSOR_MAP_DATA_TYPE_... of cuda.h.
 _ELEMENTS = {"fp16": 6, "bf16": 9, "fp32": 7}
 _DESCRIPTORS = (Role.DESCRIPTOR, Role.ROWS_DESCRIPTOR)
@@ -75,7 +73,7 @@ def _parameters(job: Job, compiled: Compiled) -> tuple[tuple[Parameter, ...], in
         if rest:
             raise _unlike(compiled, sizes, [])
         parameters = [replace(p, flags=flags) if p.type == "descriptor" else p for p in parameters]
-    expected = [_SIZES[t] for p in parameters for t in machine_types(p)]
+    expected = [SIZES[t] for p in parameters for t in machine_types(p)]
     nulls = len(sizes) - len(expected)
     if nulls < 0 or sizes != [*expected, *[8] * nulls]:
         raise _unlike(compiled, sizes, expected)
@@ -112,11 +110,6 @@ def _parameter(argument: Argument, job: Job, config: Config, maps: list[object])
 
 def _sizes_in_assembly(compiled: Compiled) -> list[int]:
     """Bytes of each parameter of the entry."""
-    text, entry = compiled.assembly, compiled.kernel.entry
     if compiled.target.backend == "hip":
-        listed = text[text.index(".args:") : text.index(".group_segment_fixed_size:")]
-        return [int(size) for size in re.findall(r"\.size:\s+(\d+)", listed)]
-    start = text.index(f".entry {entry}(")
-    listed = text[start : text.index("\n)", start) + 1]
-    found = re.findall(r"\.param (?:\.align \d+ )?\.[a-z](\d+)[^,\[\n]*?(?:\[(\d+)\])?,?\n", listed)
-    return [int(count) if count else _PTX_SIZES[bits] for bits, count in found]
+        return sizes_in_amdgcn(compiled.assembly)
+    return sizes_in_ptx(compiled.assembly, compiled.kernel.entry)

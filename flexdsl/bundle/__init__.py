@@ -6,6 +6,7 @@
         schema.py        the JSON schema of that, `manifest.schema.json`, and its check
         files.py         opening a folder: version, digests, what is there
         words.py         the parameters of a kernel, as the machine gets them
+        assembly.py      what a kernel's assembly says of them
         driver.py        what runs kernels: a narrow protocol
         cuda.py          the driver of NVIDIA GPUs, by its C interface alone
 

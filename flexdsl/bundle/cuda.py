@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from ctypes import byref, c_char_p, c_int, c_uint, c_uint32, c_uint64, c_void_p
+from ctypes import Array, byref, c_char_p, c_int, c_uint, c_uint32, c_uint64, c_void_p
 from functools import cache
 
 from flexdsl.bundle.manifest import TensorMap
@@ -37,6 +37,11 @@ class Cuda:
         version = c_int()
         self._call("cuDriverGetVersion", byref(version))
         self._version = version.value
+        # Called at each launch: with types declared, plain numbers are arguments.
+        self._get_device = self._library.cuCtxGetDevice
+        self._launch_kernel = self._library.cuLaunchKernel
+        sizes = [c_uint] * 7
+        self._launch_kernel.argtypes = [c_void_p, *sizes, c_void_p, c_void_p, c_void_p]
 
     def load(self, code: bytes, entry: str, shared_bytes: int, device: int) -> int:
         """See `Driver`."""
@@ -100,40 +105,51 @@ class Cuda:
         offsets: Sequence[int],
     ) -> None:
         """See `Driver`."""
-        self._enter(device)  # autograd has threads of its own
         space = ctypes.create_string_buffer(len(buffer) + 64)
         place = -(-ctypes.addressof(space) // 64) * 64
         ctypes.memmove(place, buffer, len(buffer))
         parameters = (c_void_p * len(offsets))(*[place + o for o in offsets])
-        grid = (c_uint(programs), c_uint(1), c_uint(1), c_uint(threads), c_uint(1), c_uint(1))
-        self._call(
-            "cuLaunchKernel",
-            c_void_p(function),
-            *grid,
-            c_uint(shared_bytes),
-            c_void_p(stream),
-            parameters,
-            None,
-        )
+        self.start(function, programs, threads, shared_bytes, stream, device, parameters)
+
+    def start(
+        self,
+        function: int,
+        programs: int,
+        threads: int,
+        shared_bytes: int,
+        stream: int,
+        device: int,
+        parameters: Array[c_void_p],
+    ) -> None:
+        """Start `programs` programs; `parameters` has the address of each parameter.
+
+        Raises:
+            BackendError: the driver refuses the launch.
+        """
+        self._enter(device)  # autograd has threads of its own
+        shape = programs, 1, 1, threads, 1, 1, shared_bytes
+        code = self._launch_kernel(function, *shape, stream, parameters, None)
+        if code != 0:
+            raise self._error("cuLaunchKernel", code)
 
     def _enter(self, device: int) -> None:
-        """Make the primary context of a device the current one, where this thread has none."""
-        context = c_void_p()
-        self._call("cuCtxGetCurrent", byref(context))
-        if not context.value:
-            handle = c_int()
+        """Make the primary context of a device this thread's current one, where it is not."""
+        context, handle = c_void_p(), c_int()
+        if self._get_device(byref(handle)) != 0 or handle.value != device:
             self._call("cuDeviceGet", byref(handle), c_int(device))
             self._call("cuDevicePrimaryCtxRetain", byref(context), handle)
             self._call("cuCtxSetCurrent", context)
 
     def _call(self, name: str, *arguments: object) -> None:
         code = getattr(self._library, name)(*arguments)
-        if code == 0:
-            return
+        if code != 0:
+            raise self._error(name, code)
+
+    def _error(self, name: str, code: int) -> BackendError:
         text = c_char_p()
         self._library.cuGetErrorString(c_int(code), byref(text))
         words = text.value.decode() if text.value else f"error {code}"
-        raise BackendError(f"{name}: {words}", why="the GPU's driver refused it")
+        return BackendError(f"{name}: {words}", why="the GPU's driver refused it")
 
 
 @cache

@@ -16,6 +16,8 @@ from flexdsl.bundle.manifest import Code, Parameter
 MAP_BYTES = 128
 _FORMATS = {"i8": "b", "i16": "h", "i32": "i", "i64": "q", "fp32": "f", "pointer": "Q"}
 Word = int | float | bytes
+# Bytes of each type of `machine_types`.
+SIZES = {n: struct.calcsize(f"={code}") for n, code in _FORMATS.items()} | {"map": MAP_BYTES}
 
 
 def machine_types(parameter: Parameter) -> list[str]:

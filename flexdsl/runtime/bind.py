@@ -17,7 +17,7 @@ import torch
 
 from flexdsl.analysis import BlockPlan, check_loads, make_plan
 from flexdsl.errors import CaptureError, PlanError
-from flexdsl.ir import Expr, Kind, Program, captures_of, rename_apart
+from flexdsl.ir import Expr, Kind, Op, Program, captures_of, rename_apart, walk
 from flexdsl.mod import Mod, as_mod, from_program
 from flexdsl.runtime.memory import Memory, as_tensor, versions_of
 
@@ -156,8 +156,7 @@ def bind_again(
 
     A program has its captured tensors; where one was changed in place, it is bound anew.
     """
-    tensors = [*tensors_of(mask), *tensors_of(score)]
-    versions = versions_of(tensors)
+    versions = versions_of(tensors_of(mask), tensors_of(score), _indices_of(score))
     if versions is None:
         return bind(mask, score, lengths, tile, learned)
     holder = mask if mask is not None else score
@@ -178,6 +177,17 @@ def tensors_of(program: Program | None) -> Sequence[torch.Tensor]:
     if "tensors" not in program.memo:
         program.memo["tensors"] = tuple(captured(program).values())
     return program.memo["tensors"]  # type: ignore[no-any-return]
+
+
+def _indices_of(program: Program | None) -> Sequence[torch.Tensor]:
+    """Those that the indices of other loads are made of: their elements decide what is read."""
+    if program is None:
+        return ()
+    if "indices" not in program.memo:
+        loads = (n for n in walk(program.expr) if n.op is Op.LOAD)
+        names = {c.name for n in loads for i in n.args for c in captures_of(i)}
+        program.memo["indices"] = tuple(x for n, x in captured(program).items() if n in names)
+    return program.memo["indices"]  # type: ignore[no-any-return]
 
 
 def captured(program: Program | None) -> dict[str, Any]:

@@ -85,11 +85,20 @@ def as_tensor(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
     return tensor
 
 
-def versions_of(tensors: Sequence[Tensor]) -> tuple[tuple[int, int], ...] | None:
-    """What changes whenever elements of one of them do; None where nothing that is cheap does."""
-    if any(t.is_inference() or _is_fleeting(t) for t in tensors):
+def versions_of(
+    deciding: Sequence[Tensor], others: Sequence[Tensor], indices: Sequence[Tensor]
+) -> tuple[Any, ...] | None:
+    """What changes with elements of `deciding` or `indices`, or with an address of `others`.
+
+    None where nothing that is cheap does.
+    """
+    elements = (*deciding, *indices)
+    if any(t.is_inference() or _is_fleeting(t) for t in elements):
         return None
-    return tuple((t.data_ptr(), t._version) for t in tensors)
+    return (
+        *[(t.data_ptr(), t._version) for t in elements],
+        *[t.data_ptr() for t in others],
+    )
 
 
 def _is_fleeting(tensor: Tensor) -> bool:
