@@ -34,6 +34,9 @@ class Blocks:
 
 def aligned(x: Tensor) -> Tensor:
     """`x` itself where a descriptor can be made of it, else a copy in rows of whole 16 bytes."""
+    rest = x.shape[3] * x.element_size() % _ALIGNMENT + x.data_ptr() % _ALIGNMENT
+    if rest == 0 and x.is_contiguous():
+        return x
     strides = x.stride()
     whole = all(
         size == 1 or (stride > 0 and stride * x.element_size() % _ALIGNMENT == 0)
@@ -48,6 +51,8 @@ def empty_aligned(shape: torch.Size | tuple[int, ...], like: Tensor) -> Tensor:
     """An empty tensor of dtype and device of `like`, its rows padded to whole 16 bytes."""
     per_row = _ALIGNMENT // like.element_size()
     padded = -(-shape[3] // per_row) * per_row
+    if padded == shape[3]:
+        return like.new_empty(shape)
     return like.new_empty((*shape[:3], padded))[..., : shape[3]]
 
 

@@ -67,6 +67,13 @@ class Call:
         """Parameters and captures of mask and score, by name."""
         return {**self.bound.mask_values, **self.bound.score_values}
 
+    @cached_property
+    def layouts(self) -> tuple[Any, ...]:
+        """Device, element type, and lengths and strides of all tensors."""
+        query = self.tensors["query"]
+        lying = [(x.shape, x.stride()) for x in self.tensors.values()]
+        return query.device, query.dtype, *lying
+
     @property
     def device(self) -> torch.device:
         """Where it runs."""

@@ -7,6 +7,7 @@ one of the table; where none is left, that is an error. Which kernel, plan and t
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -113,9 +114,7 @@ def run(phase: Phase, call: Call) -> None:
 
 def _replay_key(phase: Phase, call: Call) -> tuple[Any, ...]:
     """Equal for calls of one `Bound` whose launches of `phase` differ in addresses alone."""
-    layouts = tuple([(x.shape, x.stride()) for x in call.tensors.values()])
-    query = call.tensors["query"]
-    return (phase, call.hopper, call.scale, query.dtype, query.device, layouts)
+    return phase, call.hopper, call.scale, call.layouts
 
 
 def candidates(phase: Phase, call: Call, gpu: int) -> tuple[Config, ...]:
@@ -185,7 +184,8 @@ def reason_against_hopper_backward(call: Call) -> str | None:
     """Why the backward pass of a call takes the portable kernels where its forward does not."""
     q, v, learned = call.tensors["query"], call.tensors["value"], bool(call.bound.learned)
     deterministic = torch.are_deterministic_algorithms_enabled()
-    return backward_reason(q.shape[3], v.shape[3], q[..., 0].numel(), learned, deterministic)
+    rows = math.prod(q.shape[:3])
+    return backward_reason(q.shape[3], v.shape[3], rows, learned, deterministic)
 
 
 def kernel_of(phase: Phase, language: Language, spec: KernelSpec) -> Kernel:

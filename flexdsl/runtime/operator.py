@@ -116,9 +116,14 @@ def run_backward(
             bound, scale, inputs, saved.out, saved.lse, d_out, d_lse
         )
     likes = (*inputs, *(saved.captures[i] for i in learned))
-    return [
-        g.reshape(x.shape).to(x.dtype).contiguous() for g, x in zip(gradients, likes, strict=True)
-    ]
+    return [_like(x, g) for x, g in zip(likes, gradients, strict=True)]
+
+
+def _like(x: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient of `x`, contiguous and in its shape and dtype."""
+    if gradient.dtype is x.dtype and gradient.shape == x.shape and gradient.is_contiguous():
+        return gradient
+    return gradient.reshape(x.shape).to(x.dtype).contiguous()
 
 
 def _no_autocast(q: Tensor) -> AbstractContextManager[Any]:
