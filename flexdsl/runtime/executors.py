@@ -18,7 +18,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from flexdsl.runtime import bundled, cpu, cpu_backward
+from flexdsl.runtime import bundles, cpu, cpu_backward
 from flexdsl.runtime.bind import Bound
 from flexdsl.runtime.bundled import Bundled
 from flexdsl.runtime.call import Kernels
@@ -96,14 +96,14 @@ def _gpu_backward(
 
 def _kernels(backend: str, bound: Bound, q: Tensor, v: Tensor) -> Kernels:
     """Where the kernels of a call come from: a bundle, or a compiler."""
-    if backend.startswith(bundled.PREFIX):
-        return bundled.of_backend(backend, bound, q, v)
+    if backend.startswith(bundles.PREFIX):
+        return bundles.of_backend(backend, bound, q, v)
     if backend == "auto":
-        found = bundled.of_environment(bound, q, v)
+        found = bundles.of_environment(bound, q, v)
         if found is not None:
             return found
     else:
-        bundled.refuse_compiling(backend)
+        bundles.refuse_compiling(backend)
     from flexdsl.runtime.launch import compiling
 
     return compiling(backend, q, v)

@@ -2,7 +2,8 @@
 
 Usage: python tests/aot/load_child.py BUNDLE DTYPE CASE ...
 
-A case is a line of `CASES`. The oracle is dense float64 attention, written out here. It needs a GPU.
+A case is a line of `CASES`. The oracle is dense float64 attention, written out here. It needs a
+GPU.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ class _Blocker:
             raise ImportError(f"{name} is blocked")
 
 
-sys.meta_path.insert(0, _Blocker())  # type: ignore[arg-type]
+if __name__ == "__main__":
+    sys.meta_path.insert(0, _Blocker())  # type: ignore[arg-type]
 
 import torch  # noqa: E402
 
