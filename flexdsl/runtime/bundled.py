@@ -204,12 +204,10 @@ def _config(code: Code) -> Config:
 def _words(parameter: Parameter, value: Any) -> list[Word]:
     """What the machine gets for the value of an argument."""
     if isinstance(value, Blocks):
-        base: int | bytes = value.tensor.data_ptr()
+        base: Any = value.tensor.data_ptr()
         if parameter.tensor_map is not None:
-            box = parameter.tensor_map
-            base = machine.MACHINE.driver.encode(
-                box, value.tensor.data_ptr(), value.shape, value.strides
-            )
+            driver = machine.MACHINE.driver
+            base = driver.encode(parameter.tensor_map, base, value.shape, value.strides)
         return words_of_blocks(parameter, base, value.shape, value.strides)
     if isinstance(value, Tensor):
         return [value.data_ptr()]
