@@ -39,7 +39,7 @@ def _attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    captures: Sequence[Tensor],
+    captures: Sequence[Tensor] | None,
     numbers: Tensor,
     mask: str,
     score: str,
@@ -49,7 +49,8 @@ def _attention(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     """Output [B, Hq, Lq, Dv] in q's dtype, and lse [B, Hq, Lq] in float32 (float64 of float64)."""
-    bound = _bind(q, k, captures, numbers, mask, score, q_offset, tile)
+    # A model that AOTInductor packaged passes None for an empty list.
+    bound = _bind(q, k, captures or (), numbers, mask, score, q_offset, tile)
     with _no_autocast(q):
         return executor(backend).forward(bound, scale, q, k, v)
 
@@ -158,11 +159,12 @@ def _autograd(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    captures: Sequence[Tensor],
+    captures: Sequence[Tensor] | None,
     numbers: Tensor,
     *static: Any,
 ) -> tuple[Tensor, Tensor]:
     """The operator where autograd may watch. `register_autograd` costs three times as much."""
+    captures = captures or []
     tensors = (q, k, v, *captures)
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         return _Differentiable.apply(keys, static, numbers, *tensors)  # type: ignore[no-any-return, no-untyped-call]
