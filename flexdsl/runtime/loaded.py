@@ -152,7 +152,7 @@ def _check(variant: Variant, name: str, value: Any) -> None:
     """Raise `CaptureError` unless `value` may be bound to `name`."""
     programs = [p for p in (variant.mask, variant.score) if p is not None]
     captures = {c.name: c for p in programs for c in captures_of(p.expr)}
-    params = {str(p.attribute): p for p in programs for p in params_of(p.expr)}
+    params = {str(x.attribute): x for p in programs for x in params_of(p.expr)}
     if name in captures:
         _check_tensor(captures[name], value)
     elif name not in params:

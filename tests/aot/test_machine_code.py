@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def test_architecture_and_entry(target: str, everywhere: Bundle) -> None:
         return
     done = subprocess.run([TOOL, "-elf", path], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert f"sm_{arch}" in done.stdout.replace("sm_90a", "sm_90")
+    assert re.search(rf"\bsm[=_]{arch}a?\b", done.stdout)
     assert f".text.{code.entry}" in done.stdout
 
 
