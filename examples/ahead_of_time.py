@@ -1,4 +1,4 @@
-"""Attention built ahead of time: machine code for GPUs that are not here, loaded without a compiler.
+"""Attention built ahead of time: for GPUs that are not here, loaded without a compiler.
 
 It builds a bundle in a folder of its own, says what is in it, and loads it. On the GPU that it was
 built for, `attention(q, k, v)` then needs neither triton nor a parser. `examples/c` uses such a
