@@ -12,6 +12,7 @@ from flexdsl.bundle.files import Bundle
 from flexdsl.errors import BackendError, BundleError, CaptureError, IndexRangeError
 from flexdsl.runtime import bind, bundles, device_plan, executors
 from flexdsl.runtime.bundled import Bundled
+from flexdsl.runtime.explain import of_gpu
 from tests.aot.conftest import IDS, SLOPES, WINDOW, alibi, documents
 from tests.aot.emulation import Emulated
 
@@ -132,6 +133,8 @@ def test_bundles_of_the_environment(
     monkeypatch.setenv("FLEXDSL_BUNDLES", str(portable.folder))
     found = executors._kernels("auto", known, q, v)
     assert isinstance(found, Bundled) and found.variant.name == "window"
+    told = "\n".join(of_gpu("auto", 80, known, 1.0, q, q, v))
+    assert f"kernels of the bundle {portable.folder}" in told and "window for cuda:80" in told
     with pytest.warns(fx.errors.BundleWarning, match="q > kv.*: it is compiled"):
         assert not isinstance(executors._kernels("auto", other, q, v), Bundled)
     monkeypatch.setenv("FLEXDSL_NO_JIT", "1")
