@@ -161,3 +161,20 @@ def test_every_launcher_compiles_without_a_warning(portable: Bundle, tmp_path: P
         source = portable.folder / f"{variant.name}.c"
         gcc(*STRICT, "-c", source, "-o", tmp_path / "x.o")
         assert f"int {variant.name}_forward(" in source.with_suffix(".h").read_text()
+
+
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="needs CMake")
+def test_the_example_is_built_by_cmake(hopper: Bundle, fake: Path, tmp_path: Path) -> None:
+    options = {"BUNDLE": hopper.folder, "CUDA_INCLUDE": INCLUDE}
+    options["CUDA_DRIVER"] = fake / "libcuda.so.1"
+    words = [f"-D{name}={value}" for name, value in options.items()]
+    for command in (
+        ["cmake", "-S", EXAMPLE, "-B", tmp_path, *words],
+        ["cmake", "--build", tmp_path],
+    ):
+        done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    log = tmp_path / "log"
+    command = [str(tmp_path / "sliding_window"), str(hopper.folder), "1", "2", "200", "9"]
+    done = run(command, fake, log, hopper)
+    assert done.returncode == 0 and len(launches(log, hopper)) == 4
