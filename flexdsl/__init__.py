@@ -63,8 +63,8 @@ if TYPE_CHECKING:
     from flexdsl.runtime.explain import explain as explain
     from flexdsl.runtime.loaded import load as load
     from flexdsl.testing import verify as verify
-    from flexdsl.variant import Variant as Variant
-    from flexdsl.variant import variant as variant
+    from flexdsl.variants import Variant as Variant
+    from flexdsl.variants import variant as variant
 
 __version__ = "0.1.0"
 
@@ -73,7 +73,7 @@ _HOMES = {
     "BlockPlan": "flexdsl.plans",
     "FlexdslError": "flexdsl.errors",
     "Mod": "flexdsl.mod",
-    "Variant": "flexdsl.variant",
+    "Variant": "flexdsl.variants",
     "abs": "flexdsl.frontend.functions",
     "and_masks": "flexdsl.mod",
     "attention": "flexdsl.runtime.attention",
@@ -101,7 +101,7 @@ _HOMES = {
     "sqrt": "flexdsl.frontend.functions",
     "stdlib": "",
     "tanh": "flexdsl.frontend.functions",
-    "variant": "flexdsl.variant",
+    "variant": "flexdsl.variants",
     "verify": "flexdsl.testing",
     "where": "flexdsl.frontend.functions",
 }

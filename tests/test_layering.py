@@ -30,16 +30,31 @@ ALLOWED = {
     "frontend": LOW,
     "analysis": LOW,
     "codegen": LOW | {"analysis"},
+    "bundle": MIDDLE,
     "mod": MIDDLE,
+    "variants": LOW | {"mod"},
     "plans": MIDDLE | {"mod"},
-    "runtime": MIDDLE | {"mod"},
-    "aot": MIDDLE | {"mod", "runtime"},
+    "runtime": MIDDLE | {"bundle", "mod"},
+    "aot": MIDDLE | {"bundle", "mod", "variants", "runtime", "public"},
     "testing": MIDDLE | {"mod", "plans", "runtime", "aot", "public"},
     "bench": MIDDLE | {"mod", "plans", "runtime", "aot", "public"},
-    "cli": MIDDLE | {"mod", "plans", "runtime", "aot", "testing", "bench", "stdlib", "public"},
+    "cli": MIDDLE
+    | {
+        "bundle",
+        "mod",
+        "variants",
+        "plans",
+        "runtime",
+        "aot",
+        "testing",
+        "bench",
+        "stdlib",
+        "public",
+    },
     "stdlib": {"errors", "public"},
     # Only for type checkers: the names are found when they are used.
-    "public": MIDDLE | {"mod", "plans", "runtime", "aot", "testing", "stdlib", "public"},
+    "public": MIDDLE
+    | {"mod", "variants", "plans", "runtime", "aot", "testing", "stdlib", "public"},
 }
 TENSORS = {"torch", "triton"}
 MAY_IMPORT_TENSORS = {"plans", "runtime", "aot", "testing", "bench", "cli"}

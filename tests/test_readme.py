@@ -28,7 +28,7 @@ def test_python(code, tmp_path):
 def test_commands_exist():
     from flexdsl.cli.main import main
 
-    for name in set(re.findall(r"flexdsl (bench|demo|plan|show)", README)):
+    for name in set(re.findall(r"flexdsl (bench|build|demo|plan|show)", README)):
         result = CliRunner().invoke(main, [name, "--help"])
         assert result.exit_code == 0, result.output
 

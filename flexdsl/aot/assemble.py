@@ -66,8 +66,8 @@ def _variant(group: Sequence[Planned], made: Mapping[str, Made]) -> Variant:
         for p in group
     )
     limits = _limits(group, made)
-    programs = (_without_tensors(p) for p in (first.mask, first.score))
-    return Variant(first.name, *programs, builds, first.learned, **limits)
+    mask, score = (_without_tensors(p) for p in (first.mask, first.score))
+    return Variant(first.name, mask, score, builds, first.learned, **limits)
 
 
 def _without_tensors(program: Program | None) -> Program | None:

@@ -23,7 +23,7 @@ from flexdsl.aot.worker import Made
 from flexdsl.aot.write import check_place, write_folder
 from flexdsl.bundle.files import MANIFEST, Bundle, read_manifest
 from flexdsl.errors import ArgumentError, BundleError
-from flexdsl.variant import Variant, as_variant
+from flexdsl.variants import Variant, as_variant
 
 PHASES = ("forward", "backward")
 Progress = Callable[[int, int], None]

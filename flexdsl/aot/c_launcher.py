@@ -125,8 +125,8 @@ def _fields(variant: Variant, kernels: list[Code]) -> Iterator[str]:
     if captures:
         yield "    struct { /* captured tensors of the mods */\n"
         for name, capture in captures.items():
-            lengths = "".join("[]" for _ in range(capture.rank))
-            yield f"        {variant.name}_capture {_field(name)}; /* {capture.dtype.value}{lengths} */\n"
+            type = f"{capture.dtype.value}{'[]' * capture.rank}"
+            yield f"        {variant.name}_capture {_field(name)}; /* {type} */\n"
         yield "    } captures;\n"
     if any(p.argument.role is Role.TABLE for k in kernels for p in k.parameters):
         yield _TABLE

@@ -6,7 +6,9 @@ every parameter with its size: a compiler that passes them otherwise is noticed 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from flexdsl.aot.compile import Compiled
 from flexdsl.aot.specs import Job, plan_kind
@@ -87,7 +89,9 @@ def _unlike(compiled: Compiled, sizes: list[int], expected: list[int]) -> Intern
     )
 
 
-def _parameter(argument: Argument, job: Job, config: Config, maps: list[object]) -> Parameter:
+def _parameter(
+    argument: Argument, job: Job, config: Config, maps: list[Mapping[str, Any]]
+) -> Parameter:
     """One parameter; it takes its tensor map from the front of `maps`."""
     if argument.role not in _DESCRIPTORS:
         name = job.type_of(argument)
@@ -96,13 +100,13 @@ def _parameter(argument: Argument, job: Job, config: Config, maps: list[object])
         return Parameter(argument, name)
     rows = config.rows(argument)
     argument = replace(argument, rows=rows)
-    dtype, block = job.dtype, (1, 1, rows, argument.index)
+    dtype = job.dtype
+    block: tuple[int, ...] = (1, 1, rows, argument.index)
     if argument.role is Role.ROWS_DESCRIPTOR:
         dtype, block = "fp32", (rows,)
     box = None
     if maps:
         about = maps.pop(0)
-        assert isinstance(about, dict)
         lengths = tuple(about["block_size"])
         box = TensorMap(_ELEMENTS[dtype], ITEMSIZE[dtype], about["swizzle"], lengths)
     return Parameter(argument, "descriptor", "", box, len(block), block)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 
-from flexdsl import __version__
+import flexdsl
 from flexdsl.aot.specs import (
     OF_MASKS,
     OF_STATES,
@@ -19,7 +19,7 @@ from flexdsl.aot.specs import (
 from flexdsl.aot.worker import Made
 from flexdsl.codegen import Phase
 from flexdsl.ir import Program, captures_of, rename_apart
-from flexdsl.variant import Variant
+from flexdsl.variants import Variant
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Planned:
 
 def tools() -> dict[str, str]:
     """The versions of what builds, by name."""
-    return {"flexdsl": __version__, "triton": version("triton")}
+    return {"flexdsl": flexdsl.__version__, "triton": version("triton")}
 
 
 def plan_builds(

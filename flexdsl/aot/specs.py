@@ -167,10 +167,10 @@ def backward_phases(
 
 def plan_kind(kernel: Kernel) -> str:
     """How the kernel knows its tiles: "closed-form", "table", or "none" where it has no pairs."""
-    if any(a.role is Role.TABLE for a in kernel.arguments):
-        return "table"
     rows_only = kernel.entry in (Phase.BACKWARD_ROWS.value, Phase.BACKWARD_SUMS.value)
-    return "none" if rows_only or kernel.entry.startswith("plan") else "closed-form"
+    if rows_only or kernel.entry.startswith("plan"):
+        return "none"
+    return "table" if any(a.role is Role.TABLE for a in kernel.arguments) else "closed-form"
 
 
 def _check_phase(phase: Phase, shape: Shape) -> None:

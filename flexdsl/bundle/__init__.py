@@ -9,6 +9,7 @@
         assembly.py      what a kernel's assembly says of them
         driver.py        what runs kernels: a narrow protocol
         cuda.py          the driver of NVIDIA GPUs, by its C interface alone
+        describe.py      a bundle in words
 
 A bundle is data: opening one runs nothing that is in it. This room imports no tensor library, no
 compiler and no parser. Which call takes which kernel is for the runtime; bundles are built by

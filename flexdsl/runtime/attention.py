@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from flexdsl.errors import ArgumentError
-from flexdsl.runtime import bind, bundled, operator_compiled, reference, validate
+from flexdsl.runtime import bind, bundles, operator_compiled, reference, validate
 from flexdsl.runtime.eager import Pair, autocast, operate, requires_gradient
 from flexdsl.runtime.slabs import TILE
 
@@ -132,7 +132,7 @@ def _of_bundle(bundle: Any, backend: str) -> str:
             why="the kernels of a bundle are compiled already",
             fix="bundle=... alone, or backend=... alone",
         )
-    return bundled.backend_of(bundle)
+    return bundles.backend_of(bundle)
 
 
 def _eager(

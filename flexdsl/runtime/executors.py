@@ -18,7 +18,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from flexdsl.runtime import bundled, cpu, cpu_backward
+from flexdsl.runtime import bundles, cpu, cpu_backward, triton_backward, triton_forward
 from flexdsl.runtime.bind import Bound
 from flexdsl.runtime.bundled import Bundled
 from flexdsl.runtime.call import Kernels
@@ -67,9 +67,7 @@ def _cpu_backward(
 def _gpu_forward(
     backend: str, bound: Bound, scale: float, q: Tensor, k: Tensor, v: Tensor
 ) -> tuple[Tensor, Tensor]:
-    from flexdsl.runtime.triton_forward import forward
-
-    return forward(_kernels(backend, bound, q, v), bound, scale, q, k, v)
+    return triton_forward.forward(_kernels(backend, bound, q, v), bound, scale, q, k, v)
 
 
 def _gpu_backward(
@@ -82,28 +80,27 @@ def _gpu_backward(
     d_out: Tensor | None,
     d_lse: Tensor | None,
 ) -> Sequence[Tensor]:
-    from flexdsl.runtime.triton_backward import backward
-
     kernels = _kernels(backend, bound, inputs[0], inputs[2])
     d_out = torch.zeros_like(out) if d_out is None else d_out
     learned = bound.learned
     if isinstance(kernels, Bundled):  # it adds up the gradients that it was built with
         bound = replace(bound, learned=kernels.learned(learned))
-    of_q, of_k, of_v, *rest = backward(kernels, bound, scale, inputs, out, lse, d_out, d_lse)
+    run = triton_backward.backward
+    of_q, of_k, of_v, *rest = run(kernels, bound, scale, inputs, out, lse, d_out, d_lse)
     by_name = dict(zip(bound.learned, rest, strict=True))
     return [of_q, of_k, of_v, *(by_name[name] for name in learned)]
 
 
 def _kernels(backend: str, bound: Bound, q: Tensor, v: Tensor) -> Kernels:
     """Where the kernels of a call come from: a bundle, or a compiler."""
-    if backend.startswith(bundled.PREFIX):
-        return bundled.of_backend(backend, bound, q, v)
+    if backend.startswith(bundles.PREFIX):
+        return bundles.of_backend(backend, bound, q, v)
     if backend == "auto":
-        found = bundled.of_environment(bound, q, v)
+        found = bundles.of_environment(bound, q, v)
         if found is not None:
             return found
     else:
-        bundled.refuse_compiling(backend)
+        bundles.refuse_compiling(backend)
     from flexdsl.runtime.launch import compiling
 
     return compiling(backend, q, v)

@@ -16,7 +16,8 @@ from torch import Tensor
 from flexdsl.analysis import BlockPlan
 from flexdsl.analysis.derivative import describe_steps
 from flexdsl.ir import Program, print_expr
-from flexdsl.runtime import bind, validate
+from flexdsl.runtime import bind, bundles, validate
+from flexdsl.runtime.bundled import Bundled
 from flexdsl.runtime.eager import autocast, tile_of
 
 if TYPE_CHECKING:
@@ -111,6 +112,9 @@ def of_gpu(
     from flexdsl.runtime import launch
     from flexdsl.runtime.call import Call
 
+    found = bundles.of_environment(bound, q, v) if backend == "auto" else None
+    if found is not None:
+        return _of_bundle(found)
     hopper = launch.takes_hopper(backend, gpu, q, v)
     against = launch.reason_against_hopper(backend, gpu, q, v)
     kernels = "a Hopper GPU's own kernels" if hopper else "portable kernels"
@@ -129,6 +133,18 @@ def of_gpu(
         lines += _kernel(phase, call, gpu)
     lines += _order_of_sums(Phase.BACKWARD in phases, bound)
     return [*lines, *_score(bound.score)]
+
+
+def _of_bundle(found: Bundled) -> list[str]:
+    """The kernels of a bundle of FLEXDSL_BUNDLES."""
+    lines = [
+        f"backend auto: kernels of the bundle {found.bundle.folder}, which FLEXDSL_BUNDLES names;"
+        " nothing is compiled",
+        f"variant {found.variant.name} for {found.build.title}",
+    ]
+    for code in found.build.kernels:
+        lines.append(f"  {code.phase}: {code.language}, tile {code.tile[0]} x {code.tile[1]}")
+    return lines
 
 
 def _kernel(phase: Phase, call: Call, gpu: int) -> list[str]:

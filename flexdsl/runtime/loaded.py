@@ -19,7 +19,7 @@ from flexdsl.bundle.files import Bundle
 from flexdsl.bundle.manifest import Variant
 from flexdsl.errors import BundleError, CaptureError
 from flexdsl.ir import DTYPE_BY_LIBRARY_NAME, Capture, Program, captures_of, params_of
-from flexdsl.runtime import bind, bundled, validate
+from flexdsl.runtime import bind, bundles, validate
 from flexdsl.runtime.eager import autocast, operate
 
 
@@ -36,7 +36,7 @@ def load(folder: str | Path, name: str | None = None, **values: Any) -> Loaded:
         BundleError: the bundle is altered, incomplete or of a newer format, or has no such variant.
         CaptureError: a value has another type or rank than the kernels take.
     """
-    bundle = bundled.opened(folder)
+    bundle = bundles.opened(folder)
     variants = bundle.manifest.variants
     if name is None and len(variants) > 1:
         known = ", ".join(v.name for v in variants)
@@ -127,7 +127,7 @@ class Loaded:
         programs = [bound._program(p, q.device) for p in (self.variant.mask, self.variant.score)]
         reading = bind.Reading(programs[0], programs[1], None, None, None)
         bind.check_learned(*map(bind.captured, programs))
-        backend = bundled.backend_of(self.bundle)
+        backend = bundles.backend_of(self.bundle)
         out, lse = operate(backend, reading, factor, offset, q, k, v)
         return (out, lse) if return_lse else out
 
@@ -152,7 +152,7 @@ def _check(variant: Variant, name: str, value: Any) -> None:
     """Raise `CaptureError` unless `value` may be bound to `name`."""
     programs = [p for p in (variant.mask, variant.score) if p is not None]
     captures = {c.name: c for p in programs for c in captures_of(p.expr)}
-    params = {str(p.attribute): p for p in programs for p in params_of(p.expr)}
+    params = {str(x.attribute): x for p in programs for x in params_of(p.expr)}
     if name in captures:
         _check_tensor(captures[name], value)
     elif name not in params:

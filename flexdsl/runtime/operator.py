@@ -54,7 +54,7 @@ def _attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    captures: Sequence[Tensor],
+    captures: Sequence[Tensor] | None,
     numbers: Tensor,
     mask: str,
     score: str,
@@ -64,7 +64,8 @@ def _attention(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     """Output [B, Hq, Lq, Dv] in q's dtype, and lse [B, Hq, Lq] in float32 (float64 of float64)."""
-    bound = _bind(q, k, captures, numbers, mask, score, q_offset, tile)
+    # A model that AOTInductor packaged passes None for an empty list.
+    bound = _bind(q, k, captures or (), numbers, mask, score, q_offset, tile)
     return run_forward(bound, scale, backend, q, k, v)
 
 
@@ -264,13 +265,13 @@ def _autograd(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    captures: Sequence[Tensor],
+    captures: Sequence[Tensor] | None,
     numbers: Tensor,
     *static: Any,
 ) -> Pair:
     """The operator where autograd may watch. `register_autograd` costs three times as much."""
     work = _Dispatched(keys, numbers, static)
-    return differentiable(work, q, k, v, captures)
+    return differentiable(work, q, k, v, captures or ())
 
 
 def differentiable(work: Work, q: Tensor, k: Tensor, v: Tensor, captures: Sequence[Tensor]) -> Pair:

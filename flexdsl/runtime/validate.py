@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from flexdsl.errors import ArgumentError, BackendError
-from flexdsl.runtime.bundled import PREFIX
+from flexdsl.runtime.bundles import PREFIX
 
 BACKENDS = ("auto", "triton", "hopper", "cpu", "reference")
 _NAMES = ("q", "k", "v")

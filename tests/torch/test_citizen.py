@@ -19,10 +19,10 @@ from torch.utils.checkpoint import (
 
 import flexdsl as fx
 from flexdsl.errors import BackendError
-from flexdsl.runtime import executors
+from flexdsl.runtime import executors, operator
 from support.calls import MASKS, SCORES, Shape, assert_near
 
-OPERATOR = torch.ops.flexdsl.attention.default
+OPERATOR = operator.attention
 
 
 class Biased(torch.nn.Module):
