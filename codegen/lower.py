@@ -40,16 +40,19 @@ _RESULTS = {Op.AND: "both", Op.OR: "either", Op.NOT: "opposite", Op.WHERE: "choi
 # Triton has bitwise operators for logic; `and`, `or` and `not` are of scalars.
 _INFIX = {Op.AND: ("&", BITAND), Op.OR: ("|", BITOR)}
 
+# What differs from element to element of a tile.
+_OF_ELEMENTS = {"kv", "q", "score"}
+
 # Functions that Triton lacks, written into the kernel's module where they are used.
 HELPERS = {
     "tanh": '''\
 @triton.jit
-def tanh(x, factor):
-    """Hyperbolic tangent of x * factor, from exp2; absolute error below 2e-7."""
+def tanh(x, factor, scale):
+    """scale * tanh(x * factor); the absolute error of the tangent, from exp2, is below 2e-7."""
     y = x * (2.8853900817779268 * factor)
     e = tl.exp2(-tl.abs(y))
     t = (1.0 - e) / (1.0 + e)
-    return tl.where(y < 0, -t, t)
+    return tl.where(y < 0, -t, t) * scale
 ''',
     "sigmoid": '''\
 @triton.jit
@@ -85,12 +88,15 @@ class Scope:
         outer: the scope around it; None for the place before the loops.
         variables: how the variables of a mod are spelled here.
         known: source of the nodes that have been computed here.
+        unscaled: sources of two factors of the variable `score`, of which the second is the same
+            for a whole tile; none where it is not such a product.
     """
 
     block: Block
     outer: Scope | None
     variables: dict[str, str]
     known: dict[Expr, Text] = field(default_factory=dict[Expr, Text])
+    unscaled: tuple[()] | tuple[str, str] = ()
 
 
 @dataclass
@@ -190,14 +196,16 @@ class Lowering:
             case Op.PARAM:
                 return self.argument(Role.PARAMETER, str(node.attribute)), ATOM
             case Op.TANH:
-                self.helpers.add("tanh")
-                x, factor = self._factor(node.args[0], scope)
-                return f"tanh({x}, {factor})", ATOM
+                return self._tanh(node, "1.0", scope), ATOM
+            case Op.MUL if (tanh := _tanh_in(node)) is not None:
+                (by,) = (a for a in node.args if a is not tanh)
+                if self._find(tanh, scope)[0].startswith("tanh("):  # else it has been computed
+                    return self._tanh(tanh, self._find(by, scope)[0], scope), ATOM
             case Op.LOAD:
                 return self._load(node, [t for t, _ in args])
             case Op.NOT:
                 return f"~{_at(args[0], UNARY)}", UNARY
-            case Op.DIV if not node.args[1].variables & {"kv", "q", "score"}:
+            case Op.DIV if not node.args[1].variables & _OF_ELEMENTS:
                 return self._over_scalar(node, scope)
             case Op.TO_FLOAT:
                 return f"({args[0][0]}).to({self.language}.float32)", ATOM
@@ -220,21 +228,29 @@ class Lowering:
         left = _at(args[0], precedence + chained)
         return f"{left} {symbol} {_at(args[1], precedence + 1)}", precedence
 
+    def _tanh(self, node: Expr, scale: str, scope: Scope) -> str:
+        """The source of a hyperbolic tangent times what is the same for a whole tile."""
+        self.helpers.add("tanh")
+        x, factor = self._factor(node.args[0], scope)
+        return f"tanh({x}, {factor}, {scale})"
+
     def _factor(self, node: Expr, scope: Scope) -> tuple[str, str]:
         """`node` as a value of each element and a factor that is the same for a whole tile.
 
         The factor joins a constant of the function that takes both, at no cost for each element.
         """
-        text, precedence = self._find(node, scope)
-        variables = {"kv", "q", "score"}
-        if precedence < ATOM and node.op in (Op.MUL, Op.DIV):
-            value, factor = node.args
-            if node.op is Op.MUL and not value.variables & variables:
-                value, factor = factor, value
-            if not factor.variables & variables:
-                by = self._inverse(factor, scope) if node.op is Op.DIV else None
-                return self._find(value, scope)[0], by or self._find(factor, scope)[0]
-        return text, "1.0"
+        value, by = node, "1.0"
+        if self._find(node, scope)[1] < ATOM and node.op in (Op.MUL, Op.DIV):
+            first, second = node.args
+            if node.op is Op.MUL and not first.variables & _OF_ELEMENTS:
+                first, second = second, first
+            if not second.variables & _OF_ELEMENTS:
+                found = self._find(second, scope)[0]
+                value, by = first, self._inverse(second, scope) if node.op is Op.DIV else found
+        if value.op is Op.VAR and value.attribute == "score" and scope.unscaled:
+            text, scale = scope.unscaled
+            return text, scale if by == "1.0" else f"({scale} * {by})"
+        return self._find(value, scope)[0], by
 
     def _over_scalar(self, node: Expr, scope: Scope) -> Text:
         """A quotient by what is the same for a whole tile: a product with its inverse.
@@ -297,6 +313,14 @@ class Lowering:
                 return f"({text} != 0)", ATOM
         kind = "float32" if capture.dtype.type is Type.FLOAT else "int32"
         return f"{text}.to({self.language}.{kind})", ATOM
+
+
+def _tanh_in(node: Expr) -> Expr | None:
+    """The hyperbolic tangent that a product multiplies by what is the same for a whole tile."""
+    for value, by in (node.args, node.args[::-1]):
+        if value.op is Op.TANH and not by.variables & _OF_ELEMENTS:
+            return value
+    return None
 
 
 def constant(node: Expr, language: str = "tl") -> Text:

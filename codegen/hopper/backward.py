@@ -405,6 +405,7 @@ def _write_weights(
     if spec.score is not None:
         score = spec.score.expr
         scope.block.line("score = scores * scale")
+        scope.unscaled = ("scores", "scale")
         (modified,) = lowering.lower([score], scope)
         (slope,) = lowering.lower(
             [derivatives(score).get(var("score"), const(0.0))], scope, "slope"

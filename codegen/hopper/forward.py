@@ -221,6 +221,7 @@ def _write_weights(
     if spec.score is not None:
         _write_keys(scope.block, spec)
         scope.block.line("score = scores * scale")
+        scope.unscaled = ("scores", "scale")
         (modified,) = lowering.lower([spec.score.expr], scope)
         scope.block.line(f"scores = {modified}")
     if masked == "True":
