@@ -12,6 +12,7 @@ from .extremes import BOX_EXTREMES
 from .kernel import SOURCE_NOTE, Argument, KernelSpec, Role
 from .loops import TILE_RANGE
 from .lower import HELPERS
+from .members import RANGE_MEMBERS
 from .writer import Block
 
 SIZES = {
@@ -42,6 +43,7 @@ HELPERS_OF_MODULES = {
     **HELPERS,
     "tile_range": TILE_RANGE,
     "box_extremes": BOX_EXTREMES,
+    "range_members": RANGE_MEMBERS,
     "tile_states": TILE_STATES,
 }
 # Arguments that change from call to call: none of their values may compile a kernel anew.
@@ -163,6 +165,8 @@ def _comment(argument: Argument) -> str:
             return f"elements of {argument.of}"
         case Role.EXTREMES:
             return f"extremes of {argument.of} over blocks of elements"
+        case Role.MEMBERS:
+            return f"sets of elements of {argument.of} over blocks of them"
         case Role.GRADIENT | Role.GRADIENT_STRIDE:
             return f"gradient of {argument.of}, float32"
     return argument.role.name.lower()

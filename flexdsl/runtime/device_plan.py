@@ -1,6 +1,6 @@
 """Plans of kind "device": the run table made where the captured tensors are, by kernels.
 
-    captured tensors --extremes--> summaries --plan_states--> states of tiles, proven
+    captured tensors --extremes, members--> summaries --plan_states--> states of tiles, proven
         --plan_refine--> exact states --plan_counts--> counts of runs
         --cumulative sums, plan_runs--> run table
 
@@ -27,6 +27,7 @@ from flexdsl.ir import Expr, Program
 from flexdsl.runtime.bind import Bound
 from flexdsl.runtime.cache import load
 from flexdsl.runtime.extremes import elements, extremes, not_empty
+from flexdsl.runtime.members import members
 from flexdsl.runtime.memory import Memory
 from flexdsl.runtime.run_table import DeviceTable
 
@@ -34,6 +35,7 @@ from flexdsl.runtime.run_table import DeviceTable
 # than most masks have, so that few are kept.
 _TABLES = Memory(6)
 _KERNELS: dict[tuple[Phase, Expr | None], Kernel] = {}
+_WARPS = {Phase.PLAN_REFINE: 1}  # of a program; 4 in the others
 
 
 def find_table(plan: BlockPlan, bound: Bound, device: torch.device) -> DeviceTable:
@@ -80,10 +82,10 @@ def make_table(plan: BlockPlan, values: Mapping[str, Any], device: torch.device)
         "stops": stops,
         "cut_tile": inner - 1 if cut else inner,
     }
-    _launch(_kernel(Phase.PLAN_COUNTS), room.rows, given, {}, plan.tile_shape, device)
+    _launch(Phase.PLAN_COUNTS, None, room.rows, given, {}, plan.tile_shape, device)
     torch.cumsum(runs, 0, dtype=torch.int32, out=offsets[1:])
     torch.add(offsets[:-1], full_runs, out=full_ends)
-    _launch(_kernel(Phase.PLAN_RUNS), room.rows, given, {}, plan.tile_shape, device)
+    _launch(Phase.PLAN_RUNS, None, room.rows, given, {}, plan.tile_shape, device)
     return DeviceTable(offsets, full_ends, starts, stops)
 
 
@@ -97,8 +99,8 @@ def states(plan: BlockPlan, values: Mapping[str, Any], device: torch.device) -> 
     found = torch.empty(shape, dtype=torch.int8, device=device)
     programs = -(-grid.q_tiles // ROWS) * -(-grid.kv_tiles // COLUMNS) * grid.batch * grid.heads
     tensors = {n: elements(v) for n, v in values.items() if isinstance(v, Tensor)}
-    kernel = _kernel(Phase.PLAN_STATES, plan.mask)
-    _launch(kernel, programs, _given(found, plan, values), tensors, plan.tile_shape, device)
+    given = _given(found, plan, values)
+    _launch(Phase.PLAN_STATES, plan.mask, programs, given, tensors, plan.tile_shape, device)
     return found
 
 
@@ -107,8 +109,8 @@ def refine(found: Tensor, plan: BlockPlan, values: Mapping[str, Any]) -> None:
     grid = plan.scene.grid
     programs = -(-grid.kv_tiles // LANES) * grid.q_tiles * grid.batch * grid.heads
     tensors = {n: not_empty(v) for n, v in values.items() if isinstance(v, Tensor)}
-    kernel = _kernel(Phase.PLAN_REFINE, plan.mask)
-    _launch(kernel, programs, _given(found, plan, values), tensors, plan.tile_shape, found.device)
+    given, device = _given(found, plan, values), found.device
+    _launch(Phase.PLAN_REFINE, plan.mask, programs, given, tensors, plan.tile_shape, device)
 
 
 def _given(found: Tensor, plan: BlockPlan, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,7 +128,7 @@ def _given(found: Tensor, plan: BlockPlan, values: Mapping[str, Any]) -> dict[st
     }
 
 
-def _kernel(phase: Phase, mask: Program | None = None) -> Kernel:
+def _kernel(phase: Phase, mask: Program | None) -> Kernel:
     key = phase, None if mask is None else mask.expr
     if key not in _KERNELS:
         _KERNELS[key] = GENERATORS[phase, Language.TRITON](KernelSpec(mask, None, None, 0, 0))
@@ -134,24 +136,28 @@ def _kernel(phase: Phase, mask: Program | None = None) -> Kernel:
 
 
 def _launch(
-    kernel: Kernel,
+    phase: Phase,
+    mask: Program | None,
     programs: int,
     given: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
     tile: tuple[int, int],
     device: torch.device,
 ) -> None:
-    """Run `kernel`.
+    """Run the kernel of a phase.
 
     Args:
+        mask: of which it is, where it looks at one.
         given: arrays, sizes and parameters, by name.
         tensors: captured ones, by name.
     """
     if not programs:
         return
+    kernel = _kernel(phase, mask)
     arguments = [_argument(a, given, tensors) for a in kernel.arguments]
+    sizes = {"BLOCK_M": tile[0], "BLOCK_N": tile[1], "num_warps": _WARPS.get(phase, 4)}
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        load(kernel)[(programs,)](*arguments, BLOCK_M=tile[0], BLOCK_N=tile[1])
+        load(kernel)[(programs,)](*arguments, **sizes)
 
 
 def _argument(argument: Argument, given: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
@@ -162,6 +168,8 @@ def _argument(argument: Argument, given: Mapping[str, Any], tensors: Mapping[str
             return tensors[argument.of].stride(argument.index)
         case Role.EXTREMES:
             return extremes(tensors[argument.of])
+        case Role.MEMBERS:
+            return members(tensors[argument.of])
         case Role.LENGTH:
             return tensors[argument.of].shape[argument.index]
     return given[argument.of]
