@@ -37,7 +37,7 @@ def _title(plan: BlockPlan) -> str:
 
 def _way(plan: BlockPlan) -> list[str]:
     inner, outer = ("kv", "q") if plan.outer == "q" else ("q", "kv")
-    if plan.device is not None:
+    if plan.kind == "device":
         return [
             f"table made on {plan.device}, by a kernel that reckons with the ranges of q, kv and"
             f" {_captures(plan.scene.expr)}",

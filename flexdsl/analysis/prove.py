@@ -16,7 +16,7 @@ from flexdsl.analysis.affine import LinearForms
 from flexdsl.analysis.domain import Array
 from flexdsl.analysis.grid import Grid
 from flexdsl.analysis.truth import Judge
-from flexdsl.analysis.values import Arrays, Bindings, specialise
+from flexdsl.analysis.values import Bindings, specialise
 from flexdsl.ir import Expr, Op, Type, apply, const, walk
 from flexdsl.ir.ops import COMPARISONS
 
@@ -79,9 +79,7 @@ class Prover:
     @cached_property
     def timeless(self) -> Prover:
         """Proves the same of any contents of the captured tensors."""
-        return Prover(
-            self.outer, self.grid, Bindings(self.bindings.numbers, Arrays({})), self.forms
-        )
+        return Prover(self.outer, self.grid, self.bindings.unread, self.forms)
 
     def always(self, condition: Expr) -> bool:
         """Is the condition proven for every outer position, b and h?"""

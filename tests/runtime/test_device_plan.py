@@ -24,7 +24,7 @@ from flexdsl.runtime import bind, device_plan, memory
 from flexdsl.runtime.extremes import elements, extremes
 from flexdsl.runtime.members import members
 from support.calls import MASKS, Shape, assert_near, oracle
-from support.masks import HEADS, Mask, Table, both, masks, no, shapes, states_of, where
+from support.masks import HEADS, Mask, Table, both, masks, shapes, states_of, where
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -341,33 +341,6 @@ def test_a_change_in_place_makes_another_table(count):
         )
         assert_near(fx.attention(q, k, v, mask=plan, backend="triton").cpu(), expected, 1e-5)
     assert len(count) == 3
-
-
-class _Elsewhere:
-    """A captured tensor whose contents nobody may read."""
-
-    dtype, device = "int32", torch.device("cuda")
-
-    def __init__(self, *shape):
-        self.shape, self.ndim = shape, len(shape)
-
-    def detach(self):
-        raise AssertionError("the host waits for the device")
-
-
-def test_nothing_is_read_on_the_host():
-    program = Mask(lambda b, h, q, kv: no(DOC[q] == DOC[kv]), {}, (DOC,)).program()
-    values = {"doc": _Elsewhere(256)}
-    moved = type(program)(program.kind, "mask", program.expr, values)
-    plan = make_plan(moved, 256, 200, device="cuda")
-    assert plan.kind == plan.transposed().kind == plan.with_tile((64, 64)).kind == "device"
-    assert plan.nbytes > 0
-    with pytest.raises(fx.errors.IndexRangeError, match="element 299 is read"):
-        make_plan(moved, 256, 300, device="cuda")
-    nested = Mask(lambda b, h, q, kv: DOC[DOC[q]] == 3, {}, (DOC,)).program()
-    nested = type(nested)(nested.kind, "mask", nested.expr, values)
-    loads = fx.analysis.check_loads(nested.expr, None, 256, 256, 1, 1, 0, values, {})
-    assert [repr(node) for node in loads] == ["doc[doc[q]]"]
 
 
 def step(mask, *inputs):
