@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flexdsl.analysis.closed_form import ClosedForm
+from flexdsl.analysis.affine import LinearForms
+from flexdsl.analysis.closed_form import BOTTOM, ClosedForm, Interval
 from flexdsl.analysis.grid import Grid
 from flexdsl.analysis.scene import chunks
 from flexdsl.analysis.table import RunTable, make_table
 from flexdsl.analysis.values import Bindings
-from flexdsl.ir import Expr, Op, const, evaluate, walk
+from flexdsl.ir import Expr, Op, const, evaluate, var, walk
 
 Array = NDArray[Any]
 ROWS = 1 << 16  # outer positions evaluated at once
@@ -69,6 +70,7 @@ class Ends:
         """How many (b, h) the mask tells apart."""
         return self.grid.batch * self.grid.heads
 
+    @cached_property
     def tile_rows(self) -> tuple[Array, Array, Array, Array]:
         """b, h, first and last position of every outer tile of every group, [rows] each."""
         tiles = self.outer_tiles
@@ -115,7 +117,7 @@ class Ends:
         return start, np.where(low < high, np.maximum(stop, start), start)
 
     def _tile_ends(self, which: str) -> tuple[Array, Array]:
-        b, h, first, last = self.tile_rows()
+        b, h, first, last = self.tile_rows
         variables = {"b": b, "h": h, f"{self.outer}_first": first, f"{self.outer}_last": last}
         ends = []
         for side in ("lower", "upper"):
@@ -152,7 +154,7 @@ class Ends:
         An empty row has the length and 0 for live ends. Rows past the end stand for the last one.
         """
         interval = self.form.intervals[number]
-        b, h, first, last = self.tile_rows()
+        b, h, first, last = self.tile_rows
         size = self.grid.tile[0 if self.outer == "q" else 1]
         for part in chunks(len(b), max(1, ROWS // size)):
             rows = np.minimum(first[part, None] + np.arange(size), last[part, None])
@@ -167,9 +169,22 @@ class Ends:
         return any(
             _has_gap(low, high, self.inner_tile)
             for n, interval in enumerate(self.form.intervals)
-            if interval.by_rows
+            if interval.by_rows and not self._is_anchored(interval)
             for low, high, _, _ in self._rows_of(n)
         )
+
+    def _is_anchored(self, interval: Interval) -> bool:
+        """Has one end a slope by which no inner tile fits between those of an outer tile's rows?
+
+        Each row that is not empty has its end, and what lies between the least and the largest
+        position of a tile is in some row or between two ends: less than the slope times the rows.
+        """
+        rows = self.grid.tile[0 if self.outer == "q" else 1]
+        upper = interval.upper
+        if upper.op is Op.WHERE and upper.args[2] is BOTTOM:
+            upper = upper.args[1]  # the other rows are empty
+        slopes = (_slope(end, var(self.outer)) for end in (interval.lower, upper))
+        return any(s is not None and s * (rows - 1) <= self.inner_tile for s in slopes)
 
     def table(self) -> RunTable:
         """The runs of every outer tile."""
@@ -194,7 +209,7 @@ class Ends:
 
     def _is_suspect(self, tiles: Array) -> bool:
         """Is, in one of these outer tiles, a tile covered by several intervals only?"""
-        b, h, first, last = (x[tiles] for x in self.tile_rows())
+        b, h, first, last = (x[tiles] for x in self.tile_rows)
         positions = [first, last, *self._edges(b, h, first, last)]
         rows = np.stack(positions, axis=1)
         low, high = self.of_rows(b[:, None], h[:, None], rows)
@@ -229,6 +244,17 @@ class Ends:
                 position = np.arange(part.start, part.stop) + offset
                 low, high = _joined(*self.of_rows(b, h, position))
                 yield np.maximum(high - low, 0).sum(axis=-1)
+
+
+def _slope(end: Expr, outer: Expr) -> int | None:
+    """The most by which an end changes from a row to the next; None if that is not known."""
+    if end.op in (Op.MIN, Op.MAX):
+        slopes = [_slope(a, outer) for a in end.args]
+        return None if None in slopes else max(s for s in slopes if s is not None)
+    terms = LinearForms().of(end).terms
+    if any(outer.variables & atom.variables for atom, _ in terms if atom is not outer):
+        return None
+    return abs(dict(terms).get(outer, 0))
 
 
 def _any_meet(start: Array, stop: Array) -> Array:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -16,12 +16,13 @@ from flexdsl.analysis.affine import LinearForms
 from flexdsl.analysis.domain import Array
 from flexdsl.analysis.grid import Grid
 from flexdsl.analysis.truth import Judge
-from flexdsl.analysis.values import Bindings, specialise
+from flexdsl.analysis.values import Arrays, Bindings, specialise
 from flexdsl.ir import Expr, Op, Type, apply, const, walk
 from flexdsl.ir.ops import COMPARISONS
 
 SPLIT_OPS = frozenset({Op.MIN, Op.MAX, Op.ABS, Op.WHERE})
 MAX_CASES = 64
+REMEMBERED = 1 << 12  # most recent proofs
 LARGEST = 2**31 - 1  # kernels compute bounds in 32 bits
 
 
@@ -59,6 +60,21 @@ def split_comparison(node: Expr, forms: LinearForms, wanted: Callable[[Expr], bo
     largest = (atom.op is not Op.MIN) == (coefficient > 0)
     both = largest == (node.op in (Op.LT, Op.LE))
     return apply(Op.AND if both else Op.OR, case(x), case(y))
+
+
+Range = tuple[str, int, int]  # a variable, its least and its largest value
+
+
+def _box_of(ranges: tuple[Range, ...]) -> dict[str, tuple[Array, Array]]:
+    return {name: (np.array([lo]), np.array([hi])) for name, lo, hi in ranges}
+
+
+# The plans of one mask, of its backward and of the next call ask for the same proofs.
+@lru_cache(maxsize=REMEMBERED)
+def _holds(condition: Expr, ranges: tuple[Range, ...]) -> bool:
+    """Is the condition, of no parameters, proven in these ranges whatever its loads give?"""
+    judge = Judge(condition, Bindings({}, Arrays({})))
+    return bool(np.all(judge.truth(_box_of(ranges)).always))
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,8 +120,9 @@ class Prover:
 
     def fits(self, expr: Expr) -> bool:
         """Does an index fit in 32 bits for every outer position, b and h?"""
-        found = Judge(expr, self.bindings).interval(self._box())
-        return bool(np.all((found.lo >= -LARGEST) & (found.hi <= LARGEST)))
+        expr = specialise(expr, self.bindings)
+        bounds = apply(Op.LE, const(-LARGEST), expr), apply(Op.LE, expr, const(LARGEST))
+        return all(self._judge(bound) for bound in bounds)
 
     def range_of(self, expr: Expr) -> tuple[int, int] | None:
         """The least and largest value of an index over the whole grid; None where loads are in it.
@@ -119,18 +136,23 @@ class Prover:
         return int(found.lo.min()), int(found.hi.max())
 
     def _judge(self, condition: Expr) -> bool:
-        box = self._box()
-        if not condition.variables <= box.keys():
+        if not condition.variables <= {name for name, _, _ in self._ranges}:
             return False
-        return bool(np.all(Judge(condition, self.bindings).truth(box).always))
+        if not self.bindings.arrays or all(n.op is not Op.LOAD for n in walk(condition)):
+            return _holds(condition, self._ranges)
+        return bool(np.all(Judge(condition, self.bindings).truth(self._box()).always))
+
+    @cached_property
+    def _ranges(self) -> tuple[Range, ...]:
+        """b, h and the outer positions."""
+        return (
+            ("b", 0, self.grid.batch - 1),
+            ("h", 0, self.grid.heads - 1),
+            (self.outer, *self._positions(self.outer)),
+        )
 
     def _box(self) -> dict[str, tuple[Array, Array]]:
-        ranges = {
-            "b": (0, self.grid.batch - 1),
-            "h": (0, self.grid.heads - 1),
-            self.outer: self._positions(self.outer),
-        }
-        return {n: (np.array([lo]), np.array([hi])) for n, (lo, hi) in ranges.items()}
+        return _box_of(self._ranges)
 
     def _inner_box(self) -> dict[str, tuple[Array, Array]]:
         inner = "kv" if self.outer == "q" else "q"
