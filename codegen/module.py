@@ -130,7 +130,11 @@ def _describe_plan(spec: KernelSpec) -> str:
     if all(i.lower is BOTTOM and i.upper is TOP for i in form.intervals):
         return "every pair is allowed"
     inner = {"kv": "keys", "q": "queries"}[form.inner]
-    intervals = (f"[{i.lower!r}, {_upper(i.upper, form.inner)})" for i in form.intervals)
+    intervals = (
+        f"[{i.lower!r}, {_upper(i.upper, form.inner)})"
+        + (f" in steps of {i.stride}" if i.stride > 1 else "")
+        for i in form.intervals
+    )
     return f"closed form, {inner} in {' or '.join(intervals)}"
 
 

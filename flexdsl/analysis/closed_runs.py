@@ -84,20 +84,25 @@ class Ends:
 
     def evaluate(self, ends: list[Expr], variables: dict[str, Array]) -> Array:
         """Ends as inner indices from 0, cut to [0, length]: int64 [..., ends]."""
+        return np.clip(self._uncut(ends, variables), 0, self.inner_len)
+
+    def _uncut(self, ends: list[Expr], variables: dict[str, Array]) -> Array:
+        """Ends as inner indices, which may be outside of the axis."""
         shape = np.broadcast_shapes(*(v.shape for v in variables.values()))
         values = self.bindings.all
         arrays = [np.broadcast_to(evaluate(e, variables, values), shape) for e in ends]
         stacked = np.stack(arrays, axis=-1) if arrays else np.zeros((*shape, 0), np.int64)
-        return np.asarray(np.clip(stacked - self.inner_offset, 0, self.inner_len))
+        return np.asarray(stacked - self.inner_offset)
 
     def of_rows(self, b: Array, h: Array, position: Array) -> tuple[Array, Array]:
         """Lower and upper ends at outer positions: [..., intervals]."""
         variables = {"b": b, "h": h, self.outer: position}
         intervals = self.form.intervals
-        return (
-            self.evaluate([i.lower for i in intervals], variables),
-            self.evaluate([i.upper for i in intervals], variables),
-        )
+        lower = self._uncut([i.lower for i in intervals], variables)
+        # Before the axis begins, steps go on to their first position in it.
+        lower = np.where(lower < 0, lower % np.array([i.stride for i in intervals], int), lower)
+        upper = self.evaluate([i.upper for i in intervals], variables)
+        return np.minimum(lower, self.inner_len), upper
 
     def live_tiles(self) -> tuple[Array, Array]:
         """Live inner tiles [start, stop) of each outer tile and interval: [rows, intervals]."""
@@ -243,7 +248,9 @@ class Ends:
             for part in chunks(self.outer_len, ROWS):
                 position = np.arange(part.start, part.stop) + offset
                 low, high = _joined(*self.of_rows(b, h, position))
-                yield np.maximum(high - low, 0).sum(axis=-1)
+                # An interval with a stride is the only one.
+                stride = max((i.stride for i in self.form.intervals), default=1)
+                yield np.maximum(-((low - high) // stride), 0).sum(axis=-1)
 
 
 def _slope(end: Expr, outer: Expr) -> int | None:

@@ -60,7 +60,8 @@ def _way(plan: BlockPlan) -> list[str]:
 def _interval(interval: Interval, inner: str) -> str:
     low = "" if interval.lower is BOTTOM else f"{print_expr(interval.lower)} <= "
     high = "" if interval.upper is TOP else f" < {print_expr(interval.upper)}"
-    return f"{low}{inner}{high}" if low or high else f"every {inner}"
+    text = f"{low}{inner}{high}" if low or high else f"every {inner}"
+    return text if interval.stride == 1 else f"{text}, in steps of {interval.stride}"
 
 
 def _why_table(plan: BlockPlan) -> list[str]:

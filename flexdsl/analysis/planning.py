@@ -13,9 +13,9 @@ from flexdsl.analysis.closed_runs import Ends
 from flexdsl.analysis.overlay import absorb
 from flexdsl.analysis.prove import Prover
 from flexdsl.analysis.scene import Scene
+from flexdsl.analysis.strided import derive_form
 from flexdsl.analysis.subdivide import map_tiles
 from flexdsl.analysis.table import RunTable, table_of_maps
-from flexdsl.analysis.tile_bounds import derive
 from flexdsl.analysis.transpose import transpose
 from flexdsl.ir import Op, Program, walk
 
@@ -89,7 +89,7 @@ def _closed_form(scene: Scene, outer: Outer) -> ClosedForm | Declined:
         return ClosedForm(inner, ())
     prover = Prover(outer, scene.grid, scene.bindings)
     try:
-        form = derive(scene.expr, inner, prover)
+        form = derive_form(scene.expr, inner, prover)
     except Declined as declined:
         # The plan keeps the reason, not the frames that it was raised in.
         return declined.with_traceback(None)
@@ -114,7 +114,8 @@ def _unread_form(scene: Scene, outer: Outer) -> ClosedForm | Declined:
             return Declined(f"{node!r} is on a device, and has to be read at every position", node)
     prover = Prover(outer, scene.grid, scene.bindings).timeless
     try:
-        form = derive(scene.expr, "kv" if outer == "q" else "q", prover)
+        inner = "kv" if outer == "q" else "q"
+        form = derive_form(scene.expr, inner, prover)
     except Declined as declined:
         return declined.with_traceback(None)
     if len(form.intervals) > 1:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from flexdsl.analysis.closed_form import ClosedForm, Declined
 from flexdsl.analysis.grid import Grid
 from flexdsl.analysis.prove import Prover
-from flexdsl.analysis.tile_bounds import derive
+from flexdsl.analysis.strided import derive_form
 from flexdsl.analysis.values import bind
 from flexdsl.ir import Op, Program, const, walk
 
@@ -33,7 +33,7 @@ def typical_closed_form(mask: Program | None, inner: str = "kv") -> ClosedForm |
     batch, heads = (min([limit, *lengths]) for limit in (BATCH, HEADS))
     grid = Grid(LENGTH, LENGTH, (128, 128), 0, batch, heads)
     try:
-        form = derive(expr, inner, Prover(outer, grid, bind(values, expr)))
+        form = derive_form(expr, inner, Prover(outer, grid, bind(values, expr)))
     except Declined:
         return None
     # Whether bounds by rows are exact depends on the lengths.
