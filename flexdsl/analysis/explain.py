@@ -142,4 +142,17 @@ def _figures(plan: BlockPlan) -> list[str]:
         f"FLOPs saved against computing every tile: {1 - plan.density:.2%}",
         f"bytes that a kernel reads: {plan.nbytes}",
         f"{depends}; {empty}",
+        *_shape(plan),
     ]
+
+
+def _shape(plan: BlockPlan) -> list[str]:
+    """What is proven of the form of a mask, in one line; no line where nothing is."""
+    outer, inner = ("q", "kv") if plan.outer == "q" else ("kv", "q")
+    facts = (
+        (plan.is_contiguous, f"the {inner} of each {outer} are one range"),
+        (plan.ends_ascend, f"its ends never decrease along {outer}"),
+        (plan.is_symmetric, "q and kv may be exchanged"),
+    )
+    told = "; ".join(words for holds, words in facts if holds)
+    return [told] if told else []

@@ -27,6 +27,8 @@ from flexdsl.analysis.facts import count_pairs, has_empty_row
 from flexdsl.analysis.grid import Grid
 from flexdsl.analysis.planning import Outer, plan_of, table_of
 from flexdsl.analysis.scene import Scene
+from flexdsl.analysis.shape import ends_ascend, is_contiguous
+from flexdsl.analysis.symmetry import is_symmetric
 from flexdsl.analysis.table import RunTable, room_for
 from flexdsl.analysis.values import bind
 from flexdsl.errors import ArgumentError
@@ -248,6 +250,26 @@ class BlockPlan:
         if any(n.op is Op.LOAD for n in walk(self._scene.expr)):
             return True
         return not bool(self._runs.full_runs().all())
+
+    @cached_property
+    def is_symmetric(self) -> bool:
+        """Is allowed(q, kv) == allowed(kv, q) for all positions? True is proven."""
+        return is_symmetric(self._scene.expr)
+
+    @property
+    def is_contiguous(self) -> bool:
+        """Are the allowed positions of each outer one a single range? True is proven."""
+        form = self.closed_form
+        return form is not None and is_contiguous(form)
+
+    @cached_property
+    def ends_ascend(self) -> bool:
+        """Is there one range, neither of whose ends ever decreases along the outer axis? As above.
+
+        It holds whatever captured tensors contain.
+        """
+        form, scene = self.closed_form, self._scene
+        return form is not None and ends_ascend(form, scene.grid, scene.bindings)
 
     @property
     def nbytes(self) -> int:
