@@ -18,6 +18,7 @@ from flexdsl.analysis.derivative import describe_steps
 from flexdsl.ir import Program, print_expr
 from flexdsl.runtime import bind, validate
 from flexdsl.runtime.attention import autocast, tile_of
+from flexdsl.runtime.low_rank import explain_factors
 
 if TYPE_CHECKING:
     from flexdsl.codegen import Phase
@@ -127,7 +128,8 @@ def of_gpu(
     for phase in phases:
         lines += _kernel(phase, call, gpu)
     lines += _order_of_sums(Phase.BACKWARD in phases, bound)
-    return [*lines, *_score(bound.score)]
+    factors = explain_factors(bound, q.dtype)
+    return [*lines, *_score(bound.score), *(indent(line, "  ") for line in factors)]
 
 
 def _kernel(phase: Phase, call: Call, gpu: int) -> list[str]:
