@@ -96,3 +96,19 @@ def where_text(condition: str, a: str, b: str) -> str:
     if condition in ("True", "False"):
         return a if condition == "True" else b
     return f"tl.where({condition}, {a}, {b})"
+
+
+def row_text(leading: list[str], lengths: list[str]) -> str:
+    """The number of a row in the order of elements."""
+    row = "0"
+    for index, length in zip(leading, lengths, strict=False):
+        row = index if row == "0" else f"({row}) * {length} + {index}"
+    return row
+
+
+def nested(function: str, values: list[str]) -> str:
+    """The source of a function of two numbers applied to all of several."""
+    text = values[0]
+    for value in values[1:]:
+        text = f"{function}({text}, {value})"
+    return text

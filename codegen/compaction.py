@@ -21,28 +21,33 @@ row = tl.program_id(0)
 states += row.to(tl.int64) * inner_tiles
 LANES: tl.constexpr = 1024
 # Where the run begins that is the last one to have room.
-found = 0
 merged = inner_tiles
+found = 0
+full = 0
 for first in range(0, inner_tiles, LANES):
     tile = first + tl.arange(0, LANES)
     state = tile_states(states, tile, inner_tiles, cut_tile, inner_tiles)
     before = tile_states(states, tile - 1, inner_tiles, cut_tile, inner_tiles)
     opens = ((state != 0) & (state != before)).to(tl.int32)
-    number = found + tl.cumsum(opens, 0)
-    last = (opens != 0) & (number == most_runs)
-    merged = tl.minimum(merged, tl.min(tl.where(last, tile, inner_tiles), 0))
-    found += tl.sum(opens, 0)
+    opened = tl.sum(opens, 0)
+    if (found < most_runs) & (found + opened >= most_runs):
+        last = (opens != 0) & (found + tl.cumsum(opens, 0) == most_runs)
+        merged = tl.minimum(merged, tl.min(tl.where(last, tile, inner_tiles), 0))
+    if opened > 0:
+        full += tl.sum(tl.where(state == 2, opens, 0), 0)
+    found += opened
 merged = tl.where(found > most_runs, merged, inner_tiles)
-full = 0
-partial = 0
-for first in range(0, inner_tiles, LANES):
-    tile = first + tl.arange(0, LANES)
-    state = tile_states(states, tile, inner_tiles, cut_tile, merged)
-    before = tile_states(states, tile - 1, inner_tiles, cut_tile, merged)
-    opens = state != before
-    full += tl.sum((opens & (state == 2)).to(tl.int32), 0)
-    partial += tl.sum((opens & (state == 1)).to(tl.int32), 0)
-tl.store(runs + row, full + partial)
+if found > most_runs:
+    found = 0
+    full = 0
+    for first in range(0, inner_tiles, LANES):
+        tile = first + tl.arange(0, LANES)
+        state = tile_states(states, tile, inner_tiles, cut_tile, merged)
+        before = tile_states(states, tile - 1, inner_tiles, cut_tile, merged)
+        opens = ((state != 0) & (state != before)).to(tl.int32)
+        found += tl.sum(opens, 0)
+        full += tl.sum(tl.where(state == 2, opens, 0), 0)
+tl.store(runs + row, found)
 tl.store(full_runs + row, full)
 tl.store(merged_from + row, merged)"""
 
@@ -50,24 +55,39 @@ _RUNS = """\
 row = tl.program_id(0)
 states += row.to(tl.int64) * inner_tiles
 LANES: tl.constexpr = 1024
+FULL: tl.constexpr = 65536
 merged = tl.load(merged_from + row)
-for kind in tl.static_range(1, 3):
-    # Full runs come first.
-    opened = tl.load((offsets if kind == 2 else full_ends) + row)
-    closed = opened
-    for first in range(0, inner_tiles, LANES):
-        tile = first + tl.arange(0, LANES)
-        state = tile_states(states, tile, inner_tiles, cut_tile, merged)
-        before = tile_states(states, tile - 1, inner_tiles, cut_tile, merged)
-        after = tile_states(states, tile + 1, inner_tiles, cut_tile, merged)
-        opens = (state == kind) & (before != kind)
-        closes = (state == kind) & (after != kind)
-        open_number = opened + tl.cumsum(opens.to(tl.int32), 0) - 1
-        close_number = closed + tl.cumsum(closes.to(tl.int32), 0) - 1
-        tl.store(starts + open_number, tile, mask=opens)
-        tl.store(stops + close_number, tile + 1, mask=closes)
-        opened += tl.sum(opens.to(tl.int32), 0)
-        closed += tl.sum(closes.to(tl.int32), 0)"""
+# Full runs come first. Runs that have begun, and that have ended, are counted in one number each:
+# full ones in its upper half.
+full_first = tl.load(offsets + row)
+partial_first = tl.load(full_ends + row)
+opened_full = 0
+opened_partial = 0
+closed_full = 0
+closed_partial = 0
+for first in range(0, inner_tiles, LANES):
+    tile = first + tl.arange(0, LANES)
+    state = tile_states(states, tile, inner_tiles, cut_tile, merged)
+    before = tile_states(states, tile - 1, inner_tiles, cut_tile, merged)
+    after = tile_states(states, tile + 1, inner_tiles, cut_tile, merged)
+    one = tl.where(state == 2, FULL, 1)
+    opens = tl.where((state != 0) & (before != state), one, 0)
+    closes = tl.where((state != 0) & (after != state), one, 0)
+    opened = tl.sum(opens, 0)
+    closed = tl.sum(closes, 0)
+    if (opened != 0) | (closed != 0):
+        begun = tl.cumsum(opens, 0)
+        ended = tl.cumsum(closes, 0)
+        of_full = full_first + opened_full + begun // FULL - 1
+        of_partial = partial_first + opened_partial + begun % FULL - 1
+        tl.store(starts + tl.where(state == 2, of_full, of_partial), tile, mask=opens != 0)
+        of_full = full_first + closed_full + ended // FULL - 1
+        of_partial = partial_first + closed_partial + ended % FULL - 1
+        tl.store(stops + tl.where(state == 2, of_full, of_partial), tile + 1, mask=closes != 0)
+    opened_full += opened // FULL
+    opened_partial += opened % FULL
+    closed_full += closed // FULL
+    closed_partial += closed % FULL"""
 
 
 def generate_plan_counts(spec: KernelSpec) -> Kernel:

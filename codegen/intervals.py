@@ -14,7 +14,18 @@ from dataclasses import dataclass, field
 from flexdsl.analysis.affine import Linear, LinearForms, divisor_of, without_quotients
 from flexdsl.ir import Capture, DType, Expr, Op, Type, walk
 
-from .abstract import MAYBE, Range, Truth, and_text, compared, or_text, term, where_text
+from .abstract import (
+    MAYBE,
+    Range,
+    Truth,
+    and_text,
+    compared,
+    nested,
+    or_text,
+    row_text,
+    term,
+    where_text,
+)
 from .kernel import Role
 from .lower import Lowering, constant
 from .writer import Block
@@ -117,7 +128,7 @@ class Intervals:
         forms = [form]
         if any(divisor_of(atom) for atom, _ in form.terms):
             forms.append(without_quotients(form, self._forms)[0])
-        zero, truth = Range("0", "0"), MAYBE
+        zero, truth = Range("0", "0"), self._common_elements(node)
         for form in forms:
             found = self._sum(form)
             if found is not None and found.bound < TOO_LARGE:
@@ -125,6 +136,29 @@ class Intervals:
                 always = or_text(truth.always, one.always)
                 truth = Truth(always, and_text(truth.possible, one.possible))
         return truth
+
+    def _common_elements(self, node: Expr) -> Truth:
+        """Of `x[i] == y[j]` (or !=): can it hold, by the sets of the elements on both sides?"""
+        loads = [a for a in node.args if a.op is Op.LOAD and _has_one_row(a)]
+        if node.op not in (Op.EQ, Op.NE) or len(loads) < 2:
+            return MAYBE
+        x, y = (self._members(a) for a in loads)
+        equal = Truth("False", self._named("common", f"(({x} & {y}) != 0)"))
+        return equal if node.op is Op.EQ else equal.negated()
+
+    def _members(self, node: Expr) -> str:
+        """The set of the elements that a load may read."""
+        capture = node.attribute
+        assert isinstance(capture, Capture)
+        lengths = [self._length(capture, axis) for axis in range(capture.rank)]
+        first, last = self._indices(node, capture, lengths)
+        self.lowering.helpers.add("range_members")
+        name = self.lowering.argument(Role.MEMBERS, capture.name, 0, f"{capture.name}_members")
+        row, rows = row_text(first[:-1], lengths), " * ".join(["one", *lengths[:-1]])
+        ends = ", ".join(f"{end} + zero" for end in (row, first[-1], last[-1]))
+        return self._named(
+            f"{capture.name}_set", f"range_members({name}, {ends}, {rows}, {lengths[-1]})"
+        )
 
     def _sum(self, form: Linear) -> Range | None:
         """The range of a linear form."""
@@ -208,7 +242,7 @@ class Intervals:
         """Least and greatest product of ends."""
         pairs = ((x, y) for x in (a.low, a.high) for y in (b.low, b.high))
         ends = [self._named("corner", f"{x} * {y}") for x, y in pairs]
-        return _nested("tl.minimum", ends), _nested("tl.maximum", ends)
+        return nested("tl.minimum", ends), nested("tl.maximum", ends)
 
     def _monotone(self, op: Op, args: list[Range]) -> Range:
         bound = max(a.bound for a in args)
@@ -283,7 +317,7 @@ class Intervals:
         assert isinstance(capture, Capture)
         lengths = [self._length(capture, axis) for axis in range(capture.rank)]
         first, last = self._indices(node, capture, lengths)
-        row = self._named("row_of_load", _row(first[:-1], lengths))
+        row = self._named("row_of_load", row_text(first[:-1], lengths))
         elements = self.lowering.argument(Role.ELEMENTS, capture.name)
         if all(_is_point(index) for index in node.args):
             at = f"{row} * {lengths[-1]} + {first[-1]}" if node.args else "0"
@@ -334,7 +368,7 @@ class Intervals:
         self.lowering.helpers.add("box_extremes")
         name = self.lowering.argument(Role.EXTREMES, capture.name, 0, f"{capture.name}_extremes")
         row, first, last = box
-        ends = (row, _row(last[:-1], lengths), first[-1], last[-1])
+        ends = (row, row_text(last[:-1], lengths), first[-1], last[-1])
         blocks = ", ".join(f"{end} + zero" for end in ends)
         rows = " * ".join(["one", *lengths[:-1]])
         call = f"box_extremes({elements}, {name}, {blocks}, {rows}, {lengths[-1]})"
@@ -346,24 +380,14 @@ class Intervals:
         return least, most
 
 
-def _row(leading: list[str], lengths: list[str]) -> str:
-    """The number of a row in the order of elements."""
-    row = "0"
-    for index, length in zip(leading, lengths, strict=False):
-        row = index if row == "0" else f"({row}) * {length} + {index}"
-    return row
-
-
 def _is_point(index: Expr) -> bool:
     """Is an index the same in a whole tile, by its form?"""
     return index.variables <= {"b", "h"} and all(n.op in _EXACT for n in walk(index))
 
 
-def _nested(function: str, values: list[str]) -> str:
-    text = values[0]
-    for value in values[1:]:
-        text = f"{function}({text}, {value})"
-    return text
+def _has_one_row(load: Expr) -> bool:
+    """Is only its last index another one within a tile, by its form?"""
+    return len(load.args) > 0 and all(_is_point(index) for index in load.args[:-1])
 
 
 def _positive(node: Expr) -> int | None:

@@ -47,6 +47,7 @@ class Role(Enum):
     COUNTS = "pointer to one int32 number a row of the run table: runs, full_runs, merged_from"
     ELEMENTS = "pointer to the elements of a captured tensor: contiguous, signed or float32"
     EXTREMES = "pointer to the extremes of a captured tensor (`extremes.py`), of the same type"
+    MEMBERS = "pointer to the sets of elements of a captured tensor (`members.py`), int64"
     TABLE_STRIDE = "int32: rows of the run table from one batch or one head to the next"
 
 

@@ -67,6 +67,7 @@ class Range:
 
     Attributes:
         from_zero: it begins with full tiles at index 0 by its form, whatever the outer tile.
+        has_full: some of its tiles may be full; none is where keys are skipped.
     """
 
     start: str
@@ -74,6 +75,7 @@ class Range:
     full_stop: str
     stop: str
     from_zero: bool
+    has_full: bool
 
     @property
     def names(self) -> tuple[str, str, str, str]:
@@ -128,13 +130,16 @@ def write_segments(
     """
     ranges = [_tile_range(axis, i, n, lowering, scope) for n, i in _ordered(form)]
     _make_disjoint(ranges, lowering, scope.block)
-    masked = [
-        segment
-        for r in ranges
-        for segment in ((r.start, r.full_start), (r.full_stop, r.stop))
-        if not (r.from_zero and segment[0] == r.start)
-    ]
-    return masked, [(r.full_start, r.full_stop) for r in ranges]
+    masked = [segment for r in ranges for segment in _masked_parts(r)]
+    return masked, [(r.full_start, r.full_stop) for r in ranges if r.has_full]
+
+
+def _masked_parts(tiles: Range) -> list[Segment]:
+    """Where tiles of a range may be partial."""
+    if not tiles.has_full:
+        return [(tiles.start, tiles.stop)]
+    after = (tiles.full_stop, tiles.stop)
+    return [after] if tiles.from_zero else [(tiles.start, tiles.full_start), after]
 
 
 def _closed_form_loops(
@@ -190,7 +195,8 @@ def _tile_range(
     call = f"tile_range({', '.join(ends)}, {axis.length}, {axis.block})"
     scope.block.line(f"{', '.join(names)} = {call}")
     start, full_start, full_stop, stop = names
-    return Range(start, full_start, full_stop, stop, _from_zero(interval))
+    from_zero, has_full = _from_zero(interval), interval.stride == 1
+    return Range(start, full_start, full_stop, stop, from_zero, has_full)
 
 
 def _end_of_tile(root: Expr, end: str, extreme: str, language: str) -> str:

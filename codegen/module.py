@@ -12,6 +12,7 @@ from .extremes import BOX_EXTREMES
 from .kernel import SOURCE_NOTE, Argument, KernelSpec, Role
 from .loops import TILE_RANGE
 from .lower import HELPERS
+from .members import RANGE_MEMBERS
 from .writer import Block
 
 SIZES = {
@@ -42,6 +43,7 @@ HELPERS_OF_MODULES = {
     **HELPERS,
     "tile_range": TILE_RANGE,
     "box_extremes": BOX_EXTREMES,
+    "range_members": RANGE_MEMBERS,
     "tile_states": TILE_STATES,
 }
 # Arguments that change from call to call: none of their values may compile a kernel anew.
@@ -128,7 +130,11 @@ def _describe_plan(spec: KernelSpec) -> str:
     if all(i.lower is BOTTOM and i.upper is TOP for i in form.intervals):
         return "every pair is allowed"
     inner = {"kv": "keys", "q": "queries"}[form.inner]
-    intervals = (f"[{i.lower!r}, {_upper(i.upper, form.inner)})" for i in form.intervals)
+    intervals = (
+        f"[{i.lower!r}, {_upper(i.upper, form.inner)})"
+        + (f" in steps of {i.stride}" if i.stride > 1 else "")
+        for i in form.intervals
+    )
     return f"closed form, {inner} in {' or '.join(intervals)}"
 
 
@@ -163,6 +169,8 @@ def _comment(argument: Argument) -> str:
             return f"elements of {argument.of}"
         case Role.EXTREMES:
             return f"extremes of {argument.of} over blocks of elements"
+        case Role.MEMBERS:
+            return f"sets of elements of {argument.of} over blocks of them"
         case Role.GRADIENT | Role.GRADIENT_STRIDE:
             return f"gradient of {argument.of}, float32"
     return argument.role.name.lower()

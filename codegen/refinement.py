@@ -1,8 +1,11 @@
 """The kernel that looks at the pairs of tiles that no proof decided, and only at those.
 
-A program has some key tiles of one query tile. Of each partial one it evaluates the mask, piece by
-piece, until an allowed and an excluded pair were seen: after it states equal brute force. This
-costs far less than the tile in attention, where it would be computed for every head.
+A program has some key tiles of one query tile. Of each partial one it counts the allowed pairs,
+piece by piece, until an allowed and an excluded one were seen: after it states equal brute force.
+This costs far less than the tile in attention, where it would be computed for every head.
+
+A piece ends in one sum, whose latency is nearly all that a piece takes: programs are of a single
+warp, in which a sum waits for nobody.
 """
 
 from __future__ import annotations
@@ -33,26 +36,31 @@ def generate_plan_refine(spec: KernelSpec) -> Kernel:
         *(Argument(s, Role.SIZE, s) for s in _SIZES),
     )
     lowering = Lowering(
-        names_of_kernel(fixed), frozenset(n for n in walk(expr) if n.op is Op.LOAD), spec.wide
+        names_of_kernel(fixed, ("seen",)),
+        frozenset(n for n in walk(expr) if n.op is Op.LOAD),
+        spec.wide,
     )
     body = Block(1)
     scope = Scope(body.block(), None, {"b": "b", "h": "h"})
     _write_tiles(scope.block)
     with body.indented("while kv_tile < kv_tiles:") as tile:
-        tile.comment("Is some pair allowed, and is every one?")
+        tile.line("columns = tl.minimum(kv_len - kv_tile * BLOCK_N, BLOCK_N)")
         tile.line("some = 0")
-        tile.line("every = 1")
+        tile.line("seen = 0")
         with (
-            tile.indented("for row in range(0, BLOCK_M, ROWS):") as rows,
-            rows.indented("for column in range(0, BLOCK_N, COLUMNS):") as columns,
-            columns.indented("if (some == 0) | (every == 1):") as piece,
+            tile.indented("for row in range(0, rows, ROWS):") as rows,
+            rows.indented("for column in range(0, columns, COLUMNS):") as columns,
+            columns.indented("if (some == 0) | (some == seen):") as piece,
         ):
             _write_positions(piece)
             inner = Scope(piece.block(), scope, {**scope.variables, "q": "q", "kv": "kv"})
             (allowed,) = lowering.lower([expr], inner, "allowed")
-            piece.line(f"some = tl.maximum(some, tl.max(tl.where({allowed} & inside, 1, 0)))")
-            piece.line(f"every = tl.minimum(every, tl.min(tl.where({allowed} | ~inside, 1, 0)))")
-        tile.line("tl.store(states + kv_tile, (some + some * every).to(tl.int8))")
+            piece.line(f"some += tl.sum(tl.where({allowed} & inside, 1, 0))")
+            piece.line(
+                "seen += tl.minimum(rows - row, ROWS) * tl.minimum(columns - column, COLUMNS)"
+            )
+        tile.line("state = tl.where(some == 0, 0, tl.where(some == seen, 2, 1))")
+        tile.line("tl.store(states + kv_tile, state.to(tl.int8))")
         tile.line("kv_tile = tl.min(tl.where(unknown & (tiles > kv_tile), tiles, kv_tiles), 0)")
     arguments = (*fixed, *lowering.arguments.values())
     planned = KernelSpec(spec.mask, None, None, 0, 0)
@@ -72,6 +80,7 @@ def _write_tiles(block: Block) -> None:
     block.line("q_tile = row_of_tiles % q_tiles")
     block.line("b = row_of_tiles // q_tiles // heads")
     block.line("h = row_of_tiles // q_tiles % heads")
+    block.line("rows = tl.minimum(q_len - q_tile * BLOCK_M, BLOCK_M)")
     block.line("states += row_of_tiles.to(tl.int64) * kv_tiles")
     block.line("tiles = program % columns_of_tiles * LANES + tl.arange(0, LANES)")
     block.line("unknown = tl.load(states + tiles, mask=tiles < kv_tiles, other=0) == 1")
@@ -82,9 +91,6 @@ def _write_positions(block: Block) -> None:
     """Write the positions of a piece of a tile, and which of its pairs are pairs of the tile."""
     block.line("in_tile = row + tl.arange(0, ROWS)[:, None]")
     block.line("key_in_tile = column + tl.arange(0, COLUMNS)[None, :]")
-    block.line("row_index = q_tile * BLOCK_M + in_tile")
-    block.line("key_index = kv_tile * BLOCK_N + key_in_tile")
-    block.line("inside = (in_tile < BLOCK_M) & (row_index < q_len)")
-    block.line("inside = inside & (key_in_tile < BLOCK_N) & (key_index < kv_len)")
-    block.line("q = q_offset + tl.minimum(row_index, q_len - 1)")
-    block.line("kv = tl.minimum(key_index, kv_len - 1)")
+    block.line("inside = (in_tile < rows) & (key_in_tile < columns)")
+    block.line("q = q_offset + q_tile * BLOCK_M + tl.minimum(in_tile, rows - 1)")
+    block.line("kv = kv_tile * BLOCK_N + tl.minimum(key_in_tile, columns - 1)")

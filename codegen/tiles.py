@@ -28,7 +28,7 @@ _RESERVED = frozenset(
     lse_log2_rows delta_rows d_modified first_key key_of_sum at out_tile value_tile
     diagonal diagonals first last backward_diagonal difference column live
     plan_states states rows columns of_head place q_low q_high kv_low kv_high state
-    block_extremes box_extremes both_sides complement zero one inside ROWS COLUMNS
+    block_extremes box_extremes range_members both_sides complement zero one inside ROWS COLUMNS
     plan_refine LANES columns_of_tiles row_of_tiles tiles unknown some every in_tile key_in_tile
     row_index
     """.split()  # noqa: SIM905

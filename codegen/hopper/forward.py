@@ -145,7 +145,8 @@ def _write_consumer(body: Block, spec: KernelSpec, schedule: Schedule, lowering:
     body.line(f"row = q_start + GROUP * {GROUP_ROWS} + gl.arange(0, {GROUP_ROWS}, ROWS)")
     clipped = "gl.minimum(row, q_len - 1)" if loads_at("q", spec) else "row"
     body.line(f"q = (q_offset + {clipped})[:, None]")
-    scope = Scope(body.block(), None, {n: n for n in ("b", "h", "q")})
+    known = {"b": "b", "h": "h", "q": "q", "q_first": "(q_offset + q_start)"}
+    scope = Scope(body.block(), None, known)
     body.line(f'max_log2 = gl.full([{GROUP_ROWS}], -float("inf"), gl.float32, ROWS)')
     body.line(f"total = gl.zeros([{GROUP_ROWS}], gl.float32, ROWS)")
     body.line(f"zero = gl.zeros([{GROUP_ROWS}, BLOCK_N], gl.float32, SCORES)")

@@ -86,7 +86,9 @@ def _patches_of_window(plan: BlockPlan, mask: Program) -> Iterator[str]:
     yield (
         f"row-major 2-D window: tiles of {size} tokens {straddle}; with the tokens in patches of"
         f" {patch[0]} x {patch[1]}, one patch after the other, {other.live_tiles} tiles are live"
-        f" (now {plan.live_tiles}), {_share(other):.0%} of them full (now {_share(plan):.0%})"
+        f" (now {plan.live_tiles}), {_share(other):.0%} of them full (now {_share(plan):.0%});"
+        f" stdlib.TileOrder(({plan.q_len // width}, {width}), {patch}) orders tokens so, and"
+        " mask.in_order(order) the mask"
     )
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from flexdsl.ir import Expr, Op, Type, apply, const, walk
 
+REMEMBERED = 1 << 13  # most recent forms
 MAX_SCALE = 2**20  # of forms that are multiplied to rid them of quotients
 
 
@@ -72,6 +74,12 @@ def _sum(terms: Iterable[tuple[Expr, int]]) -> Expr:
     return first
 
 
+# A form depends on its node alone, and the same few nodes are asked about in every plan of a mask.
+@lru_cache(maxsize=REMEMBERED)
+def _form_of(expr: Expr) -> Linear:
+    return LinearForms().made(expr)
+
+
 class LinearForms:
     """Linear forms of expressions, each made once."""
 
@@ -80,10 +88,13 @@ class LinearForms:
 
     def of(self, expr: Expr) -> Linear:
         """The normal form of an index expression."""
-        if expr not in self._done:
-            for node in walk(expr):
-                if node.type is Type.INDEX and node not in self._done:
-                    self._done[node] = self._make(node)
+        return _form_of(expr)
+
+    def made(self, expr: Expr) -> Linear:
+        """`of`, from its operands up."""
+        for node in walk(expr):
+            if node.type is Type.INDEX:
+                self._done[node] = self._make(node)
         return self._done[expr]
 
     def difference(self, a: Expr, b: Expr) -> Linear:

@@ -31,6 +31,9 @@ class Interval:
     largest. No lower end is negative. No pair of the tile is in [lower, upper) of any row unless
     live_lower < min(live_upper, length).
 
+    With a stride only every stride-th of the positions is allowed, from `lower` on, which may lie
+    before the axis. No tile is full then, and each one between live_lower and live_upper is live.
+
     Where the four are `by_rows`, they are expressions of a single outer position, and it is for the
     reader to take the least and the largest over the rows of a tile.
     """
@@ -41,6 +44,7 @@ class Interval:
     full_lower: Expr
     full_upper: Expr
     live_upper: Expr
+    stride: int = 1
 
     @property
     def ends(self) -> tuple[Expr, ...]:

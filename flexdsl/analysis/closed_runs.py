@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flexdsl.analysis.closed_form import ClosedForm
+from flexdsl.analysis.affine import LinearForms
+from flexdsl.analysis.closed_form import BOTTOM, ClosedForm, Interval
 from flexdsl.analysis.grid import Grid
 from flexdsl.analysis.scene import chunks
 from flexdsl.analysis.table import RunTable, make_table
 from flexdsl.analysis.values import Bindings
-from flexdsl.ir import Expr, Op, const, evaluate, walk
+from flexdsl.ir import Expr, Op, const, evaluate, var, walk
 
 Array = NDArray[Any]
 ROWS = 1 << 16  # outer positions evaluated at once
@@ -69,6 +70,7 @@ class Ends:
         """How many (b, h) the mask tells apart."""
         return self.grid.batch * self.grid.heads
 
+    @cached_property
     def tile_rows(self) -> tuple[Array, Array, Array, Array]:
         """b, h, first and last position of every outer tile of every group, [rows] each."""
         tiles = self.outer_tiles
@@ -82,20 +84,25 @@ class Ends:
 
     def evaluate(self, ends: list[Expr], variables: dict[str, Array]) -> Array:
         """Ends as inner indices from 0, cut to [0, length]: int64 [..., ends]."""
+        return np.clip(self._uncut(ends, variables), 0, self.inner_len)
+
+    def _uncut(self, ends: list[Expr], variables: dict[str, Array]) -> Array:
+        """Ends as inner indices, which may be outside of the axis."""
         shape = np.broadcast_shapes(*(v.shape for v in variables.values()))
         values = self.bindings.all
         arrays = [np.broadcast_to(evaluate(e, variables, values), shape) for e in ends]
         stacked = np.stack(arrays, axis=-1) if arrays else np.zeros((*shape, 0), np.int64)
-        return np.asarray(np.clip(stacked - self.inner_offset, 0, self.inner_len))
+        return np.asarray(stacked - self.inner_offset)
 
     def of_rows(self, b: Array, h: Array, position: Array) -> tuple[Array, Array]:
         """Lower and upper ends at outer positions: [..., intervals]."""
         variables = {"b": b, "h": h, self.outer: position}
         intervals = self.form.intervals
-        return (
-            self.evaluate([i.lower for i in intervals], variables),
-            self.evaluate([i.upper for i in intervals], variables),
-        )
+        lower = self._uncut([i.lower for i in intervals], variables)
+        # Before the axis begins, steps go on to their first position in it.
+        lower = np.where(lower < 0, lower % np.array([i.stride for i in intervals], int), lower)
+        upper = self.evaluate([i.upper for i in intervals], variables)
+        return np.minimum(lower, self.inner_len), upper
 
     def live_tiles(self) -> tuple[Array, Array]:
         """Live inner tiles [start, stop) of each outer tile and interval: [rows, intervals]."""
@@ -115,7 +122,7 @@ class Ends:
         return start, np.where(low < high, np.maximum(stop, start), start)
 
     def _tile_ends(self, which: str) -> tuple[Array, Array]:
-        b, h, first, last = self.tile_rows()
+        b, h, first, last = self.tile_rows
         variables = {"b": b, "h": h, f"{self.outer}_first": first, f"{self.outer}_last": last}
         ends = []
         for side in ("lower", "upper"):
@@ -152,7 +159,7 @@ class Ends:
         An empty row has the length and 0 for live ends. Rows past the end stand for the last one.
         """
         interval = self.form.intervals[number]
-        b, h, first, last = self.tile_rows()
+        b, h, first, last = self.tile_rows
         size = self.grid.tile[0 if self.outer == "q" else 1]
         for part in chunks(len(b), max(1, ROWS // size)):
             rows = np.minimum(first[part, None] + np.arange(size), last[part, None])
@@ -167,9 +174,22 @@ class Ends:
         return any(
             _has_gap(low, high, self.inner_tile)
             for n, interval in enumerate(self.form.intervals)
-            if interval.by_rows
+            if interval.by_rows and not self._is_anchored(interval)
             for low, high, _, _ in self._rows_of(n)
         )
+
+    def _is_anchored(self, interval: Interval) -> bool:
+        """Has one end a slope by which no inner tile fits between those of an outer tile's rows?
+
+        Each row that is not empty has its end, and what lies between the least and the largest
+        position of a tile is in some row or between two ends: less than the slope times the rows.
+        """
+        rows = self.grid.tile[0 if self.outer == "q" else 1]
+        upper = interval.upper
+        if upper.op is Op.WHERE and upper.args[2] is BOTTOM:
+            upper = upper.args[1]  # the other rows are empty
+        slopes = (_slope(end, var(self.outer)) for end in (interval.lower, upper))
+        return any(s is not None and s * (rows - 1) <= self.inner_tile for s in slopes)
 
     def table(self) -> RunTable:
         """The runs of every outer tile."""
@@ -194,7 +214,7 @@ class Ends:
 
     def _is_suspect(self, tiles: Array) -> bool:
         """Is, in one of these outer tiles, a tile covered by several intervals only?"""
-        b, h, first, last = (x[tiles] for x in self.tile_rows())
+        b, h, first, last = (x[tiles] for x in self.tile_rows)
         positions = [first, last, *self._edges(b, h, first, last)]
         rows = np.stack(positions, axis=1)
         low, high = self.of_rows(b[:, None], h[:, None], rows)
@@ -228,7 +248,20 @@ class Ends:
             for part in chunks(self.outer_len, ROWS):
                 position = np.arange(part.start, part.stop) + offset
                 low, high = _joined(*self.of_rows(b, h, position))
-                yield np.maximum(high - low, 0).sum(axis=-1)
+                # An interval with a stride is the only one.
+                stride = max((i.stride for i in self.form.intervals), default=1)
+                yield np.maximum(-((low - high) // stride), 0).sum(axis=-1)
+
+
+def _slope(end: Expr, outer: Expr) -> int | None:
+    """The most by which an end changes from a row to the next; None if that is not known."""
+    if end.op in (Op.MIN, Op.MAX):
+        slopes = [_slope(a, outer) for a in end.args]
+        return None if None in slopes else max(s for s in slopes if s is not None)
+    terms = LinearForms().of(end).terms
+    if any(outer.variables & atom.variables for atom, _ in terms if atom is not outer):
+        return None
+    return abs(dict(terms).get(outer, 0))
 
 
 def _any_meet(start: Array, stop: Array) -> Array:

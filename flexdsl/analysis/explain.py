@@ -37,7 +37,7 @@ def _title(plan: BlockPlan) -> str:
 
 def _way(plan: BlockPlan) -> list[str]:
     inner, outer = ("kv", "q") if plan.outer == "q" else ("q", "kv")
-    if plan.device is not None:
+    if plan.kind == "device":
         return [
             f"table made on {plan.device}, by a kernel that reckons with the ranges of q, kv and"
             f" {_captures(plan.scene.expr)}",
@@ -60,7 +60,8 @@ def _way(plan: BlockPlan) -> list[str]:
 def _interval(interval: Interval, inner: str) -> str:
     low = "" if interval.lower is BOTTOM else f"{print_expr(interval.lower)} <= "
     high = "" if interval.upper is TOP else f" < {print_expr(interval.upper)}"
-    return f"{low}{inner}{high}" if low or high else f"every {inner}"
+    text = f"{low}{inner}{high}" if low or high else f"every {inner}"
+    return text if interval.stride == 1 else f"{text}, in steps of {interval.stride}"
 
 
 def _why_table(plan: BlockPlan) -> list[str]:
@@ -141,4 +142,17 @@ def _figures(plan: BlockPlan) -> list[str]:
         f"FLOPs saved against computing every tile: {1 - plan.density:.2%}",
         f"bytes that a kernel reads: {plan.nbytes}",
         f"{depends}; {empty}",
+        *_shape(plan),
     ]
+
+
+def _shape(plan: BlockPlan) -> list[str]:
+    """What is proven of the form of a mask, in one line; no line where nothing is."""
+    outer, inner = ("q", "kv") if plan.outer == "q" else ("kv", "q")
+    facts = (
+        (plan.is_contiguous, f"the {inner} of each {outer} are one range"),
+        (plan.ends_ascend, f"its ends never decrease along {outer}"),
+        (plan.is_symmetric, "q and kv may be exchanged"),
+    )
+    told = "; ".join(words for holds, words in facts if holds)
+    return [told] if told else []

@@ -27,6 +27,8 @@ from flexdsl.analysis.facts import count_pairs, has_empty_row
 from flexdsl.analysis.grid import Grid
 from flexdsl.analysis.planning import Outer, plan_of, table_of
 from flexdsl.analysis.scene import Scene
+from flexdsl.analysis.shape import ends_ascend, is_contiguous
+from flexdsl.analysis.symmetry import is_symmetric
 from flexdsl.analysis.table import RunTable, room_for
 from flexdsl.analysis.values import bind
 from flexdsl.errors import ArgumentError
@@ -64,8 +66,9 @@ def make_plan(
         batch, heads: sizes of the axes b and h (query heads).
         tile: rows and columns of a tile.
         q_offset: position of query row 0.
-        device: where a kernel makes the table of a mask that reads captured tensors, once attention
-            needs it; the plan of any other mask, and all where it is None, are made here and now.
+        device: where the captured tensors of the mask are. They are not read here: a kernel makes
+            the table there, once attention needs it, unless a closed form holds whatever they
+            contain. The plan of any other mask, and all where it is None, are made here and now.
         made: the class of the plan, `BlockPlan` or one derived from it.
 
     Raises:
@@ -104,7 +107,7 @@ class BlockPlan:
         mask: the program, or None where every pair is allowed.
         tile_shape: (BM, BN).
         depends_on_batch, depends_on_head: where False, all b (or h) have the same runs.
-        device: where a kernel makes the table, in a plan of kind "device".
+        device: where a kernel makes the table, if there has to be one.
         closed_form: the ends of the runs as expressions, where the plan is a closed form.
         table: the runs, where the plan is a table.
         why_table: why there is no exact closed form.
@@ -131,9 +134,9 @@ class BlockPlan:
     @property
     def kind(self) -> Literal["closed-form", "table", "device"]:
         """How the runs are known: computed by the kernel, or from a table, made here or there."""
-        if self.device is not None:
-            return "device"
-        return "table" if self.closed_form is None else "closed-form"
+        if self.closed_form is not None:
+            return "closed-form"
+        return "table" if self.device is None else "device"
 
     @property
     def by_rows(self) -> bool:
@@ -248,13 +251,33 @@ class BlockPlan:
             return True
         return not bool(self._runs.full_runs().all())
 
+    @cached_property
+    def is_symmetric(self) -> bool:
+        """Is allowed(q, kv) == allowed(kv, q) for all positions? True is proven."""
+        return is_symmetric(self._scene.expr)
+
+    @property
+    def is_contiguous(self) -> bool:
+        """Are the allowed positions of each outer one a single range? True is proven."""
+        form = self.closed_form
+        return form is not None and is_contiguous(form)
+
+    @cached_property
+    def ends_ascend(self) -> bool:
+        """Is there one range, neither of whose ends ever decreases along the outer axis? As above.
+
+        It holds whatever captured tensors contain.
+        """
+        form, scene = self.closed_form, self._scene
+        return form is not None and ends_ascend(form, scene.grid, scene.bindings)
+
     @property
     def nbytes(self) -> int:
         """Bytes of the table that a kernel reads; a closed form has none.
 
         On a device it is the room for the longest table that a mask can have.
         """
-        if self.device is not None:
+        if self.kind == "device":
             distinct = self._scene.grid.batch * self._scene.grid.heads
             inner = self.kv_tiles if self.outer == "q" else self.q_tiles
             return room_for(distinct * self._outer_tiles, inner).nbytes

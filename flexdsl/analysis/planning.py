@@ -13,11 +13,11 @@ from flexdsl.analysis.closed_runs import Ends
 from flexdsl.analysis.overlay import absorb
 from flexdsl.analysis.prove import Prover
 from flexdsl.analysis.scene import Scene
+from flexdsl.analysis.strided import derive_form
 from flexdsl.analysis.subdivide import map_tiles
 from flexdsl.analysis.table import RunTable, table_of_maps
-from flexdsl.analysis.tile_bounds import derive
 from flexdsl.analysis.transpose import transpose
-from flexdsl.ir import Program
+from flexdsl.ir import Op, Program, walk
 
 if TYPE_CHECKING:
     from flexdsl.analysis.plan import BlockPlan
@@ -34,14 +34,15 @@ def plan_of(
     device: str | None,
     other: Callable[[], RunTable] | None = None,
 ) -> BlockPlan:
-    """A closed form where one is exact, else a table; neither for a device.
+    """A closed form where one is exact, else a table; on a device a kernel makes the table.
 
     Args:
+        device: where captured tensors are, whose contents are then not read here.
         sizes: of the axes b and h.
         other: the runs along the other axis, where they are known.
     """
     grid = scene.grid
-    form = _closed_form(scene, outer) if device is None else None
+    form = _closed_form(scene, outer) if device is None else _unread_form(scene, outer)
     ends = table = None
     if isinstance(form, ClosedForm):
         ends = Ends(form, grid, scene.bindings)
@@ -88,7 +89,7 @@ def _closed_form(scene: Scene, outer: Outer) -> ClosedForm | Declined:
         return ClosedForm(inner, ())
     prover = Prover(outer, scene.grid, scene.bindings)
     try:
-        form = derive(scene.expr, inner, prover)
+        form = derive_form(scene.expr, inner, prover)
     except Declined as declined:
         # The plan keeps the reason, not the frames that it was raised in.
         return declined.with_traceback(None)
@@ -101,3 +102,22 @@ def _closed_form(scene: Scene, outer: Outer) -> ClosedForm | Declined:
     if not Ends(form, scene.grid, scene.bindings).full_in_union_only():
         return form
     return Declined("a tile may be full in the union of two intervals only", scene.expr)
+
+
+def _unread_form(scene: Scene, outer: Outer) -> ClosedForm | Declined:
+    """The closed form if it is exact whatever captured tensors hold: none of them is read.
+
+    Ends that every row loads are exact or not by what is loaded, and so is a union of intervals.
+    """
+    for node in walk(scene.expr):
+        if node.op is Op.LOAD and not node.variables <= {"b", "h"}:
+            return Declined(f"{node!r} is on a device, and has to be read at every position", node)
+    prover = Prover(outer, scene.grid, scene.bindings).timeless
+    try:
+        inner = "kv" if outer == "q" else "q"
+        form = derive_form(scene.expr, inner, prover)
+    except Declined as declined:
+        return declined.with_traceback(None)
+    if len(form.intervals) > 1:
+        return Declined("how its intervals meet is known on the device only", scene.expr)
+    return form

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from flexdsl.ir.ops import COMPARISONS
 
 SPLIT_OPS = frozenset({Op.MIN, Op.MAX, Op.ABS, Op.WHERE})
 MAX_CASES = 64
+REMEMBERED = 1 << 12  # most recent proofs
 LARGEST = 2**31 - 1  # kernels compute bounds in 32 bits
 
 
@@ -61,6 +62,21 @@ def split_comparison(node: Expr, forms: LinearForms, wanted: Callable[[Expr], bo
     return apply(Op.AND if both else Op.OR, case(x), case(y))
 
 
+Range = tuple[str, int, int]  # a variable, its least and its largest value
+
+
+def _box_of(ranges: tuple[Range, ...]) -> dict[str, tuple[Array, Array]]:
+    return {name: (np.array([lo]), np.array([hi])) for name, lo, hi in ranges}
+
+
+# The plans of one mask, of its backward and of the next call ask for the same proofs.
+@lru_cache(maxsize=REMEMBERED)
+def _holds(condition: Expr, ranges: tuple[Range, ...]) -> bool:
+    """Is the condition, of no parameters, proven in these ranges whatever its loads give?"""
+    judge = Judge(condition, Bindings({}, Arrays({})))
+    return bool(np.all(judge.truth(_box_of(ranges)).always))
+
+
 @dataclass(frozen=True, eq=False)
 class Prover:
     """Proves conditions on `outer` ("q" or "kv"), b and h over all their values in `grid`.
@@ -79,8 +95,7 @@ class Prover:
     @cached_property
     def timeless(self) -> Prover:
         """Proves the same of any contents of the captured tensors."""
-        bindings = Bindings(self.bindings.numbers, Arrays({}), self.bindings.ranges)
-        return Prover(self.outer, self.grid, bindings, self.forms)
+        return Prover(self.outer, self.grid, self.bindings.unread, self.forms)
 
     def always(self, condition: Expr) -> bool:
         """Is the condition proven for every outer position, b and h?"""
@@ -105,8 +120,9 @@ class Prover:
 
     def fits(self, expr: Expr) -> bool:
         """Does an index fit in 32 bits for every outer position, b and h?"""
-        found = Judge(expr, self.bindings).interval(self._box())
-        return bool(np.all((found.lo >= -LARGEST) & (found.hi <= LARGEST)))
+        expr = specialise(expr, self.bindings)
+        bounds = apply(Op.LE, const(-LARGEST), expr), apply(Op.LE, expr, const(LARGEST))
+        return all(self._judge(bound) for bound in bounds)
 
     def range_of(self, expr: Expr) -> tuple[int, int] | None:
         """The least and largest value of an index over the whole grid; None where loads are in it.
@@ -120,18 +136,23 @@ class Prover:
         return int(found.lo.min()), int(found.hi.max())
 
     def _judge(self, condition: Expr) -> bool:
-        box = self._box()
-        if not condition.variables <= box.keys():
+        if not condition.variables <= {name for name, _, _ in self._ranges}:
             return False
-        return bool(np.all(Judge(condition, self.bindings).truth(box).always))
+        if not self.bindings.arrays or all(n.op is not Op.LOAD for n in walk(condition)):
+            return _holds(condition, self._ranges)
+        return bool(np.all(Judge(condition, self.bindings).truth(self._box()).always))
+
+    @cached_property
+    def _ranges(self) -> tuple[Range, ...]:
+        """b, h and the outer positions."""
+        return (
+            ("b", 0, self.grid.batch - 1),
+            ("h", 0, self.grid.heads - 1),
+            (self.outer, *self._positions(self.outer)),
+        )
 
     def _box(self) -> dict[str, tuple[Array, Array]]:
-        ranges = {
-            "b": (0, self.grid.batch - 1),
-            "h": (0, self.grid.heads - 1),
-            self.outer: self._positions(self.outer),
-        }
-        return {n: (np.array([lo]), np.array([hi])) for n, (lo, hi) in ranges.items()}
+        return _box_of(self._ranges)
 
     def _inner_box(self) -> dict[str, tuple[Array, Array]]:
         inner = "kv" if self.outer == "q" else "q"

@@ -29,7 +29,7 @@ LEAF = 8  # a box of at most LEAF x LEAF pairs is evaluated
 BOXES = 2560  # of a level that are cut further together, which bounds the memory
 WIDE_LEVEL = 512  # a level with fewer boxes is cut by 4, since each level has a fixed cost
 CROWD = 16  # boxes of a level for each of its rows and columns: the mask has pairs everywhere
-MANY = 1 << 20  # undecided tiles, of which a user is told
+MANY = 1 << 20  # undecided tiles that are expected, of which a user is told
 TILES = 1 << 11  # undecided tiles treated at once
 CORNERS = np.array([[0, 0], [0, 1], [1, 0], [1, 1], [0.5, 0.5]])  # and the middle, as fractions
 # Points that leave no part of a rectangle out: multiples of the powers of 1 / 1.3247, the root of
@@ -66,16 +66,21 @@ def map_tiles(scene: Scene) -> Iterator[TileMap]:
     grid = scene.grid
     size = 1 << max(grid.q_tiles - 1, grid.kv_tiles - 1, 0).bit_length()
     waiting = [(_roots(scene), size, concatenate([]))]
-    may_join, unsure = True, 0
+    may_join, is_told, unsure = True, False, 0
     while waiting:
         level, size, full = waiting.pop()
+        open_tiles = int(level.area.sum())
         level, _ = level.split(size, size)
         truth = scene.truth(pairs_of(level, grid))
         full, level = concatenate([full, level[truth.always]]), level[truth.maybe]
         if size == 1 or not len(level):
-            if unsure <= MANY < unsure + len(level):
-                _warn_of_cost(scene)
             unsure += len(level)
+            still_open = sum(int(part.area.sum()) for part, _, _ in waiting)
+            by_area = unsure + len(level) * still_open / max(open_tiles, 1)
+            expected = max(unsure, min(by_area, _by_rows(scene, level)))
+            if expected > MANY and not is_told:
+                is_told = True
+                _warn_of_cost(scene, expected)
             has_true, has_false = decide(scene, pairs_of(level, grid))
             yield TileMap(concatenate([full, level[~has_false]]), level[has_true & has_false])
             continue
@@ -119,14 +124,25 @@ def _cut(rects: Rects, grid: Grid, middle: int) -> tuple[Rects, Rects]:
     )
 
 
-def _warn_of_cost(scene: Scene) -> None:
-    """Say of a mask that proofs leave open nearly everywhere what it costs."""
-    pairs = MANY * scene.grid.tile[0] * scene.grid.tile[1]
+def _by_rows(scene: Scene, undecided: Rects) -> float:
+    """Undecided tiles of the whole grid, if each row has as many as those of this band."""
+    grid = scene.grid
+    rows = len(np.unique((undecided.b * grid.heads + undecided.h) * grid.q_tiles + undecided.r0))
+    return len(undecided) * (len(np.unique(scene.like_groups)) * grid.q_tiles / max(rows, 1))
+
+
+def _warn_of_cost(scene: Scene, expected: float) -> None:
+    """Say, before they are evaluated, what a mask costs that proofs leave open nearly everywhere.
+
+    Args:
+        expected: about how many tiles are undecided.
+    """
+    grid = scene.grid
     words = print_expr(scene.expr)
     words = words if len(words) < LONG else f"{words[:LONG]} ..."
     warnings.warn(
-        f"no rule decides the mask {words} on more than {MANY} tiles of {scene.grid.tile}: up to"
-        f" {pairs:.2g} pairs are evaluated for its plan, and more for the tiles to come. Larger"
+        f"no rule decides the mask {words} on about {expected:.2g} tiles of {grid.tile}: up to"
+        f" {expected * grid.tile[0] * grid.tile[1]:.2g} pairs are evaluated for its plan. Larger"
         " tiles, a shorter sequence, or comparisons of q with kv that are intervals take less.",
         CostWarning,
         stacklevel=2,

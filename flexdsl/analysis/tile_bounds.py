@@ -45,6 +45,12 @@ def derive(mask: Expr, inner: str, prover: Prover) -> ClosedForm:
     return ClosedForm(inner, tuple(intervals))
 
 
+def direction(end: Expr, prover: Prover) -> int | None:
+    """Of an end along the outer variable: 1 up, -1 down, 0 constant; None if that is not known."""
+    found = _Bounder(prover, end).end(end)
+    return None if found is None else found.direction
+
+
 @dataclass(frozen=True)
 class _End:
     """An end and its direction along the outer variable: 1 up, -1 down, 0 constant."""
@@ -67,7 +73,7 @@ class _Bounder:
     def intervals(self, piece: Piece) -> list[Part]:
         """One interval for each range of outer positions in which the guard holds."""
         self._require_small(piece.lower, piece.upper)
-        lower, upper = self._end(piece.lower), self._end(piece.upper)
+        lower, upper = self.end(piece.lower), self.end(piece.upper)
         domains = self._domains(piece.guard)
         if lower is None or upper is None or domains is None:
             row_upper = apply(Op.WHERE, piece.guard, piece.upper, BOTTOM)
@@ -118,7 +124,7 @@ class _Bounder:
             live_upper=guarded(somewhere, upper.at(up_last, self.outer)),
         )
 
-    def _end(self, expr: Expr) -> _End | None:
+    def end(self, expr: Expr) -> _End | None:
         """An end with its direction; None where it has none, or one that nothing proves."""
         for end in (expr, self._expanded(expr)):
             direction = self._direction(end)

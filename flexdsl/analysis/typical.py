@@ -13,7 +13,7 @@ from typing import Any
 from flexdsl.analysis.closed_form import ClosedForm, Declined
 from flexdsl.analysis.grid import Grid
 from flexdsl.analysis.prove import Prover
-from flexdsl.analysis.tile_bounds import derive
+from flexdsl.analysis.strided import derive_form
 from flexdsl.analysis.values import bind_ranges
 from flexdsl.ir import Op, Program, const, walk
 
@@ -42,7 +42,7 @@ def _derived(
     grid = Grid(LENGTH, LENGTH, (128, 128), 0, *_axes(values))
     prover = Prover("q" if inner == "kv" else "kv", grid, bind_ranges(values, ranges, expr))
     try:
-        form = derive(expr, inner, prover)
+        form = derive_form(expr, inner, prover)
     except Declined:
         return None
     # Whether bounds by rows are exact depends on the lengths.

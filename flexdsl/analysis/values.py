@@ -79,6 +79,11 @@ class Bindings:
         """Both, by name, as `ir.evaluate` takes them; only what it asks for is read."""
         return ChainMap(dict(self.numbers), self.arrays)  # type: ignore[arg-type]  # read only
 
+    @property
+    def unread(self) -> Bindings:
+        """The same numbers, and arrays of which nothing is known."""
+        return Bindings(self.numbers, Arrays({}), self.ranges)
+
     def table(self, name: str) -> RangeTable:
         """Minimum and maximum over index ranges of the capture `name`, made once."""
         if name not in self._tables:

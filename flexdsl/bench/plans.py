@@ -1,9 +1,10 @@
 """How long plans take, how large they are, and how both grow with the length; one CPU core.
 
-    python -m flexdsl.bench.plans [--plot FILE]
+    python -m flexdsl.bench.plans [--plot FILE] [--device cuda]
 
 Masks of every way to a plan at 16384 to 1048576 tokens and tiles of 128 x 128: milliseconds, bytes
-of the table, and peak memory while it is made. Nothing is asserted, and no kernel runs.
+of the table, and peak memory while it is made. Nothing is asserted, and no kernel of attention
+runs. With a device it is the planner there that is measured (`device_plans.py`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 
 import flexdsl as fx
+from flexdsl.bench.device_plans import measure_on, table_of_device
 from flexdsl.bench.report import check_picture
 
 LENGTHS = (1 << 14, 1 << 16, 1 << 18, 1 << 20)
@@ -175,8 +177,12 @@ def plot(path: Path, figures: list[Figure]) -> None:
 @click.command()
 @click.option("--only", multiple=True, type=click.Choice(list(MASKS)), help="This mask.")
 @click.option("--plot", "plot_path", type=click.Path(path_type=Path, dir_okay=False))
-def main(only: tuple[str, ...], plot_path: Path | None) -> None:
+@click.option("--device", help="Where plans of documents are made by kernels instead: cuda.")
+def main(only: tuple[str, ...], plot_path: Path | None, device: str | None) -> None:
     """Measure how long plans take at four lengths."""
+    if device is not None:
+        click.echo(table_of_device([measure_on(device, n) for n in LENGTHS]))
+        return
     if plot_path is not None:
         check_picture(plot_path)
     figures = [measure(name, tokens) for name in only or MASKS for tokens in LENGTHS]

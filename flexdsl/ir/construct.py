@@ -6,12 +6,15 @@ expression builds the same expression. Rules of simplification are in `rules.py`
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from flexdsl.errors import TypeMismatchError
 from flexdsl.ir.expr import Capture, Expr, Scalar, intern
 from flexdsl.ir.ops import OPS, VARIABLES, Op, Operands
 from flexdsl.ir.rules import simplify
 from flexdsl.ir.types import Type
 
+REMEMBERED = 1 << 14  # most recent results of `apply`, some hundred bytes each
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
 
@@ -61,6 +64,13 @@ def apply(op: Op, *args: Expr) -> Expr:
     Raises:
         TypeMismatchError: the op does not take operands of these types.
     """
+    return _apply(op, args)
+
+
+# Mods are traced and planned again for every call, and ask for the same nodes each time.
+@lru_cache(maxsize=REMEMBERED)
+def _apply(op: Op, args: tuple[Expr, ...]) -> Expr:
+    """`apply`, remembered: a node depends on nothing but these."""
     args = _coerce(op, args)
     simpler = simplify(op, args, apply)
     if simpler is not None:

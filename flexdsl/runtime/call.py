@@ -23,6 +23,7 @@ from flexdsl.errors import InternalError
 from flexdsl.ir import Capture, Op, captures_of
 from flexdsl.runtime import bind, device_plan
 from flexdsl.runtime.blocks import blocks_of, flat_blocks
+from flexdsl.runtime.low_rank import score_of_kernel
 from flexdsl.runtime.run_table import DeviceTable, to_device
 from flexdsl.runtime.tuning import Config
 
@@ -102,7 +103,8 @@ class Call:
     def spec(self, phase: Phase, plan: BlockPlan | None, config: Config) -> KernelSpec:
         """What a kernel of this call has in its text."""
         closed_form = None if plan is None else plan.closed_form
-        mask, score = self.bound.mask, self.bound.score
+        mask = self.bound.mask
+        score = score_of_kernel(self.bound, self.tensors["query"].dtype, phase in OF_KEYS)
         own = plan is not None and plan.tile_shape == config.tile
         # A Gluon program without any tile masks the pairs of one away.
         if own and phase in _BY_TILES and config.language is Language.TRITON:

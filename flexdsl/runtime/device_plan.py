@@ -1,6 +1,6 @@
 """Plans of kind "device": the run table made where the captured tensors are, by kernels.
 
-    captured tensors --extremes--> summaries --plan_states--> states of tiles, proven
+    captured tensors --extremes, members--> summaries --plan_states--> states of tiles, proven
         --plan_refine--> exact states --plan_counts--> counts of runs
         --cumulative sums, plan_runs--> run table
 
@@ -27,8 +27,10 @@ from flexdsl.ir import Expr, Program
 from flexdsl.runtime.bind import Bound
 from flexdsl.runtime.cache import load
 from flexdsl.runtime.extremes import elements, extremes, not_empty
+from flexdsl.runtime.members import members
 from flexdsl.runtime.memory import Memory
 from flexdsl.runtime.run_table import DeviceTable
+from flexdsl.runtime.tuning import configs
 
 # Tables of two masks: of the forward kernel and of two backward ones. Each has room for more runs
 # than most masks have, so that few are kept.
@@ -164,8 +166,10 @@ def launch_compiled(
         return
     kernel = _kernel(phase, mask)
     arguments = [value_of(a, given, tensors) for a in kernel.arguments]
+    (config,) = configs(phase, 0, 0, 0)
+    sizes = {"BLOCK_M": tile[0], "BLOCK_N": tile[1], "num_warps": config.num_warps}
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        load(kernel)[(programs,)](*arguments, BLOCK_M=tile[0], BLOCK_N=tile[1])
+        load(kernel)[(programs,)](*arguments, **sizes)
 
 
 def _kernel(phase: Phase, mask: Program | None) -> Kernel:
@@ -184,6 +188,8 @@ def value_of(argument: Argument, given: Mapping[str, Any], tensors: Mapping[str,
             return tensors[argument.of].stride(argument.index)
         case Role.EXTREMES:
             return extremes(tensors[argument.of])
+        case Role.MEMBERS:
+            return members(tensors[argument.of])
         case Role.LENGTH:
             return tensors[argument.of].shape[argument.index]
     return given[argument.of]

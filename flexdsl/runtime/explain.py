@@ -19,6 +19,7 @@ from flexdsl.ir import Program, print_expr
 from flexdsl.runtime import bind, bundles, validate
 from flexdsl.runtime.bundled import Bundled
 from flexdsl.runtime.eager import autocast, tile_of
+from flexdsl.runtime.low_rank import explain_factors
 
 if TYPE_CHECKING:
     from flexdsl.codegen import Phase
@@ -132,7 +133,8 @@ def of_gpu(
     for phase in phases:
         lines += _kernel(phase, call, gpu)
     lines += _order_of_sums(Phase.BACKWARD in phases, bound)
-    return [*lines, *_score(bound.score)]
+    factors = explain_factors(bound, q.dtype)
+    return [*lines, *_score(bound.score), *(indent(line, "  ") for line in factors)]
 
 
 def _of_bundle(found: Bundled) -> list[str]:

@@ -37,7 +37,7 @@ def extremes(tensor: Tensor) -> Tensor:
     """
     rows = tensor.reshape(-1, tensor.shape[-1] if tensor.dim() else 1)
     count, blocks = len(rows), -(-rows.shape[1] // ELEMENTS)
-    by_block = _whole_blocks(rows, blocks)
+    by_block = whole_blocks(rows, blocks)
     found = rows.new_empty((LEVELS + 1) * 2 * count * blocks + 2)
     levels = found[:-2].view(LEVELS + 1, 2, count, blocks)
     torch.amin(by_block, -1, out=levels[0, 0])
@@ -55,7 +55,7 @@ def extremes(tensor: Tensor) -> Tensor:
     return found
 
 
-def _whole_blocks(rows: Tensor, blocks: int) -> Tensor:
+def whole_blocks(rows: Tensor, blocks: int) -> Tensor:
     """[rows, blocks, ELEMENTS]: each row continued by its last element up to a block's end."""
     missing = blocks * ELEMENTS - rows.shape[1]
     if missing:

@@ -164,7 +164,9 @@ def _portable(
             return _of_dim(_BACKWARD_GLUON, head_dim)
         case Phase.BACKWARD_SUMS:
             return (Config(8192 // head_dim, 64, 4, 1),)
-        case Phase.PLAN_STATES | Phase.PLAN_REFINE | Phase.PLAN_COUNTS | Phase.PLAN_RUNS:
+        case Phase.PLAN_REFINE:
+            return (Config(128, 128, 1, 1),)  # the tile is the plan's
+        case Phase.PLAN_STATES | Phase.PLAN_COUNTS | Phase.PLAN_RUNS:
             return (Config(128, 128, 4, 1),)  # the tile is the plan's
         case Phase.BACKWARD_DIAGONAL:
             return (diagonal_config(head_dim, itemsize),)

@@ -104,7 +104,7 @@ TABLE: dict[str, Mask] = {
     "documents of each batch": Mask(
         lambda b, h, q, kv: OF_BATCH[b, q] == OF_BATCH[b, kv], {}, (OF_BATCH,)
     ),
-    "dilated": Mask(lambda b, h, q, kv: both((q - kv) % 5 == 0, q >= kv)),
+    "dilated": Mask(lambda b, h, q, kv: both((q - 2 * kv) % 5 == 0, q >= kv)),
     "neighbourhood": Mask(
         lambda b, h, q, kv: both(abs(q // 17 - kv // 17) <= 2, abs(q % 17 - kv % 17) <= 2)
     ),

@@ -345,6 +345,19 @@ def test_a_mask_that_no_rule_understands_says_what_it_costs(
     np.testing.assert_array_equal(plan.to_dense(), states_of(UNKNOWN.dense(1, 1, 90, 80), (4, 4)))
 
 
+def test_what_it_costs_is_said_before_anything_is_evaluated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where the first band of rows alone has few tiles."""
+    monkeypatch.setattr(subdivide, "BOXES", 16)
+    monkeypatch.setattr(subdivide, "MANY", 23 * 20 - 50)
+    monkeypatch.setattr(subdivide, "decide", lambda *_: pytest.fail("a pair was evaluated"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(CostWarning, match=r"on about 4.6e\+02 tiles of \(4, 4\)"):
+            make_plan(UNKNOWN.program(), 90, 80, tile=(4, 4))
+
+
 def test_ordinary_masks_say_nothing_of_cost() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import flexdsl as fx
+from flexdsl import stdlib
 from flexdsl.analysis import make_plan
 from flexdsl.errors import ArgumentError, Span
 from flexdsl.ir import Kind, Program
+from flexdsl.mod import from_program
 from support.masks import Mask, Table, both, either
 
 DOC = Table("doc", np.arange(512) // 100)
@@ -109,6 +112,12 @@ def test_advice_on_the_order_of_tokens(
     text = plan.explain()
     assert f"row-major 2-D window: tiles of {tile} tokens" in text and where in text
     assert f"patches of {patch[0]} x {patch[1]}, one patch after the other, {live} tiles" in text
+    shape = (length // width, width)
+    assert f"stdlib.TileOrder({shape}, {patch}) orders tokens so" in text
+    named = stdlib.TileOrder(shape, patch)
+    mask = from_program(row_major(width, *reach).program()).in_order(named)
+    ordered = fx.plan(mask, length, length, tile=(tile, tile))
+    assert (ordered.live_tiles, ordered.full_tiles) == (live, full)
     assert f"(now {plan.live_tiles}), {full / live:.0%} of them full" in text
 
 

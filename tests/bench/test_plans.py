@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from flexdsl.bench import plans
+from flexdsl.bench import device_plans, plans
+from flexdsl.errors import ArgumentError
 
 
 @pytest.mark.parametrize("name", plans.MASKS)
@@ -30,3 +31,16 @@ def test_the_command_writes_a_table_and_a_picture(
     assert result.exit_code == 0, result.output
     assert result.output.count("window") == 2 and "closed-form" in result.output
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_device_that_is_none_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="no CUDA device 'cpu'"):
+        device_plans.measure_on("cpu", 1024)
+
+
+@pytest.mark.gpu
+def test_the_planner_on_a_device_is_measured() -> None:
+    figures = device_plans.measure_on("cuda", 4096)
+    assert [f.name for f in figures] == list(device_plans.IDS)
+    assert all(f.call > 0 and f.graph > 0 and f.proofs > 0 for f in figures)
+    assert "sorted ids" in device_plans.table_of_device([figures])

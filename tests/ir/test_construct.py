@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import flexdsl as fx
 from flexdsl.errors import InternalError, TypeMismatchError, UnsupportedError
-from flexdsl.ir import Capture, DType, Op, Type, apply, const, load, param, var, verify
+from flexdsl.ir import Capture, DType, Op, Type, apply, const, construct, load, param, var, verify
 from flexdsl.ir.expr import _NODES, intern
 from support.expressions import equal, expected_of, expressions, points, trees, value_of
 
@@ -34,12 +34,18 @@ def test_constants_of_different_types_or_signs_are_different_nodes():
     assert const(float("nan")) is const(float("nan"))
 
 
-def test_nodes_are_forgotten_with_their_last_user():
+def test_nodes_are_forgotten_but_for_the_most_recent():
+    construct._apply.cache_clear()
     gc.collect()
     before = len(_NODES)
     node = apply(Op.ADD, q, const(123456789))
-    assert len(_NODES) == before + 2
+    assert len(_NODES) == before + 2 and apply(Op.ADD, q, const(123456789)) is node
     del node
+    for number in range(construct.REMEMBERED):
+        apply(Op.ADD, kv, const(10**9 + number))
+    gc.collect()
+    assert len(_NODES) == before + 2 * construct.REMEMBERED
+    construct._apply.cache_clear()
     gc.collect()
     assert len(_NODES) == before
 

@@ -1,0 +1,46 @@
+"""When generated kernels compute a term of a score from its factors: the score of a call's kernels.
+
+Which terms have factors, and which of them are worth it, is for `analysis/separable.py`. Inputs of
+32 bits keep the score as it is written: a factor is rounded apart from the others. So does a score
+whose captured tensors are learned, since gradients are read off its loads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+
+from flexdsl.analysis.separable import describe_factors, separated
+from flexdsl.ir import Program, var
+from flexdsl.runtime.bind import Bound
+
+
+def score_of_kernel(bound: Bound, dtype: torch.dtype, of_keys: bool) -> Program | None:
+    """The score modification of a call as its kernels compute it.
+
+    Args:
+        dtype: of q, k and v.
+        of_keys: the kernel's programs have a key tile each, and loop over query tiles.
+    """
+    if bound.score is None or _reason_against(bound, dtype):
+        return bound.score
+    expr = separated(bound.score.expr, var("kv_first" if of_keys else "q_first"))
+    return bound.score if expr is bound.score.expr else replace(bound.score, expr=expr)
+
+
+def explain_factors(bound: Bound, dtype: torch.dtype) -> Iterator[str]:
+    """A line for each term of low rank: is it computed from its factors in this call, and why?"""
+    if bound.score is None:
+        return
+    against = _reason_against(bound, dtype)
+    for line in describe_factors(bound.score.expr):
+        yield f"{line}; not in this call: {against}" if against and "; used" in line else line
+
+
+def _reason_against(bound: Bound, dtype: torch.dtype) -> str:
+    """Why no term of this call's score is computed from its factors; "" where some may be."""
+    if dtype.itemsize > 2:
+        return f"{dtype} keeps the score as it is written"
+    return f"{', '.join(bound.learned)} is learned" if bound.learned else ""
