@@ -9,6 +9,7 @@ kernels, in the layout of an accumulator; plans give the same tiles in another o
     module.py    the module around a kernel, shared memory and barriers
     forward.py   the forward kernel
     backward.py  the kernel of dK, dV and the sums of dQ
+    row_loads.py what it loads for each row, a tile ahead
     query_sums.py  the order of those sums in memory, and the kernel that makes dQ of them
 
 Needs no GPU and no triton, as all of code generation.

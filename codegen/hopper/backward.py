@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from flexdsl.analysis.derivative import derivatives
-from flexdsl.ir import Expr, Op, const, var, walk
+from flexdsl.ir import Expr, const, var
 
 from ..kernel import Argument, Kernel, KernelSpec, Role
 from ..loops import QUERIES
@@ -38,6 +38,7 @@ from .module import (
     write_partitions,
 )
 from .query_sums import ADD_QUERY_SUMS, PART
+from .row_loads import loads_of_rows, write_loads, write_next_loads, write_rows
 from .schedule import Schedule, Walk, end_of_tiles, write_schedule
 
 GROUPS = 2
@@ -262,10 +263,10 @@ def _write_step(
     queries = matrix("query", 0, "stage", "BLOCK_M", dim)
     start = "zero, use_acc=False, is_async=True"
     body.line(f"scores = warpgroup_mma({keys}, {queries}.permute((1, 0)), {start})")
-    loads = _loads_of_rows(spec, masked)
-    early = _write_loads(body, spec, loads, "q_tile", "", lowering, outer) if loop is None else {}
+    loads = loads_of_rows(spec, masked)
+    early = write_loads(body, spec, loads, "q_tile", "", lowering, outer) if loop is None else {}
     if loop is not None and loads:
-        early = _write_loads(loop.before, spec, loads, loop.first, "_ahead", lowering, outer)
+        early = write_loads(loop.before, spec, loads, loop.first, "_ahead", lowering, outer)
     if not first:
         body.line("d_key_tile = warpgroup_mma_wait(1, deps=[d_key_tile])")
         body.line("d_key_tile = warpgroup_mma_init(d_key_tile)")
@@ -287,7 +288,7 @@ def _write_step(
     body.line("fence_async_shared()")
     body.line("mbarrier.arrive(d_scores_ready.index(stage_s), count=1)")
     if loop is not None and loads:
-        _write_next_loads(body, spec, loads, loop, early, lowering, outer)
+        write_next_loads(body, spec, loads, loop, early, lowering, outer)
     if not first:
         body.line("other = (step - 1) % 2")
         body.line("mbarrier.wait(d_scores_ready.index(other), (step - 1) // 2 & 1)")
@@ -324,67 +325,6 @@ def _write_start_query(body: Block, dim: int) -> None:
         body.line(f"d_query_tile = {product}")
 
 
-def _loads_of_rows(spec: KernelSpec, masked: bool) -> list[Expr]:
-    """What is loaded for each row of a tile, whatever the key."""
-    programs = [spec.score, spec.mask if masked else None]
-    nodes = walk(*(p.expr for p in programs if p is not None))
-    loads = [n for n in nodes if n.op is Op.LOAD and "q" in n.variables]
-    return [n for n in loads if not n.variables & {"kv", "score"}]
-
-
-def _write_loads(
-    block: Block,
-    spec: KernelSpec,
-    loads: list[Expr],
-    tile: str,
-    suffix: str,
-    lowering: Lowering,
-    outer: Scope,
-) -> dict[Expr, Text]:
-    """Write `loads` for the rows of a query tile.
-
-    Args:
-        tile: its source.
-        suffix: of the names of its rows.
-
-    Returns:
-        The source of each load.
-    """
-    if not loads:
-        return {}
-    variables = {**outer.variables, "q": f"q{suffix}"}
-    scope = Scope(block.block(), outer, variables)
-    _write_rows(scope.block, spec, tile, suffix)
-    lowering.lower(loads, scope)
-    return {n: scope.known[n] for n in loads}
-
-
-def _write_next_loads(
-    body: Block,
-    spec: KernelSpec,
-    loads: list[Expr],
-    loop: Walk,
-    names: dict[Expr, Text],
-    lowering: Lowering,
-    outer: Scope,
-) -> None:
-    """Write the loads of the tile after this one, into the variables that this one's are in.
-
-    They stand before this tile's atomics, behind which they would wait in the memory's queue.
-    """
-    following = _write_loads(body, spec, loads, loop.following, "_ahead", lowering, outer)
-    for node in loads:
-        body.line(f"{names[node][0]} = {following[node][0]}")
-
-
-def _write_rows(block: Block, spec: KernelSpec, tile: str = "q_tile", suffix: str = "") -> None:
-    """Write the positions of a tile's rows."""
-    start = f"{tile} * BLOCK_M" if tile.isidentifier() else f"({tile}) * BLOCK_M"
-    block.line(f"row{suffix} = ({start} + gl.arange(0, BLOCK_M, ROWS))[None, :]")
-    clipped = f"gl.minimum(row{suffix}, q_len - 1)" if loads_at("q", spec) else f"row{suffix}"
-    block.line(f"q{suffix} = q_offset + {clipped}")
-
-
 def _write_weights(
     body: Block,
     spec: KernelSpec,
@@ -402,7 +342,7 @@ def _write_weights(
     scope.known.update(early)
     slope = "1.0"
     if masked or spec.score is not None:
-        _write_rows(scope.block, spec)
+        write_rows(scope.block, spec)
     if spec.score is not None:
         score = spec.score.expr
         scope.block.line("score = scores * scale")
