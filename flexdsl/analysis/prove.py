@@ -62,7 +62,7 @@ def split_comparison(node: Expr, forms: LinearForms, wanted: Callable[[Expr], bo
     return apply(Op.AND if both else Op.OR, case(x), case(y))
 
 
-Range = tuple[str, int, int]  # a variable, its least and its largest value
+Range = tuple[str, int, int]  # a variable or parameter, its least and its largest value
 
 
 def _box_of(ranges: tuple[Range, ...]) -> dict[str, tuple[Array, Array]]:
@@ -71,9 +71,10 @@ def _box_of(ranges: tuple[Range, ...]) -> dict[str, tuple[Array, Array]]:
 
 # The plans of one mask, of its backward and of the next call ask for the same proofs.
 @lru_cache(maxsize=REMEMBERED)
-def _holds(condition: Expr, ranges: tuple[Range, ...]) -> bool:
-    """Is the condition, of no parameters, proven in these ranges whatever its loads give?"""
-    judge = Judge(condition, Bindings({}, Arrays({})))
+def _holds(condition: Expr, ranges: tuple[Range, ...], parameters: tuple[Range, ...]) -> bool:
+    """Is the condition proven in these ranges whatever its loads give?"""
+    known = {name: (least, largest) for name, least, largest in parameters}
+    judge = Judge(condition, Bindings({}, Arrays({}), known))
     return bool(np.all(judge.truth(_box_of(ranges)).always))
 
 
@@ -139,8 +140,13 @@ class Prover:
         if not condition.variables <= {name for name, _, _ in self._ranges}:
             return False
         if not self.bindings.arrays or all(n.op is not Op.LOAD for n in walk(condition)):
-            return _holds(condition, self._ranges)
+            return _holds(condition, self._ranges, self._parameters)
         return bool(np.all(Judge(condition, self.bindings).truth(self._box()).always))
+
+    @cached_property
+    def _parameters(self) -> tuple[Range, ...]:
+        """Those of which no number is known."""
+        return tuple((name, *ends) for name, ends in self.bindings.ranges.items())
 
     @cached_property
     def _ranges(self) -> tuple[Range, ...]:

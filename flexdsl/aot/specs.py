@@ -73,6 +73,8 @@ class Job:
                 return "*i32"
             case Role.STATES:
                 return "*i8"
+            case Role.MEMBERS:
+                return "*i64"
             case Role.ELEMENTS | Role.EXTREMES:
                 return f"*{_SUMMARISED.get(self.types[argument.of], self.types[argument.of])}"
             case Role.ROWS | Role.SUMS | Role.GRADIENT:

@@ -83,14 +83,14 @@ def _measure(name: str, make: Ids, device: str, tokens: int) -> DeviceFigure:
     on = torch.device(device)
 
     def proofs() -> torch.Tensor:
-        return device_plan.states(plan, values, on)
+        return device_plan.states(plan, values, on, device_plan.launch_compiled)
 
     def table() -> object:
-        return device_plan.make_table(plan, values, on)
+        return device_plan.make_table(plan, values, on, device_plan.launch_compiled)
 
     table()
     proven = proofs()
-    both = _replay(lambda: device_plan.refine(proofs(), plan, values))
+    both = _replay(lambda: device_plan.refine(proofs(), plan, values, device_plan.launch_compiled))
     alone = _replay(proofs)
     return DeviceFigure(
         name,
