@@ -7,6 +7,7 @@ that a kernel has fewer loops and a tile that is full in both together is full i
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from flexdsl.analysis.closed_form import (
     BOTTOM,
@@ -91,7 +92,7 @@ def _united(cover: Part, other: Part, outer: str) -> Part | None:
         before = apply(Op.MIN, last, apply(Op.SUB, end, const(1)))
         rest = {last: _if(domain.guard, before, last)}
 
-    def ends(name: str, everything: Expr) -> dict[str, Expr]:
+    def ends(name: str, everything: Expr) -> dict[str, Any]:
         """The end for a row, the live one and the full one of a tile."""
         live, full = f"live_{name}", f"full_{name}"
         of_rest = substitute(getattr(old, full), rest)
