@@ -143,6 +143,12 @@ def test_bad_words(words: tuple[str, str], message: str, tmp_path: Path) -> None
     assert not list(tmp_path.iterdir())
 
 
+def test_a_bundle_that_was_built_anew_is_read_anew(copied: Path, hopper: Bundle) -> None:
+    assert fx.load(copied, "window").variant.name == "window"
+    write.write_folder(copied, contents(hopper.folder))
+    assert fx.load(copied).variant.name == "sliding_window"
+
+
 def test_two_variants_of_one_name(tmp_path: Path) -> None:
     code, output = flexdsl("build", "q >= kv", "q > kv", "-o", tmp_path / "out")
     assert code == 2 and "two variants have the name mod" in output
