@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from flexdsl.bundle.files import MANIFEST, Bundle, open_bundle
+from flexdsl.bundle.files import MANIFEST, Bundle, read_manifest
 from flexdsl.bundle.manifest import Variant
 from flexdsl.errors import BundleError, BundleWarning
 from flexdsl.ir import Program
@@ -50,17 +50,17 @@ def opened(bundle: Bundle | str | Path) -> Bundle:
 
 
 def _open(folder: Path) -> Bundle:
-    """The bundle in a folder, read once for each build of it."""
+    """The bundle in a folder, read once for each build of it. A kernel is checked as it is used."""
     manifest = folder / MANIFEST
     if not manifest.is_file():
-        return open_bundle(folder)  # which says what is wrong
+        return read_manifest(folder)  # which says what is wrong
     about = manifest.stat()
     return _read(folder, about.st_ino, about.st_mtime_ns)
 
 
 @cache
 def _read(folder: Path, inode: int, written: int) -> Bundle:
-    return open_bundle(folder)
+    return read_manifest(folder)
 
 
 def bundles_of_environment() -> list[Bundle]:
