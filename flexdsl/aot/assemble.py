@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from flexdsl.analysis.typical import LENGTH, proven_form
@@ -11,7 +12,7 @@ from flexdsl.aot.c_launcher import launcher
 from flexdsl.aot.plan import Planned
 from flexdsl.aot.worker import Made
 from flexdsl.bundle.files import MANIFEST, digest_of, manifest_bytes
-from flexdsl.bundle.manifest import Build, Manifest, Variant
+from flexdsl.bundle.manifest import Build, Code, Manifest, Variant
 from flexdsl.codegen import OF_KEYS
 from flexdsl.ir import Program
 
@@ -61,13 +62,17 @@ def _variant(group: Sequence[Planned], made: Mapping[str, Made]) -> Variant:
             p.shape.dtype,
             p.shape.head_dim,
             p.shape.value_dim,
-            tuple(made[d].code for d in p.jobs),
+            partial(_codes, p, made),
         )
         for p in group
     )
     limits = _limits(group, made)
     mask, score = (_without_tensors(p) for p in (first.mask, first.score))
     return Variant(first.name, mask, score, builds, first.learned, **limits)
+
+
+def _codes(planned: Planned, made: Mapping[str, Made]) -> tuple[Code, ...]:
+    return tuple(made[d].code for d in planned.jobs)
 
 
 def _without_tensors(program: Program | None) -> Program | None:

@@ -49,6 +49,15 @@ class Bundle:
         known = ", ".join(v.name for v in self.manifest.variants)
         raise BundleError(f"{self.folder} has no variant {name!r}", fix=f"one of {known}")
 
+    def check(self, variant: Variant) -> None:
+        """Raise `BundleError` where machine code of a variant is missing or not what was built."""
+        try:
+            kernels = [code for build in variant.builds for code in build.kernels]
+        except (KeyError, ValueError, TypeError) as error:
+            raise _unknown(self.folder / MANIFEST, error) from None
+        for code in kernels:
+            self.machine_code(code)
+
     def bytes_of(self, path: str) -> bytes:
         """The contents of a file, of the digest that the manifest says.
 
@@ -65,19 +74,27 @@ class Bundle:
 
 
 def open_bundle(folder: str | Path) -> Bundle:
-    """The bundle in `folder`; every file is checked.
+    """The bundle in `folder`; its manifest is held against the schema, every file is checked.
 
     Raises:
         BundleError: there is none, a file is missing or altered, or a newer flexdsl wrote it.
     """
     bundle = read_manifest(folder)
-    for path in bundle.manifest.files:
-        bundle.bytes_of(path)
+    path = bundle.folder / MANIFEST
+    fault = fault_of(json.loads(path.read_text("utf-8")))
+    if fault is not None:
+        raise _altered(path, fault)
+    for variant in bundle.manifest.variants:
+        bundle.check(variant)
+    for path_in_bundle in bundle.manifest.files:
+        bundle.bytes_of(path_in_bundle)
     return bundle
 
 
 def read_manifest(folder: str | Path) -> Bundle:
     """The bundle in `folder`, whose other files are not looked at yet.
+
+    A manifest with the right digest is what a flexdsl wrote, so that its schema is not looked at.
 
     Raises:
         BundleError: there is none, its manifest is altered, or a newer flexdsl wrote it.
@@ -85,7 +102,8 @@ def read_manifest(folder: str | Path) -> Bundle:
     folder = Path(folder)
     path = folder / MANIFEST
     try:
-        data = json.loads(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
+        data = json.loads(text)
     except OSError as error:
         raise BundleError(
             f"there is no bundle in {folder}",
@@ -95,18 +113,24 @@ def read_manifest(folder: str | Path) -> Bundle:
     except ValueError as error:
         raise _altered(path, f"it is no JSON: {error}") from None
     _check_format(path, data)
-    fault = fault_of(data)
-    if fault is not None:
-        raise _altered(path, fault)
-    if digest_of_manifest(data) != data["digest"]:
-        raise _altered(path, "its contents are not those of its digest")
+    digest = str(data.get("digest"))
+    if digest_of_manifest(text, digest) != digest:
+        raise _altered(path, fault_of(data) or "its contents are not those of its digest")
+    return Bundle(folder, _manifest(path, data), digest)
+
+
+def _manifest(path: Path, data: Any) -> Manifest:
+    """The manifest of data with the right digest; a flexdsl wrote it."""
     try:
-        manifest = Manifest.of_json(data)
+        return Manifest.of_json(data)
+    except BundleError:
+        raise
     except (KeyError, ValueError, IndexError, TypeError) as error:
-        if isinstance(error, BundleError):
-            raise
-        raise _altered(path, f"it has a value that this flexdsl does not know: {error}") from None
-    return Bundle(folder, manifest, data["digest"])
+        raise _unknown(path, error) from None
+
+
+def _unknown(path: Path, error: Exception) -> BundleError:
+    return _altered(path, f"it has a value that this flexdsl does not know: {error}")
 
 
 def _check_format(path: Path, data: Any) -> None:
@@ -126,10 +150,9 @@ def _altered(path: Path, why: str) -> BundleError:
     )
 
 
-def digest_of_manifest(data: dict[str, Any]) -> str:
-    """SHA-256 of a manifest without its own digest."""
-    rest = {name: value for name, value in data.items() if name != "digest"}
-    return digest_of(json.dumps(rest, sort_keys=True).encode())
+def digest_of_manifest(text: str, digest: str) -> str:
+    """SHA-256 of the text of a manifest without the `digest` that stands in it."""
+    return digest_of(text.replace(f'"{digest}"', '""', 1).encode())
 
 
 def digest_of(data: bytes) -> str:
@@ -139,9 +162,9 @@ def digest_of(data: bytes) -> str:
 
 def manifest_bytes(manifest: Manifest) -> bytes:
     """The manifest as a file, with its digest; the same for the same manifest."""
-    data = manifest.to_json()
-    data["digest"] = digest_of_manifest(data)
-    return (json.dumps(data, sort_keys=True, indent=1) + "\n").encode()
+    data = manifest.to_json() | {"digest": ""}
+    text = json.dumps(data, sort_keys=True, indent=1) + "\n"
+    return text.replace('"digest": ""', f'"digest": "{digest_of(text.encode())}"', 1).encode()
 
 
 def read_checked(folder: Path, path: str, files: dict[str, str]) -> bytes:

@@ -8,7 +8,9 @@ Manifest: name, versions of tools, digests of files
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from flexdsl.bundle.expressions import program_of_json, program_to_json
@@ -97,15 +99,24 @@ class Code:
     made_of: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Build:
-    """The kernels of a variant for one target, element type and head dimensions."""
+    """The kernels of a variant for one target, element type and head dimensions.
+
+    Attributes:
+        read: gives the kernels; a process that loads a bundle looks at few of them.
+    """
 
     target: str
     dtype: str
     head_dim: int
     value_dim: int
-    kernels: tuple[Code, ...]
+    read: Callable[[], tuple[Code, ...]]
+
+    @cached_property
+    def kernels(self) -> tuple[Code, ...]:
+        """All of them."""
+        return self.read()
 
     @property
     def title(self) -> str:
@@ -218,8 +229,10 @@ def _build_to_json(build: Build) -> Json:
 
 
 def _build_of_json(data: Json) -> Build:
-    kernels = tuple(_code_of_json(k) for k in data["kernels"])
-    return Build(data["target"], data["dtype"], data["head_dim"], data["value_dim"], kernels)
+    def read() -> tuple[Code, ...]:
+        return tuple(_code_of_json(k) for k in data["kernels"])
+
+    return Build(data["target"], data["dtype"], data["head_dim"], data["value_dim"], read)
 
 
 def _code_to_json(code: Code) -> Json:

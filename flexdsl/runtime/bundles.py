@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from flexdsl.bundle.files import Bundle, open_bundle
+from flexdsl.bundle.files import MANIFEST, Bundle, read_manifest
 from flexdsl.bundle.manifest import Variant
 from flexdsl.errors import BundleError, BundleWarning
 from flexdsl.ir import Program
@@ -44,13 +44,23 @@ def backend_of(bundle: Any) -> str:
 
 def opened(bundle: Bundle | str | Path) -> Bundle:
     """The bundle, opened and known by its digest from now on."""
-    found = bundle if isinstance(bundle, Bundle) else _open(str(Path(bundle).absolute()))
-    return _OPEN.setdefault(found.digest, found)
+    found = bundle if isinstance(bundle, Bundle) else _open(Path(bundle).absolute())
+    _OPEN[found.digest] = found
+    return found
+
+
+def _open(folder: Path) -> Bundle:
+    """The bundle in a folder, read once for each build of it. A kernel is checked as it is used."""
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        return read_manifest(folder)  # which says what is wrong
+    about = manifest.stat()
+    return _read(folder, about.st_ino, about.st_mtime_ns)
 
 
 @cache
-def _open(folder: str) -> Bundle:
-    return open_bundle(folder)
+def _read(folder: Path, inode: int, written: int) -> Bundle:
+    return read_manifest(folder)
 
 
 def bundles_of_environment() -> list[Bundle]:

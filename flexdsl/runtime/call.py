@@ -104,10 +104,10 @@ class Call:
         """What a kernel of this call has in its text."""
         closed_form = None if plan is None else plan.closed_form
         mask = self.bound.mask
-        score = score_of_kernel(self.bound, self.tensors["query"].dtype, phase in OF_KEYS)
-        own = plan is not None and plan.tile_shape == config.tile
+        score = score_of_kernel(self.bound, self.tensors["query"].dtype, phase)
         # A Gluon program without any tile masks the pairs of one away.
-        if own and phase in _BY_TILES and config.language is Language.TRITON:
+        portable = phase in _BY_TILES and config.language is Language.TRITON
+        if portable and plan is not None and plan.tile_shape == config.tile:
             mask = mask if plan.needs_mask else None
         head_dim, value_dim = (self.tensors[n].shape[3] for n in ("query", "value"))
         return KernelSpec(

@@ -33,7 +33,8 @@ def load(folder: str | Path, name: str | None = None, **values: Any) -> Loaded:
             have the values of the build; captured tensors may also be given with each call.
 
     Raises:
-        BundleError: the bundle is altered, incomplete or of a newer format, or has no such variant.
+        BundleError: the manifest or a kernel of the variant is altered or missing, a newer flexdsl
+            wrote them, or there is no such variant.
         CaptureError: a value has another type or rank than the kernels take.
     """
     bundle = bundles.opened(folder)
@@ -45,6 +46,7 @@ def load(folder: str | Path, name: str | None = None, **values: Any) -> Loaded:
             fix=f'fx.load({str(folder)!r}, "{variants[0].name}")',
         )
     variant = variants[0] if name is None else bundle.variant(name)
+    bundle.check(variant)
     return Loaded(bundle, variant, {}).bind(**values)
 
 

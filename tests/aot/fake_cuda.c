@@ -37,8 +37,10 @@ CUresult cuDeviceGet(CUdevice *device, int ordinal) {
 }
 
 CUresult cuDeviceGetAttribute(int *value, CUdevice_attribute attribute, CUdevice device) {
+    const char *capability = getenv("FAKE_CUDA_CAPABILITY"); /* 90 where it is not set */
+    const int number = capability != NULL ? atoi(capability) : 90;
     (void)device;
-    *value = attribute == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR ? 9 : 0;
+    *value = attribute == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR ? number / 10 : number % 10;
     return CUDA_SUCCESS;
 }
 

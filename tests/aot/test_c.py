@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 import triton
 
-from flexdsl.bundle.files import Bundle
+import flexdsl as fx
+from flexdsl.bundle.files import Bundle, open_bundle
 from flexdsl.bundle.words import layout_of
+from tests.aot.conftest import IN_C
 from tests.aot.emulation import kernels_of
 
 HERE = Path(__file__).parent
@@ -28,6 +30,7 @@ SIZES = {"i8": 1, "i16": 2, "i32": 4, "i64": 8, "fp32": 4, "pointer": 8, "map": 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs a C compiler")
 
 IN_PYTHON = """
+import os
 import sys
 class Blocker:
     def find_spec(self, name, path=None, target=None):
@@ -42,7 +45,7 @@ from flexdsl.runtime import machine
 class Machine:
     driver = cuda()
     def target(self, device):
-        return "cuda:90"
+        return "cuda:" + os.environ["FAKE_CUDA_CAPABILITY"]
     def stream(self, device):
         return 0
 
@@ -62,21 +65,25 @@ def gcc(*words: str | Path) -> None:
 def fake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the fake driver."""
     folder = tmp_path_factory.mktemp("driver")
-    gcc(*STRICT, "-shared", "-fPIC", HERE / "fake_cuda.c", "-o", folder / "libcuda.so.1")
+    flags = "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1"
+    gcc(*STRICT, *flags, HERE / "fake_cuda.c", "-o", folder / "libcuda.so.1")
     return folder
 
 
 @pytest.fixture(scope="module")
 def program(hopper: Bundle, fake: Path) -> Path:
     """The example, compiled with the launcher of the bundle."""
-    made = fake / "sliding_window"
-    sources = EXAMPLE / "main.c", hopper.folder / "sliding_window.c"
-    gcc(*STRICT, f"-I{hopper.folder}", *sources, "-o", made, fake / "libcuda.so.1", "-lm")
+    return example(hopper, fake, fake / "sliding_window")
+
+
+def example(bundle: Bundle, fake: Path, made: Path) -> Path:
+    sources = EXAMPLE / "main.c", bundle.folder / "sliding_window.c"
+    gcc(*STRICT, f"-I{bundle.folder}", *sources, "-o", made, fake / "libcuda.so.1", "-lm")
     return made
 
 
 def run(
-    command: list[str], fake: Path, log: Path, bundle: Bundle
+    command: list[str], fake: Path, log: Path, bundle: Bundle, gpu: str = "90"
 ) -> subprocess.CompletedProcess[str]:
     sizes = log.with_suffix(".sizes")
     lines = (
@@ -85,6 +92,7 @@ def run(
     )
     sizes.write_text("".join(lines))
     told = {"FAKE_CUDA_LOG": str(log), "FAKE_CUDA_SIZES": str(sizes), "LD_LIBRARY_PATH": str(fake)}
+    told["FAKE_CUDA_CAPABILITY"] = gpu
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | told
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
@@ -109,14 +117,29 @@ def launches(log: Path, bundle: Bundle) -> list[list[str]]:
 def test_c_and_python_launch_the_same(
     hopper: Bundle, fake: Path, program: Path, tmp_path: Path
 ) -> None:
-    logs = tmp_path / "c.log", tmp_path / "python.log"
-    in_c = [str(program), str(hopper.folder), "2", "3", "300", "77"]
-    in_python = [sys.executable, "-c", IN_PYTHON, str(hopper.folder)]
-    for command, log in zip((in_c, in_python), logs, strict=True):
-        done = run(command, fake, log, hopper)
-        assert done.returncode == 0, done.stderr
-    of_c, of_python = (launches(log, hopper) for log in logs)
     entries = ["forward", "backward_rows", "backward", "backward_sums"]
+    compare(hopper, "90", entries, fake, program, tmp_path)
+
+
+def test_c_and_python_launch_the_same_without_a_copy_engine(fake: Path, tmp_path: Path) -> None:
+    fx.build(IN_C, out=tmp_path / "dist", target="cuda:80", jobs=2)
+    bundle = open_bundle(tmp_path / "dist")
+    program = example(bundle, fake, tmp_path / "sliding_window")
+    entries = ["forward", "backward_rows", "backward_query", "backward_key"]
+    compare(bundle, "80", entries, fake, program, tmp_path)
+
+
+def compare(
+    bundle: Bundle, gpu: str, entries: list[str], fake: Path, program: Path, folder: Path
+) -> None:
+    """Hold the launches of C and of Python on a GPU of that capability against each other."""
+    logs = folder / "c.log", folder / "python.log"
+    in_c = [str(program), str(bundle.folder), "2", "3", "300", "77"]
+    in_python = [sys.executable, "-c", IN_PYTHON, str(bundle.folder)]
+    for command, log in zip((in_c, in_python), logs, strict=True):
+        done = run(command, fake, log, bundle, gpu)
+        assert done.returncode == 0, done.stderr
+    of_c, of_python = (launches(log, bundle) for log in logs)
     assert [words[0] for words in of_c] == entries
     assert of_c == of_python
     assert all(len(words) > 10 for words in of_c)
@@ -127,7 +150,7 @@ def test_c_and_python_launch_the_same(
     [
         (("1", "1", "64", "0"), "outside of what the kernels are proven for"),
         (("1", "0", "64", "5"), "shapes do not fit together"),
-        (("1", "1", "2000000", "5"), "outside of what the kernels are proven for"),
+        (("1", "1", "64", "2000000000"), "outside of what the kernels are proven for"),
     ],
 )
 def test_errors_of_c(
