@@ -35,6 +35,7 @@ ALLOWED = {
     "runtime": MIDDLE | {"mod"},
     "aot": MIDDLE | {"mod", "runtime"},
     "testing": MIDDLE | {"mod", "plans", "runtime", "aot", "public"},
+    "pytest_plugin": {"errors", "testing"},
     "bench": MIDDLE | {"mod", "plans", "runtime", "aot", "public"},
     "cli": MIDDLE | {"mod", "plans", "runtime", "aot", "testing", "bench", "stdlib", "public"},
     "stdlib": {"errors", "public"},

@@ -27,6 +27,12 @@ _PLANS = Memory(REMEMBERED)
 _CHECKS = Memory(REMEMBERED)
 
 
+def forget() -> None:
+    """Forget all plans and checks: the next call makes its own."""
+    _PLANS.clear()
+    _CHECKS.clear()
+
+
 @dataclass(frozen=True, slots=True)
 class Lengths:
     """The extents of a call: batches, query heads, queries, keys, position of the first query."""

@@ -13,8 +13,9 @@ class Report:
 
     Attributes:
         name, text: of the mod.
-        backend: that was compared with the reference.
+        backends: what was compared with the reference, and in how many of the cases each.
         examples: cases that were drawn.
+        varied: those of them with other captured numbers or contents than the mod's own.
         pairs: pairs that the user's function was asked about.
         tiles: tiles of plans that were compared with brute force.
         dtypes: element types that were drawn.
@@ -26,8 +27,9 @@ class Report:
 
     name: str
     text: str
-    backend: str
+    backends: dict[str, int]
     examples: int
+    varied: int
     pairs: int
     tiles: int
     dtypes: tuple[str, ...]
@@ -39,15 +41,20 @@ class Report:
     def __str__(self) -> str:
         why = "as captured tensors allow" if self.limited else "no captured tensor allows less"
         worst = ", ".join(f"{n} {x:.1e}" for n, x in self.worst.items())
+        each = [f"'{n}' ({c} cases)" for n, c in self.backends.items()]
+        several = "backends " + ", ".join(each)
+        only = f"backend '{next(iter(self.backends))}'"
+        backends = only if len(self.backends) == 1 else several
         return "\n".join(
             [
-                f"{self.name}: verified in {self.examples} cases on backend '{self.backend}'",
+                f"{self.name}: verified in {self.examples} cases on {backends}",
                 f"  {self.text}",
                 f"  drawn     {self.limits} ({why}); {', '.join(self.dtypes)}",
+                f"  captured  other numbers and contents in {self.varied} cases",
                 f"  function  {self.pairs} pairs on plain numbers, as its expression says",
                 f"  plan      {self.tiles} tiles, the pairs and empty rows, as brute force says",
                 "  kernel    output, lse and gradients as dense float64 attention says",
-                "  laws      padding keys, rows alone, batches in another order, mask and ~mask",
+                "  laws      padding keys, parts, prefixes, other orders, earlier calls, mask algebra",
                 f"  errors    {worst}; at most {self.worst_of_bound:.0%} of what rounding explains",
             ]
         )

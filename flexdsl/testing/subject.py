@@ -32,11 +32,13 @@ class Subject:
         mod: the one that is verified: `mask`, or `score`.
         mask: a mask mod; None allows every pair.
         score: a score mod, or None.
+        varied: it holds other values than the user's function does.
     """
 
     mod: Mod
     mask: Mod | None
     score: Mod | None
+    varied: bool = False
 
     @cached_property
     def mask_program(self) -> Program | None:
@@ -86,8 +88,12 @@ class Subject:
         tensors = {n: torch.as_tensor(values[n], device=device).detach().clone() for n in names}
         return {n: t for n, t in tensors.items() if t.is_floating_point()}
 
-    def with_values(self, values: Mapping[str, Any]) -> Subject:
-        """The same expressions with other captured tensors or numbers, given by name."""
+    def with_values(self, values: Mapping[str, Any], varied: bool = False) -> Subject:
+        """The same expressions with other captured tensors or numbers, given by name.
+
+        Args:
+            varied: are they others than what the user's function holds, not only elsewhere?
+        """
 
         def changed(program: Program | None) -> Mod | None:
             if program is None:
@@ -98,7 +104,7 @@ class Subject:
         mask, score = changed(self.mask_program), changed(self.score_program)
         mod = mask if self.mod.kind is Kind.MASK else score
         assert mod is not None
-        return Subject(mod, mask, score)
+        return Subject(mod, mask, score, varied or self.varied)
 
 
 def read_subject(mod: Any, mask: Any = None) -> Subject:

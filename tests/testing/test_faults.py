@@ -210,8 +210,59 @@ def drop_runs_of_tables(monkeypatch):
     monkeypatch.setattr(RunTable, "runs", lambda self, row: right(self, row)[:2])
 
 
+def leave_plans_stale_under_other_numbers(monkeypatch):
+    """A plan is found again whatever the captured numbers are by now."""
+    from flexdsl.ir import Program
+    from flexdsl.runtime import memory
+
+    right = memory._fingerprint
+
+    def wrong(program):
+        values = {n: v for n, v in program.values.items() if not isinstance(v, int)}
+        return right(Program(program.kind, program.name, program.expr, values))
+
+    monkeypatch.setattr(memory, "_fingerprint", lambda p: p and wrong(p))
+
+
+def leave_plans_stale_under_other_contents(monkeypatch):
+    """A plan is found again although a captured tensor was changed in place."""
+    from flexdsl.runtime import memory
+
+    monkeypatch.setattr(memory, "_contents", lambda capture: id(capture))
+
+
+def swap_heads_of_groups(monkeypatch):
+    """Query heads share keys as h % kv_heads, not as h // group: only GQA shows it."""
+    from flexdsl.runtime import cpu
+
+    right = cpu.split_heads
+
+    def wrong(x, count):
+        order = torch.arange(x.shape[1]).reshape(-1, count // x.shape[0]).T.flatten()
+        return right(x[:, order], count)
+
+    monkeypatch.setattr(cpu, "split_heads", wrong)
+
+
+def lose_keys_that_no_tile_divides(monkeypatch):
+    """The last, partial tile of keys is dropped from the grid of tiles."""
+    from flexdsl.analysis.grid import Grid
+
+    monkeypatch.setattr(Grid, "kv_tiles", property(lambda g: max(1, g.kv_len // g.tile[1])))
+
+
+def derive_products_wrongly(monkeypatch):
+    one = ir.const(1.0)
+    monkeypatch.setitem(derivative._RULES, ir.Op.MUL, lambda node: (one, one))
+
+
 WINDOW = STDLIB["sinks"]
 FAULTS = {
+    leave_plans_stale_under_other_numbers: WINDOW,
+    leave_plans_stale_under_other_contents: STDLIB["document"],
+    swap_heads_of_groups: STDLIB["causal"],
+    lose_keys_that_no_tile_divides: WINDOW,
+    derive_products_wrongly: STDLIB["softcap"],
     shift_live_bound: WINDOW,
     widen_full_bound: WINDOW,
     shift_transposed_bound: STDLIB["causal"],
