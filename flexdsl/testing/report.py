@@ -54,7 +54,7 @@ class Report:
                 f"  function  {self.pairs} pairs on plain numbers, as its expression says",
                 f"  plan      {self.tiles} tiles, the pairs and empty rows, as brute force says",
                 "  kernel    output, lse and gradients as dense float64 attention says",
-                "  laws      padding keys, parts, prefixes, other orders, earlier calls, mask algebra",
+                "  laws      padding, parts, prefixes, other orders, earlier calls, mask algebra",
                 f"  errors    {worst}; at most {self.worst_of_bound:.0%} of what rounding explains",
             ]
         )
