@@ -11,6 +11,7 @@
     plans         every tile of the block plan against brute force; laws of masks
     execution     outputs, lse and gradients of a backend against dense float64 attention
     laws          relations between calls of attention
+    numerics      errors beside SDPA's where short formats suffer: large, long, huge, -inf, NaN
     reproduce     a failing case as a program to paste
     report        what was checked, for a person
     verification  draws, checks, shrinks, reports

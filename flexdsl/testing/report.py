@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flexdsl.testing.limits import Limits
+from flexdsl.testing.numerics import Accuracy
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Report:
         limited: do captured tensors allow less than what is drawn otherwise?
         worst: the largest absolute error of each output and gradient, over all dtypes.
         worst_of_bound: the largest error as a share of what rounding explains.
+        numerics: errors by situation and dtype beside SDPA's, where they were asked for.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Report:
     limited: bool
     worst: dict[str, float]
     worst_of_bound: float
+    numerics: tuple[Accuracy, ...] = ()
 
     def __str__(self) -> str:
         why = "as captured tensors allow" if self.limited else "no captured tensor allows less"
@@ -56,5 +59,6 @@ class Report:
                 "  kernel    output, lse and gradients as dense float64 attention says",
                 "  laws      padding, parts, prefixes, other orders, earlier calls, mask algebra",
                 f"  errors    {worst}; at most {self.worst_of_bound:.0%} of what rounding explains",
+                *(f"  {'numerics' if n == 0 else '':<10}{x}" for n, x in enumerate(self.numerics)),
             ]
         )

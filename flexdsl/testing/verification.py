@@ -22,6 +22,7 @@ from flexdsl.testing.execution import Errors, Run, check_backward, check_forward
 from flexdsl.testing.function import Disagreement, allowed_pairs
 from flexdsl.testing.laws import check_laws
 from flexdsl.testing.limits import Limits, find_limits
+from flexdsl.testing.numerics import LONG, Accuracy, measure
 from flexdsl.testing.plans import check_algebra, check_plan
 from flexdsl.testing.report import Report
 from flexdsl.testing.reproduce import program_of, show_case
@@ -62,6 +63,7 @@ def verify(
     q_len: int | None = None,
     kv_len: int | None = None,
     heads: int | None = None,
+    numerics: bool = False,
 ) -> Report:
     """Check a mask or a score modification on drawn calls of attention. Needs hypothesis.
 
@@ -84,6 +86,9 @@ def verify(
         backend: as in `attention`; "auto" is every one that this machine has: the
             kernels of a GPU, those of a Hopper GPU, and "cpu".
         q_len, kv_len, heads: use exactly these instead of drawing them.
+        numerics: also report errors against float64 beside those of torch's SDPA, for each dtype:
+            of plain, large and many scores, and of huge and -inf biases; and hold a NaN in
+            a query or key to the rows that see it.
 
     Returns:
         A `Report`; `str()` of it is a summary.
@@ -116,7 +121,17 @@ def verify(
     failed = _draw(run, drawn, examples, subject, tally)
     if failed is not None:
         raise _failure(subject, *failed)
-    return _report(subject, limits, limits != most, tally)
+    report = _report(subject, limits, limits != most, tally)
+    return replace(report, numerics=_numerics(subject, backends)) if numerics else report
+
+
+def _numerics(subject: Subject, backends: tuple[Backend, ...]) -> tuple[Accuracy, ...]:
+    least = Limits(batch=1, heads=1, q_positions=1, kv_len=1)
+    limits = find_limits(subject, least, Limits(batch=1, heads=2, q_positions=LONG, kv_len=LONG))
+    try:
+        return tuple(row for b in backends for row in measure(subject, b, limits))
+    except Disagreement as why:
+        raise VerificationError(f"{subject.mod.name}: {why}") from why
 
 
 def check(mod: Any, case: Case, *, mask: Any = None, backend: str = "auto") -> None:
