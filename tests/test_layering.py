@@ -34,10 +34,12 @@ ALLOWED = {
     "plans": MIDDLE | {"mod"},
     "runtime": MIDDLE | {"mod"},
     "aot": MIDDLE | {"mod", "runtime"},
+    "lints": LOW | {"analysis"},
     "testing": MIDDLE | {"mod", "plans", "runtime", "aot", "public"},
     "pytest_plugin": {"errors", "testing"},
     "bench": MIDDLE | {"mod", "plans", "runtime", "aot", "public"},
-    "cli": MIDDLE | {"mod", "plans", "runtime", "aot", "testing", "bench", "stdlib", "public"},
+    "cli": MIDDLE
+    | {"mod", "plans", "runtime", "aot", "lints", "testing", "bench", "stdlib", "public"},
     "stdlib": {"errors", "public"},
     # Only for type checkers: the names are found when they are used.
     "public": MIDDLE | {"mod", "plans", "runtime", "aot", "testing", "stdlib", "public"},
