@@ -40,6 +40,7 @@ ALLOWED = {
     "bench": MIDDLE | {"mod", "plans", "runtime", "aot", "public"},
     "cli": MIDDLE
     | {"mod", "plans", "runtime", "aot", "lints", "testing", "bench", "stdlib", "public"},
+    "docs": {"stdlib", "public"},
     "stdlib": {"errors", "public"},
     # Only for type checkers: the names are found when they are used.
     "public": MIDDLE | {"mod", "plans", "runtime", "aot", "testing", "stdlib", "public"},
