@@ -51,7 +51,7 @@ def find_empty_rows(program: Program) -> Iterator[Finding]:
     plan = sample_plan(program)
     if plan is None or plan.pairs == 0 or not plan.may_have_empty_rows:
         return
-    empty = ~plan.to_dense(tokens=True).any(3)
+    empty = ~np.asarray(plan.to_dense(tokens=True).any(3))
     _, h, row = (int(x) for x in np.argwhere(empty)[0])
     of_head = f" of head {h}" if plan.depends_on_head else ""
     count = f"{int(empty[0].any(0).sum())} of {plan.q_len}"

@@ -84,8 +84,15 @@ def _case(limits: Limits, backend: Backend, keys: int = LENGTH) -> Case:
     rows = min(LENGTH, limits.q_positions)
     dim = max(backend.dims)
     heads = min(2, limits.heads)
-    sizes = {"q_len": rows, "kv_len": min(keys, limits.kv_len), "heads": heads}
-    return Case(**sizes, kv_heads=heads, dim=dim, v_dim=dim, seed=1)
+    return Case(
+        q_len=rows,
+        kv_len=min(keys, limits.kv_len),
+        heads=heads,
+        kv_heads=heads,
+        dim=dim,
+        v_dim=dim,
+        seed=1,
+    )
 
 
 def _situations(

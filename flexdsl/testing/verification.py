@@ -217,12 +217,15 @@ def _run_backend(run: Run, tally: _Tally) -> None:
     """Output, gradients, laws; while a failing case shrinks, no more than what fails in it."""
     expected = reference(run)
     found = check_forward(run, expected)
-    later = (check_backward, run, expected), (check_laws, run, found, expected.score_size)
-    for stage, (check, *arguments) in enumerate(later, start=1):
+    later: tuple[Callable[[], None], ...] = (
+        lambda: check_backward(run, expected),
+        lambda: check_laws(run, found, expected.score_size),
+    )
+    for stage, check_stage in enumerate(later, start=1):
         if tally.fails_at is not None and tally.fails_at < stage:
             return
         try:
-            check(*arguments)
+            check_stage()
         except Disagreement as why:
             why.stage = stage
             raise
