@@ -10,40 +10,47 @@ from flexdsl.analysis.truth import Judge
 from flexdsl.analysis.values import bind
 from flexdsl.ir import Op, Program, apply, captures_of
 from flexdsl.lints.finding import Finding, place_of
-from flexdsl.lints.sizes import is_bounded, sample_plan
+from flexdsl.lints.sizes import LENGTH, sample_plan
 
 LONG = 2**20  # positions for which a mask without captured tensors is judged
 MANY = 64  # batches and heads
 
 
 def find_constant(program: Program) -> Iterator[Finding]:
-    """A mask that is proven to answer the same for all pairs."""
-    answer = _constant_answer(program)
+    """A mask that answers the same for all pairs that it can be asked about."""
+    if captures_of(program.expr):
+        answer, where = _sampled_answer(program)
+    else:
+        answer, where = _proven_answer(program), ""
     if answer is None:
         return
     yield Finding(
         "always-true" if answer else "always-false",
-        f"{program.name} allows {'every' if answer else 'no'} pair",
+        f"{program.name} allows {'every' if answer else 'no'} pair{where}",
         "no tile is skipped, and attention is dense" if answer else "every row of the output is 0",
         "no mask at all" if answer else "a condition that some pair of positions meets",
         place_of(program, program.expr),
     )
 
 
-def _constant_answer(program: Program) -> bool | None:
-    """What the mask says of every pair, if that is one answer."""
-    if not captures_of(program.expr):
-        ends = {"b": MANY, "h": MANY, "q": LONG, "kv": LONG}
-        box = {n: (np.array([0]), np.array([end - 1])) for n, end in ends.items()}
-        bindings = bind(program.values, program.expr)
-        answers = {True: program.expr, False: apply(Op.NOT, program.expr)}
-        proven = (a for a, e in answers.items() if Judge(e, bindings).truth(box).always.all())
-        return next(proven, None)
+def _proven_answer(program: Program) -> bool | None:
+    """What the mask says of every pair of a million positions, if that is one answer."""
+    ends = {"b": MANY, "h": MANY, "q": LONG, "kv": LONG}
+    box = {n: (np.array([0]), np.array([end - 1])) for n, end in ends.items()}
+    bindings = bind(program.values, program.expr)
+    answers = {True: program.expr, False: apply(Op.NOT, program.expr)}
+    proven = (a for a, e in answers.items() if Judge(e, bindings).truth(box).always.all())
+    return next(proven, None)
+
+
+def _sampled_answer(program: Program) -> tuple[bool | None, str]:
+    """What it says of every pair that captured tensors are long enough for, and how many."""
     plan = sample_plan(program)
-    if plan is None or not is_bounded(program, plan):
-        return None
+    if plan is None or min(plan.q_len, plan.kv_len) == LENGTH:
+        return None, ""
     everything = plan.q_len * plan.kv_len * plan.batch * plan.heads
-    return {0: False, everything: True}.get(plan.pairs)
+    answer = {0: False, everything: True}.get(plan.pairs)
+    return answer, f" of {plan.q_len} queries and {plan.kv_len} keys"
 
 
 def find_empty_rows(program: Program) -> Iterator[Finding]:

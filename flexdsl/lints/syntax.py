@@ -71,7 +71,8 @@ def _in_comparison(
     column = len(encoded[:first].decode()) + shift if text is None else first + shift
     end = len(line) if last is None else len(encoded[:last].decode()) + shift
     span = Span(file, number, column, end, text)
-    for operand in (node.left, *node.comparators):
+    # Between two comparisons: at an end, `x & (x - 1) == 0` means in Python what it looks like.
+    for operand in node.comparators[:-1]:
         if isinstance(operand, ast.BinOp) and type(operand.op) in _BITWISE:
             if _is_parenthesised(operand, line, shift if text is not None else 0):
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import flexdsl as fx
 from flexdsl.cli.main import main
 from flexdsl.lints import lint
 
+ROOT = Path(__file__).parent.parent.parent
 HEAD = """
 import numpy as np
 import torch
@@ -47,6 +49,7 @@ FINE = [
     "return q >= kv and q - kv < window",
     "return q >= kv and q - kv <= w",
     "return abs(q - kv) <= window",
+    "return (q - kv) & (q - kv - 1) == 0 or q == kv",
     "return q >= (kv & 7) and -1 < q - kv < 5",
     "return (q % 2 == kv % 2) == (q >= kv) or q == kv",
     "return flags[q] == flags[kv] and (q >= kv)",
@@ -105,6 +108,14 @@ def test_errors_do_not_hide_the_mods_after_them(tmp_path):
     assert check(tmp_path / "none.py", "").exit_code == 0
     missing = CliRunner().invoke(main, ["check", str(tmp_path / "missing.py")])
     assert missing.exit_code == 2 and "FX201: there is no file" in missing.output
+
+
+def test_the_library_has_empty_rows_and_arrays_at_most():
+    drawn = runpy.run_path(str(ROOT / "examples" / "gallery.py"))["MASKS"]
+    mods = [v[0] if isinstance(v, tuple) else v for v in drawn.values()]
+    mods += [fx.stdlib.alibi(8), fx.stdlib.softcap(30.0), fx.stdlib.alibi_bidirectional(8)]
+    found = {finding.name for mod in mods for finding in lint(mod.program)}
+    assert found == {"empty-rows", "copied-array"}
 
 
 def test_a_mod_of_text_without_its_tensors_is_looked_at_as_far_as_it_goes():
