@@ -71,14 +71,7 @@ class Run:
     @cached_property
     def placed(self) -> Subject:
         """The subject with its captures where the tensors are; itself where they are already."""
-        return self.place(self.subject)
-
-    def place(self, subject: Subject) -> Subject:
-        """A subject with its captures where the tensors are."""
-        captures = subject.captures
-        away = {n: v for n, v in captures.items() if torch.as_tensor(v).device != self.device}
-        moved = {n: torch.as_tensor(v, device=self.device) for n, v in away.items()}
-        return subject.with_values(moved) if moved else subject
+        return self.subject.on(self.device)
 
     def call(
         self, subject: Subject, mask: Any, q: Tensor, k: Tensor, v: Tensor, **how: Any

@@ -105,7 +105,8 @@ def _check_permutation(run: Run, found: Pair, score_size: float) -> None:
         q, k, v = (x.clone() for x in run.inputs)
         q[:, :, : high - low] = run.inputs[0][:, :, rows]
         k[:, :, low:high], v[:, :, low:high] = (x[:, :, order] for x in run.inputs[1:])
-        moved = run.call(run.place(permuted), run.place(permuted).mask, q, k, v)
+        placed = permuted.on(run.device)
+        moved = run.call(placed, placed.mask, q, k, v)
         whole = found[0].clone(), found[1].clone()
         for x, y in zip(whole, found, strict=True):
             x[:, :, : high - low] = y[:, :, rows]

@@ -72,6 +72,7 @@ def measure(subject: Subject, backend: Backend, limits: Limits) -> list[Accuracy
         BackendError: the backend cannot run here.
     """
     found = []
+    subject = subject.on(backend.device)
     for dtype in backend.dtypes:
         for situation, case, modified in _situations(subject, limits, backend):
             case = replace(case, dtype=dtype)

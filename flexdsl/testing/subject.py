@@ -88,6 +88,13 @@ class Subject:
         tensors = {n: torch.as_tensor(values[n], device=device).detach().clone() for n in names}
         return {n: t for n, t in tensors.items() if t.is_floating_point()}
 
+    def on(self, device: torch.device) -> Subject:
+        """The subject with its captures on `device`; itself where they are there already."""
+        captures = self.captures
+        away = {n: v for n, v in captures.items() if torch.as_tensor(v).device != device}
+        moved = {n: torch.as_tensor(v, device=device) for n, v in away.items()}
+        return self.with_values(moved) if moved else self
+
     def with_values(self, values: Mapping[str, Any], varied: bool = False) -> Subject:
         """The same expressions with other captured tensors or numbers, given by name.
 
