@@ -102,7 +102,8 @@ def _seen(value: Any, depth: int) -> Any:
     if isinstance(value, _PLAIN):
         return type(value), repr(value)
     if isinstance(value, torch.Tensor):
-        return id(value), value._version
+        # Inference tensors count no versions, and cannot be written to in place outside of it.
+        return id(value), None if value.is_inference() else value._version
     if isinstance(value, np.ndarray):
         return value.shape, hash(value.tobytes())
     if depth == 0:

@@ -294,19 +294,47 @@ def test_a_planted_fault_is_found(plant, monkeypatch):
 
 # --- faults of generated kernels, under the interpreter or on the GPU -------------------------
 
-KERNEL_FAULTS = {
-    "no rescale": ("rescale = tl.exp2(", "rescale = 1.0 + 0.0 * tl.exp2("),
-    "loop ends early": ("tl.range(full_stop, stop)", "tl.range(full_stop, stop - 1)"),
-    "full tiles end late": ("full_start, tl.minimum(tl.max", "full_start, 1 + tl.minimum(tl.max"),
-    "mask not applied": ("tl.where(allowed & ", "tl.where("),
-    "other head": ("kv_head = h // group", "kv_head = (heads - 1 - h) // group"),
-}
 WINDOW_OF_100 = "q >= kv and q - kv < 100"
-# The interpreter is slow, and these show with few rows, too.
-FEW_ROWS = {
-    "other head": (WINDOW_OF_100, {"q_len": 5, "kv_len": 7}),
-    "no rescale": ("kv % 5 != 3", {"q_len": 2, "heads": 1}),
+SMALL = {"q_len": 5, "kv_len": 7}  # the interpreter is slow, and these show with few rows, too
+# The text of a kernel, what becomes of it; the mask and the sizes that it is looked for with.
+KERNEL_FAULTS = {
+    "no rescale": (Phase.FORWARD, "rescale = tl.exp2(", "rescale = 1.0 + 0.0 * tl.exp2("),
+    "loop ends early": (
+        Phase.FORWARD,
+        "tl.range(full_stop, stop)",
+        "tl.range(full_stop, stop - 1)",
+    ),
+    "full tiles end late": (
+        Phase.FORWARD,
+        "full_start, tl.minimum(tl.max",
+        "full_start, 1 + tl.minimum(tl.max",
+    ),
+    "mask not applied": (Phase.FORWARD, "tl.where(allowed & ", "tl.where("),
+    "other head": (Phase.FORWARD, "kv_head = h // group", "kv_head = (heads - 1 - h) // group"),
+    "backward: other head": (
+        Phase.BACKWARD_QUERY,
+        "kv_head = h // group",
+        "kv_head = (heads - 1 - h) // group",
+    ),
+    "backward: a head of the group is lost": (
+        Phase.BACKWARD_KEY,
+        "in range(0, group)",
+        "in range(0, tl.maximum(1, group - 1))",
+    ),
+    "backward: partial tiles are lost": (
+        Phase.BACKWARD_KEY,
+        "in tl.range(0, masked_count_2)",
+        "in tl.range(1, masked_count_2)",
+    ),
+    "backward: no delta": (
+        Phase.BACKWARD_QUERY,
+        "weights * (d_weights - delta_of_row)",
+        "weights * d_weights",
+    ),
 }
+FEW_ROWS = {"no rescale": ("kv % 5 != 3", {"q_len": 2, "heads": 1})}
+FEW_ROWS |= {name: (WINDOW_OF_100, SMALL) for name in KERNEL_FAULTS if name.startswith("back")}
+FEW_ROWS["other head"] = WINDOW_OF_100, SMALL
 
 
 @pytest.fixture
@@ -319,14 +347,15 @@ def new_kernels(monkeypatch):
 
 @pytest.mark.parametrize("fault", KERNEL_FAULTS)
 def test_a_fault_in_the_text_of_a_kernel_is_found(fault, new_kernels, monkeypatch):
-    right, (old, new) = new_kernels.GENERATORS[Phase.FORWARD, Language.TRITON], KERNEL_FAULTS[fault]
+    phase, old, new = KERNEL_FAULTS[fault]
+    right = new_kernels.GENERATORS[phase, Language.TRITON]
 
     def wrong(spec):
         kernel = right(spec)
         assert old in kernel.source
         return replace(kernel, source=kernel.source.replace(old, new))
 
-    monkeypatch.setitem(new_kernels.GENERATORS, (Phase.FORWARD, Language.TRITON), wrong)
+    monkeypatch.setitem(new_kernels.GENERATORS, (phase, Language.TRITON), wrong)
     mask, sizes = FEW_ROWS.get(fault, (WINDOW_OF_100, {}))
     assert "on backend 'triton'" in found(mask, backend="triton", **sizes)
 
