@@ -19,7 +19,8 @@ kernel for it, and runs that on a GPU or, where there is none, on the CPU.
 
 Rooms, each importing only those before it, which a test holds:
 
-    errors, ir, frontend | analysis, codegen, mod, plans, runtime, aot, lints, testing | bench, cli
+    errors, ir, frontend | analysis, codegen, bundle, mod, plans, runtime, aot, lints, testing
+    | bench, cli, docs
 
 This file holds names only: each is imported from its room when it is first used, so that
 `import flexdsl` is quick and loads no tensor library.
@@ -33,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flexdsl import errors as errors
     from flexdsl import stdlib as stdlib
+    from flexdsl.aot import build as build
     from flexdsl.errors import FlexdslError as FlexdslError
     from flexdsl.frontend.functions import abs as abs
     from flexdsl.frontend.functions import cos as cos
@@ -60,7 +62,10 @@ if TYPE_CHECKING:
     from flexdsl.plans import plan as plan
     from flexdsl.runtime.attention import attention as attention
     from flexdsl.runtime.explain import explain as explain
+    from flexdsl.runtime.loaded import load as load
     from flexdsl.testing import verify as verify
+    from flexdsl.variants import Variant as Variant
+    from flexdsl.variants import variant as variant
 
 __version__ = "0.1.0"
 
@@ -69,15 +74,18 @@ _HOMES = {
     "BlockPlan": "flexdsl.plans",
     "FlexdslError": "flexdsl.errors",
     "Mod": "flexdsl.mod",
+    "Variant": "flexdsl.variants",
     "abs": "flexdsl.frontend.functions",
     "and_masks": "flexdsl.mod",
     "attention": "flexdsl.runtime.attention",
+    "build": "flexdsl.aot",
     "cos": "flexdsl.frontend.functions",
     "errors": "",
     "exp": "flexdsl.frontend.functions",
     "exp2": "flexdsl.frontend.functions",
     "explain": "flexdsl.runtime.explain",
     "floor": "flexdsl.frontend.functions",
+    "load": "flexdsl.runtime.loaded",
     "log": "flexdsl.frontend.functions",
     "log2": "flexdsl.frontend.functions",
     "mask_mod": "flexdsl.mod",
@@ -94,6 +102,7 @@ _HOMES = {
     "sqrt": "flexdsl.frontend.functions",
     "stdlib": "",
     "tanh": "flexdsl.frontend.functions",
+    "variant": "flexdsl.variants",
     "verify": "flexdsl.testing",
     "where": "flexdsl.frontend.functions",
 }

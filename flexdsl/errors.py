@@ -111,6 +111,10 @@ class CostWarning(UserWarning):
     """A plan needs far more work or memory than most: no proof decides the mask on its tiles."""
 
 
+class BundleWarning(UserWarning):
+    """No bundle of FLEXDSL_BUNDLES has a kernel: it is compiled."""
+
+
 class TypeMismatchError(FlexdslError, TypeError):
     """An operation was applied to values of types that it does not take."""
 
@@ -181,6 +185,12 @@ class TargetError(FlexdslError, ValueError):
     """A compilation target that does not exist or is not supported."""
 
     code = "FX301"
+
+
+class BundleError(FlexdslError, ValueError):
+    """A bundle cannot be built, read, or used for this call."""
+
+    code = "FX302"
 
 
 class VerificationError(FlexdslError, AssertionError):

@@ -7,14 +7,14 @@ no analysis and runs nothing itself.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import reduce
 from itertools import count
 from typing import Any
 from weakref import WeakSet, WeakValueDictionary
 
 from flexdsl.errors import KindError
-from flexdsl.frontend import inline, parse_program, trace
+from flexdsl.frontend import Traced, inline, parse_program
 from flexdsl.frontend.symbolic import Symbolic
 from flexdsl.frontend.trace import ARGUMENTS, check_signature, function_name
 from flexdsl.ir import Expr, Kind, Op, Program, combine, rename_apart
@@ -68,8 +68,8 @@ class Mod:
     def program(self) -> Program:
         """The program with the values captured *now*.
 
-        The function is traced anew, so that a changed global or attribute is never missed; the
-        kernel and the plan are found again by the expression, which is the same node.
+        It is the same object while everything that the function reads stays as it was, and traced
+        anew otherwise (`frontend/watch.py`), so that a changed global or attribute is never missed.
         """
         return self._make()
 
@@ -196,18 +196,20 @@ def from_function(function: Callable[..., Any], kind: Kind, name: str | None = N
     _check_outside_graphs(name or kind.value)
     check_signature(function, kind)
     name = name or function_name(function)
+    traced = Traced(function, kind, name)
     uses_tensors: list[bool] = []
 
     def call(*args: Any) -> Any:
         if not uses_tensors:
-            uses_tensors.append(trace(function, kind, name).tensor_style)
+            uses_tensors.append(traced().tensor_style)
         if not uses_tensors[0]:
             return function(*args)
         torch = sys.modules["torch"]
         floats = {float: torch.float64, int: torch.int64}
         return function(*(torch.tensor(a, dtype=floats.get(type(a))) for a in args)).item()
 
-    return Mod(kind, name, lambda: trace(function, kind, name), call)
+    # A function of its own: torch.compile knows functions by their code, other objects by identity.
+    return Mod(kind, name, lambda: traced(), call)
 
 
 def mask_mod(function: Callable[..., Any]) -> Mod:
@@ -292,11 +294,39 @@ def _combined(op: Op, *mods: Mod) -> Mod:
                 return any(m(*args) for m in mods)
         return not mods[0](*args)
 
-    def make() -> Program:
-        known: dict[int, Program] = {}
-        return combine(op, tuple(_program(m, known) for m in mods), name)
+    combination = Combination(op, mods, name)
+    return Mod(Kind.MASK, name, lambda: combination(), call, (op, mods))
 
-    return Mod(Kind.MASK, name, make, call, (op, mods))
+
+class Combination:
+    """The program of a combination: made anew where that of a mod in it is another by now.
+
+    Args:
+        op: AND, OR, or NOT of one.
+        mods: what it combines; these may be combinations again.
+    """
+
+    def __init__(self, op: Op, mods: tuple[Mod, ...], name: str) -> None:
+        self.mods, self._op, self._name = mods, op, name
+        self._known: tuple[tuple[Program, ...], Program] | None = None
+
+    def __call__(self) -> Program:
+        """The program: the same object while those of all mods in it are the same."""
+        programs = tuple(m.program for m in _leaves(self.mods))
+        known = self._known
+        if known is None or any(a is not b for a, b in zip(known[0], programs, strict=True)):
+            apart: dict[int, Program] = {}
+            parts = tuple(_program(m, apart) for m in self.mods)
+            self._known = known = programs, combine(self._op, parts, self._name)
+        return known[1]
+
+
+def _leaves(mods: tuple[Mod, ...]) -> Iterator[Mod]:
+    for mod in mods:
+        if mod._parts is None:
+            yield mod
+        else:
+            yield from _leaves(mod._parts[1])
 
 
 def _program(mod: Mod, known: dict[int, Program]) -> Program:

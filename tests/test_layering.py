@@ -30,20 +30,35 @@ ALLOWED = {
     "frontend": LOW,
     "analysis": LOW,
     "codegen": LOW | {"analysis"},
+    "bundle": MIDDLE,
     "mod": MIDDLE,
+    "variants": LOW | {"mod"},
     "plans": MIDDLE | {"mod"},
-    "runtime": MIDDLE | {"mod"},
-    "aot": MIDDLE | {"mod", "runtime"},
+    "runtime": MIDDLE | {"bundle", "mod"},
+    "aot": MIDDLE | {"bundle", "mod", "variants", "runtime", "public"},
     "lints": LOW | {"analysis"},
     "testing": MIDDLE | {"mod", "plans", "runtime", "aot", "public"},
     "pytest_plugin": {"errors", "testing"},
     "bench": MIDDLE | {"mod", "plans", "runtime", "aot", "public"},
     "cli": MIDDLE
-    | {"mod", "plans", "runtime", "aot", "lints", "testing", "bench", "stdlib", "public"},
+    | {
+        "bundle",
+        "mod",
+        "variants",
+        "plans",
+        "runtime",
+        "aot",
+        "lints",
+        "testing",
+        "bench",
+        "stdlib",
+        "public",
+    },
     "docs": {"stdlib", "public"},
     "stdlib": {"errors", "public"},
     # Only for type checkers: the names are found when they are used.
-    "public": MIDDLE | {"mod", "plans", "runtime", "aot", "testing", "stdlib", "public"},
+    "public": MIDDLE
+    | {"mod", "variants", "plans", "runtime", "aot", "testing", "stdlib", "public"},
 }
 TENSORS = {"torch", "triton"}
 MAY_IMPORT_TENSORS = {"plans", "runtime", "aot", "testing", "bench", "cli"}

@@ -29,7 +29,7 @@ def test_commands_exist():
     from flexdsl.cli.main import main
 
     named = set(re.findall(r"flexdsl ([a-z]+)", README)) & set(main.list_commands(None))
-    assert named >= {"bench", "check", "demo", "doctor", "plan", "show", "verify"}
+    assert named >= {"bench", "build", "check", "demo", "doctor", "plan", "show", "verify"}
     for name in named:
         result = CliRunner().invoke(main, [name, "--help"])
         assert result.exit_code == 0, result.output

@@ -38,7 +38,7 @@ from .module import (
     write_partitions,
 )
 from .query_sums import ADD_QUERY_SUMS, PART
-from .schedule import Schedule, end_of_tiles, write_schedule
+from .schedule import Schedule, Walk, end_of_tiles, write_schedule
 
 GROUPS = 2
 _ROWS: Mapping[str, int | str] = {
@@ -219,10 +219,10 @@ def _write_consumer(body: Block, spec: KernelSpec, schedule: Schedule, lowering:
     body.line("mbarrier.wait(value_ready.index(0), 0)")
     body.line("\n# The first tile.")
     body.line("q_tile = first_tile\nstep = 0")
-    _write_step(body, spec, True, True, lowering, scope)
+    _write_step(body, spec, None, lowering, scope)
     body.line("before = q_tile")
     for loop in schedule.loops(body):
-        _write_step(loop.body, spec, loop.masked, False, lowering, scope)
+        _write_step(loop.body, spec, loop, lowering, scope)
         loop.body.line("before = q_tile")
     body.line("\n# What the last tile gives to dQ.")
     body.line("d_key_tile = warpgroup_mma_wait(0, deps=[d_key_tile])")
@@ -246,10 +246,14 @@ def _write_layouts(body: Block, dim: int) -> None:
 
 
 def _write_step(
-    body: Block, spec: KernelSpec, masked: bool, first: bool, lowering: Lowering, outer: Scope
+    body: Block, spec: KernelSpec, loop: Walk | None, lowering: Lowering, outer: Scope
 ) -> None:
-    """Write the work of one tile, and in all but the first dQ of the tile before."""
-    dim = spec.head_dim
+    """Write the work of one tile, and in all but the first dQ of the tile before.
+
+    Args:
+        loop: what `body` is of; None for the first tile.
+    """
+    dim, first, masked = spec.head_dim, loop is None, loop is None or loop.masked
     places = _D_OUT_STAGES[dim]
     body.line("stage = step % STAGES")
     body.line("mbarrier.wait(query_ready.index(stage), step // STAGES & 1)")
@@ -257,7 +261,10 @@ def _write_step(
     queries = matrix("query", 0, "stage", "BLOCK_M", dim)
     start = "zero, use_acc=False, is_async=True"
     body.line(f"scores = warpgroup_mma({keys}, {queries}.permute((1, 0)), {start})")
-    early = _write_loads(body, spec, masked, lowering, outer)
+    loads = _loads_of_rows(spec, masked)
+    early = _write_loads(body, spec, loads, "q_tile", "", lowering, outer) if loop is None else {}
+    if loop is not None and loads:
+        early = _write_loads(loop.before, spec, loads, loop.first, "_ahead", lowering, outer)
     if not first:
         body.line("d_key_tile = warpgroup_mma_wait(1, deps=[d_key_tile])")
         body.line("d_key_tile = warpgroup_mma_init(d_key_tile)")
@@ -278,6 +285,8 @@ def _write_step(
     body.line("d_scores_tiles.index(stage_s * 2 + GROUP).store(d_scores)")
     body.line("fence_async_shared()")
     body.line("mbarrier.arrive(d_scores_ready.index(stage_s), count=1)")
+    if loop is not None and loads:
+        _write_next_loads(body, spec, loads, loop, early, lowering, outer)
     if not first:
         body.line("other = (step - 1) % 2")
         body.line("mbarrier.wait(d_scores_ready.index(other), (step - 1) // 2 & 1)")
@@ -314,31 +323,65 @@ def _write_start_query(body: Block, dim: int) -> None:
         body.line(f"d_query_tile = {product}")
 
 
+def _loads_of_rows(spec: KernelSpec, masked: bool) -> list[Expr]:
+    """What is loaded for each row of a tile, whatever the key."""
+    programs = [spec.score, spec.mask if masked else None]
+    nodes = walk(*(p.expr for p in programs if p is not None))
+    loads = [n for n in nodes if n.op is Op.LOAD and "q" in n.variables]
+    return [n for n in loads if not n.variables & {"kv", "score"}]
+
+
 def _write_loads(
-    body: Block, spec: KernelSpec, masked: bool, lowering: Lowering, outer: Scope
+    block: Block,
+    spec: KernelSpec,
+    loads: list[Expr],
+    tile: str,
+    suffix: str,
+    lowering: Lowering,
+    outer: Scope,
 ) -> dict[Expr, Text]:
-    """Write what is loaded for each row of the tile: it takes long, and runs beside a product.
+    """Write `loads` for the rows of a query tile.
+
+    Args:
+        tile: its source.
+        suffix: of the names of its rows.
 
     Returns:
         The source of each load.
     """
-    programs = [spec.score, spec.mask if masked else None]
-    nodes = walk(*(p.expr for p in programs if p is not None))
-    loads = [n for n in nodes if n.op is Op.LOAD and "q" in n.variables]
-    loads = [n for n in loads if not n.variables & {"kv", "score"}]
     if not loads:
         return {}
-    scope = tile_scope(body, outer, "q")
-    _write_rows(scope.block, spec)
+    variables = {**outer.variables, "q": f"q{suffix}"}
+    scope = Scope(block.block(), outer, variables)
+    _write_rows(scope.block, spec, tile, suffix)
     lowering.lower(loads, scope)
     return {n: scope.known[n] for n in loads}
 
 
-def _write_rows(block: Block, spec: KernelSpec) -> None:
-    """Write the positions of the tile's rows."""
-    block.line("row = (q_tile * BLOCK_M + gl.arange(0, BLOCK_M, ROWS))[None, :]")
-    clipped = "gl.minimum(row, q_len - 1)" if loads_at("q", spec) else "row"
-    block.line(f"q = q_offset + {clipped}")
+def _write_next_loads(
+    body: Block,
+    spec: KernelSpec,
+    loads: list[Expr],
+    loop: Walk,
+    names: dict[Expr, Text],
+    lowering: Lowering,
+    outer: Scope,
+) -> None:
+    """Write the loads of the tile after this one, into the variables that this one's are in.
+
+    They stand before this tile's atomics, behind which they would wait in the memory's queue.
+    """
+    following = _write_loads(body, spec, loads, loop.following, "_ahead", lowering, outer)
+    for node in loads:
+        body.line(f"{names[node][0]} = {following[node][0]}")
+
+
+def _write_rows(block: Block, spec: KernelSpec, tile: str = "q_tile", suffix: str = "") -> None:
+    """Write the positions of a tile's rows."""
+    start = f"{tile} * BLOCK_M" if tile.isidentifier() else f"({tile}) * BLOCK_M"
+    block.line(f"row{suffix} = ({start} + gl.arange(0, BLOCK_M, ROWS))[None, :]")
+    clipped = f"gl.minimum(row{suffix}, q_len - 1)" if loads_at("q", spec) else f"row{suffix}"
+    block.line(f"q{suffix} = q_offset + {clipped}")
 
 
 def _write_weights(
@@ -357,7 +400,7 @@ def _write_weights(
     scope, log2 = tile_scope(body, outer, "q"), "scale"
     scope.known.update(early)
     slope = "1.0"
-    if not early and (masked or spec.score is not None):
+    if masked or spec.score is not None:
         _write_rows(scope.block, spec)
     if spec.score is not None:
         score = spec.score.expr

@@ -5,9 +5,9 @@ both know a tile's place in shared memory. Step 0 stands before the loops and is
 so that a loop begins with work under way. A program without any tile takes one whose pairs are all
 masked away.
 
-With one loop masked tiles come first: a mask of nothing but the end of the keys is then no matter
-of the loop. With two loops full tiles do: the loop that starts at 1 has its count in uniform
-registers.
+With one loop, and from a table, masked tiles come first: step 0 is then one of them where there are
+any, and a mask of nothing but the end of the keys is no matter of the loop. With two loops from
+formulas full tiles do: the loop that starts at 1 has its count in uniform registers.
 """
 
 from __future__ import annotations
@@ -17,9 +17,28 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ..kernel import KernelSpec, Role
-from ..loops import Axis, Loop, Segment, write_segments
+from ..loops import Axis, Segment, write_segments
 from ..lower import Lowering, Scope
 from ..writer import Block
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """A loop over tiles one after the other.
+
+    Attributes:
+        body: where the work of a tile goes.
+        masked: the mask and the end of the axis are to be looked at.
+        before: where goes what is done once before the loop.
+        first, following: sources of the first tile, and in the body of the one after the tile at
+            hand; of the last one any number, not a tile.
+    """
+
+    body: Block
+    masked: bool
+    before: Block
+    first: str
+    following: str
 
 
 @dataclass(frozen=True)
@@ -48,7 +67,7 @@ class Schedule:
         raise NotImplementedError
         yield block
 
-    def loops(self, block: Block) -> Iterator[Loop]:
+    def loops(self, block: Block) -> Iterator[Walk]:
         """Write the same as two loops, one for masked and one for full tiles."""
         raise NotImplementedError
 
@@ -75,14 +94,21 @@ class _Counted(Schedule):
 
     @contextmanager
     def loop(self, block: Block) -> Iterator[Block]:
-        yield from self._loop("1", "last_step + 1", block)
+        with self._loop("1", "last_step + 1", block) as body:
+            yield body
 
-    def loops(self, block: Block) -> Iterator[Loop]:
-        for body in self._loop("1", self.full_count, block):
-            yield Loop(body, False)
-        for body in self._loop(f"gl.maximum({self.full_count}, 1)", "last_step + 1", block):
-            yield Loop(body, True)
+    def loops(self, block: Block) -> Iterator[Walk]:
+        after_full = f"gl.maximum({self.full_count}, 1)"
+        following = _tile_at("(step + 1)", self.spans)
+        for start, stop, masked in (
+            ("1", self.full_count, False),
+            (after_full, "last_step + 1", True),
+        ):
+            before, first = block.block(), _tile_at(start, self.spans)
+            with self._loop(start, stop, block) as body:
+                yield Walk(body, masked, before, first, following)
 
+    @contextmanager
     def _loop(self, start: str, stop: str, block: Block) -> Iterator[Block]:
         with block.indented(f"for step in range({start}, {stop}):") as body:
             body.line(f"{self.axis.tile} = {_tile_at('step', self.spans)}")
@@ -102,25 +128,32 @@ def _tile_at(step: str, spans: tuple[_Span, ...]) -> str:
 
 @dataclass(frozen=True)
 class _Runs(Schedule):
-    """From a table: its runs as they stand there."""
+    """From a table: its masked runs, then its full ones, so that the first tile is a masked one."""
 
     @contextmanager
     def loop(self, block: Block) -> Iterator[Block]:
-        yield from self._loop("first_run", "last_run", block)
+        with block.indented("for turn in range(first_run, last_run):") as runs:
+            runs.line("run = turn + (full_end - first_run)")
+            runs.line("run = gl.where(run < last_run, run, run - (last_run - first_run))")
+            with self._tiles(runs) as tile:
+                yield tile.body
 
-    def loops(self, block: Block) -> Iterator[Loop]:
-        for body in self._loop("first_run", "full_end", block):
-            yield Loop(body, False)
-        for body in self._loop("full_end", "last_run", block):
-            yield Loop(body, True)
+    def loops(self, block: Block) -> Iterator[Walk]:
+        orders = ("full_end", "last_run", True), ("first_run", "full_end", False)
+        for start, stop, masked in orders:
+            with (
+                block.indented(f"for run in range({start}, {stop}):") as runs,
+                self._tiles(runs, masked) as tile,
+            ):
+                yield tile
 
-    def _loop(self, start: str, stop: str, block: Block) -> Iterator[Block]:
-        with block.indented(f"for run in range({start}, {stop}):") as runs:
-            runs.line("run_start = gl.load(starts + run) + (run == first_run).to(gl.int32)")
-            header = f"for {self.axis.tile} in range(run_start, gl.load(stops + run)):"
-            with runs.indented(header) as body:
-                body.line("step += 1")
-                yield body
+    @contextmanager
+    def _tiles(self, runs: Block, masked: bool = False) -> Iterator[Walk]:
+        runs.line("run_start = gl.load(starts + run) + (run == leading_run).to(gl.int32)")
+        before, tile = runs.block(), self.axis.tile
+        with runs.indented(f"for {tile} in range(run_start, gl.load(stops + run)):") as body:
+            body.line("step += 1")
+            yield Walk(body, masked, before, "run_start", f"{tile} + 1")
 
 
 def write_schedule(
@@ -184,6 +217,9 @@ def _write_runs(axis: Axis, lowering: Lowering, scope: Scope, all_masked: str) -
     block.line(f"last_run = gl.load({table[0]} + row_of_runs + 1)")
     if all_masked:
         block.line(f"full_end = gl.where({all_masked}, first_run, full_end)")
-    block.line(f"first_tile = gl.load({table[2]} + first_run, mask=first_run < last_run, other=0)")
-    handed = ("first_run", "full_end", "last_run", "first_tile", *table[2:])
+    block.line("leading_run = gl.where(full_end < last_run, full_end, first_run)")
+    block.line(
+        f"first_tile = gl.load({table[2]} + leading_run, mask=first_run < last_run, other=0)"
+    )
+    handed = ("first_run", "full_end", "last_run", "leading_run", "first_tile", *table[2:])
     return _Runs(handed, axis, "step", "run >= full_end")

@@ -43,6 +43,12 @@ class Interval:
     live_upper: Expr
 
     @property
+    def ends(self) -> tuple[Expr, ...]:
+        """All six, in the order of the fields."""
+        outer = self.lower, self.upper, self.live_lower, self.full_lower
+        return *outer, self.full_upper, self.live_upper
+
+    @property
     def by_rows(self) -> bool:
         """Are the bounds of a tile to be found from those of its rows?"""
         return not {"q", "kv"}.isdisjoint(self.full_lower.variables | self.full_upper.variables)

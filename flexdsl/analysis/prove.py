@@ -79,9 +79,8 @@ class Prover:
     @cached_property
     def timeless(self) -> Prover:
         """Proves the same of any contents of the captured tensors."""
-        return Prover(
-            self.outer, self.grid, Bindings(self.bindings.numbers, Arrays({})), self.forms
-        )
+        bindings = Bindings(self.bindings.numbers, Arrays({}), self.bindings.ranges)
+        return Prover(self.outer, self.grid, bindings, self.forms)
 
     def always(self, condition: Expr) -> bool:
         """Is the condition proven for every outer position, b and h?"""

@@ -134,6 +134,10 @@ class Judge:
                 return [], lambda known, box: value
             case Op.VAR:
                 return [], partial(_variable_step, str(node.attribute))
+            case Op.PARAM:
+                low, high = self.bindings.ranges[str(node.attribute)]
+                anywhere = index_interval(low, high, max(abs(low), abs(high)))
+                return [], lambda known, box: anywhere
             case Op.LOAD:
                 return list(node.args), partial(_load_step, node, self.bindings)
             case _:

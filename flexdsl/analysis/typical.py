@@ -6,11 +6,15 @@ Whether a call's own plan is a closed form is decided anew for its lengths, in `
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
 from flexdsl.analysis.closed_form import ClosedForm, Declined
 from flexdsl.analysis.grid import Grid
 from flexdsl.analysis.prove import Prover
 from flexdsl.analysis.tile_bounds import derive
-from flexdsl.analysis.values import bind
+from flexdsl.analysis.values import bind_ranges
 from flexdsl.ir import Op, Program, const, walk
 
 LENGTH = 2**20
@@ -23,18 +27,70 @@ def typical_closed_form(mask: Program | None, inner: str = "kv") -> ClosedForm |
     Args:
         inner: the variable that the intervals are of: "kv" or "q".
     """
+    return _derived(mask, inner, {})
+
+
+def _derived(
+    mask: Program | None, inner: str, ranges: Mapping[str, tuple[int, int]]
+) -> ClosedForm | None:
+    """The closed form with each parameter in its range, or of the value that it has now."""
     expr = const(True) if mask is None else mask.expr
     values = {} if mask is None else mask.values
     loads = [n for n in walk(expr) if n.op is Op.LOAD]
-    outer = "q" if inner == "kv" else "kv"
     if any(not n.variables <= {"b", "h"} for n in loads):
         return None  # its runs depend on contents, which are not known either
-    lengths = [n for v in values.values() for n in getattr(v, "shape", ())]
-    batch, heads = (min([limit, *lengths]) for limit in (BATCH, HEADS))
-    grid = Grid(LENGTH, LENGTH, (128, 128), 0, batch, heads)
+    grid = Grid(LENGTH, LENGTH, (128, 128), 0, *_axes(values))
+    prover = Prover("q" if inner == "kv" else "kv", grid, bind_ranges(values, ranges, expr))
     try:
-        form = derive(expr, inner, Prover(outer, grid, bind(values, expr)))
+        form = derive(expr, inner, prover)
     except Declined:
         return None
     # Whether bounds by rows are exact depends on the lengths.
     return None if any(interval.by_rows for interval in form.intervals) else form
+
+
+def _axes(values: Mapping[str, Any]) -> tuple[int, int]:
+    """Batches and heads that are told apart."""
+    lengths = [n for v in values.values() for n in getattr(v, "shape", ())]
+    return min([BATCH, *lengths]), min([HEADS, *lengths])
+
+
+@dataclass(frozen=True)
+class Proven:
+    """A closed form with the calls that it is proven for.
+
+    Attributes:
+        form: the closed form.
+        ranges: least and largest value, both inclusive, of each integer parameter of the mask.
+        heads: heads and batches that it is proven for, where the mask tells them apart.
+    """
+
+    form: ClosedForm
+    ranges: dict[str, tuple[int, int]]
+    batch: int
+    heads: int
+
+
+# What an integer parameter may be, tried in this order; most windows have any length but 0, and a
+# product of 64 heads has no room for the largest.
+_CANDIDATES = tuple((low, most) for most in (2**30, 2**20) for low in (-most, 0, 1))
+
+
+def proven_form(mask: Program | None, inner: str = "kv") -> Proven | None:
+    """The closed form of `typical_closed_form`, and the parameters for which it is the same one.
+
+    Each integer parameter is proven for as wide a range as there is a proof for; the value that it
+    has now is in it. A proof knows nothing of them but their ranges: it covers every combination.
+    """
+    form = typical_closed_form(mask, inner)
+    if form is None:
+        return None
+    values = {} if mask is None else mask.values
+    ranges = {n: (v, v) for n, v in values.items() if isinstance(v, int)}
+    for name, value in ranges.items():
+        for low, high in _CANDIDATES:
+            wider = {**ranges, name: (low, high)}
+            if low <= value[0] <= high and _derived(mask, inner, wider) == form:
+                ranges = wider
+                break
+    return Proven(form, ranges, *_axes(values))

@@ -66,10 +66,12 @@ class Bindings:
     Attributes:
         numbers: the number of each parameter, by name.
         arrays: the array of each capture, by name.
+        ranges: least and largest value of each parameter of which no number is known, by name.
     """
 
     numbers: Mapping[str, int | float]
     arrays: Arrays
+    ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
     _tables: dict[str, RangeTable] = field(default_factory=dict[str, RangeTable])
 
     @property
@@ -90,17 +92,33 @@ def bind(values: Mapping[str, Any], *exprs: Expr) -> Bindings:
     Raises:
         CaptureError: a parameter or a capture has no value, or its rank is another one.
     """
+    return bind_ranges(values, {}, *exprs)
+
+
+def bind_ranges(
+    values: Mapping[str, Any], ranges: Mapping[str, tuple[int, int]], *exprs: Expr
+) -> Bindings:
+    """The values that `exprs` need, where of some parameters only a range is known.
+
+    Args:
+        ranges: least and largest value of such integer parameters, by name.
+
+    Raises:
+        CaptureError: a parameter or a capture has no value, or its rank is another one.
+    """
     numbers: dict[str, int | float] = {}
     tensors: dict[str, Any] = {}
     for expr in exprs:
         for node in params_of(expr):
             name = str(node.attribute)
+            if name in ranges:
+                continue
             number = _value(values, name)
             numbers[name] = int(number) if node.type is Type.INDEX else float(number)
         for capture in captures_of(expr):
             if capture.name not in tensors:
                 tensors[capture.name] = _tensor(values, capture)
-    return Bindings(numbers, Arrays(tensors))
+    return Bindings(numbers, Arrays(tensors), ranges)
 
 
 def _value(values: Mapping[str, Any], name: str) -> Any:
@@ -141,8 +159,8 @@ def substitute(expr: Expr, new: Mapping[Expr, Expr]) -> Expr:
 
 
 def specialise(expr: Expr, bindings: Bindings) -> Expr:
-    """`expr` with the parameters' numbers in it as constants."""
-    params = params_of(expr)
+    """`expr` with the parameters' numbers in it as constants, as far as they are known."""
+    params = (p for p in params_of(expr) if str(p.attribute) not in bindings.ranges)
     numbers = {p: const(bindings.numbers[str(p.attribute)]) for p in params}
     return substitute(expr, numbers) if numbers else expr
 

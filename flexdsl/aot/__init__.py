@@ -1,12 +1,24 @@
-"""Ahead of time: machine code for a GPU that is not there.
+"""Ahead of time: machine code for GPUs that are not there, and bundles of it.
 
-    mods --codegen.unbound--> Kernel --compile--> Compiled
+    mods, targets --specs--> Job --pool, worker, compile--> Compiled --interface--> Code
+        --build--> files of a bundle --write--> folder
+    Bundle --c_launcher--> NAME.h, NAME.c       the same for C
+    folder --check--> differences               what would be built against what is there
 
 `targets.py` names the GPUs. This room uses the runtime's source cache and table of configurations,
-launches nothing, and needs no GPU.
+launches nothing, and needs no GPU. Loading is the runtime's (`loaded.py`).
 """
 
+from flexdsl.aot.build import Built, build
 from flexdsl.aot.compile import Compiled, compile_kernel
 from flexdsl.aot.targets import TARGETS, Target, parse_target
 
-__all__ = ["TARGETS", "Compiled", "Target", "compile_kernel", "parse_target"]
+__all__ = [
+    "TARGETS",
+    "Built",
+    "Compiled",
+    "Target",
+    "build",
+    "compile_kernel",
+    "parse_target",
+]

@@ -13,6 +13,7 @@ from flexdsl.errors import FlexdslError
 # Command -> its module; read when it is asked for, so that `--help` is quick.
 _COMMANDS = {
     "bench": "flexdsl.cli.bench_command",
+    "build": "flexdsl.cli.build_command",
     "check": "flexdsl.cli.check_command",
     "demo": "flexdsl.cli.demo_command",
     "doctor": "flexdsl.cli.doctor_command",

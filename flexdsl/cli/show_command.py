@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from flexdsl.analysis import BlockPlan
+from flexdsl.bundle.describe import describe
+from flexdsl.bundle.files import MANIFEST, open_bundle
 from flexdsl.cli.spec import HELP, read_spec
 from flexdsl.codegen import KERNEL_TARGETS
 from flexdsl.ir import Capture, Expr, Kind, walk
@@ -17,8 +21,8 @@ STAGES = ["text", "ir", "plan", *KERNEL_TARGETS, "ptx"]
 
 @click.command(
     "show",
-    help=f"Print a mod at one stage of its compilation; `flexdsl show stdlib` lists the library.\n"
-    f"{HELP}",
+    help=f"Print a mod at one stage of its compilation; `flexdsl show stdlib` lists the library, "
+    f"`flexdsl show BUNDLE` describes a bundle.\n{HELP}",
 )
 @click.argument("spec")
 @click.option(
@@ -60,6 +64,9 @@ def command(
     target: str,
 ) -> None:
     """Print one stage."""
+    if (Path(spec) / MANIFEST).is_file():
+        click.echo(describe(open_bundle(spec)))
+        return
     if spec == "stdlib":
         click.echo(table_of(catalog()))
         return

@@ -13,6 +13,7 @@ from typing import Any
 from flexdsl.errors import ArgumentError, KindError
 from flexdsl.ir import Kind
 from flexdsl.mod import Mod, as_mod, parse
+from flexdsl.variants import Variant, as_variant, variant
 
 HELP = """
     SPEC is FILE.py:NAME for a mod, a function (b, h, q, kv) or (score, b, h, q, kv), or a text in a
@@ -27,17 +28,40 @@ def read_spec(spec: str) -> Mod:
         ArgumentError: there is no such file, or no such name in it.
         FlexdslError: the text, or what the name stands for, is no mod.
     """
-    place = re.fullmatch(r"(.+\.py):(\w+)", spec)
+    place = _place(spec)
+    return parse(spec) if place is None else _mod(place[1], _value_in_file(*place))
+
+
+def read_variant(spec: str) -> Variant:
+    """The variant that `spec` names; a mod is one, of the name that it has in the file.
+
+    Raises:
+        ArgumentError: there is no such file, or no such name in it.
+        FlexdslError: the text, or what the name stands for, is no mod and no variant.
+    """
+    place = _place(spec)
     if place is None:
-        return parse(spec)
-    value = _value_in_file(Path(place[1]), place[2])
+        return as_variant(spec)
+    value = _value_in_file(*place)
+    if isinstance(value, Variant):
+        return value
+    mod = _mod(place[1], value)
+    return variant(place[1], **{mod.kind.value: mod})
+
+
+def _place(spec: str) -> tuple[Path, str] | None:
+    found = re.fullmatch(r"(.+\.py):(\w+)", spec)
+    return None if found is None else (Path(found[1]), found[2])
+
+
+def _mod(name: str, value: Any) -> Mod:
     if isinstance(value, Mod):
         return value
     if isinstance(value, str):
         return parse(value)
     if not callable(value):
         raise KindError(
-            f"{place[2]} is a {type(value).__name__}, not a mod",
+            f"{name} is a {type(value).__name__}, not a mod",
             fix="a function under @fx.mask_mod or @fx.score_mod",
         )
     takes_score = len(inspect.signature(value).parameters) == 5

@@ -11,6 +11,6 @@ where the user has imported torch.
 
 from flexdsl.frontend.inline import inline
 from flexdsl.frontend.text import parse_program
-from flexdsl.frontend.trace import trace
+from flexdsl.frontend.trace import Traced, trace
 
-__all__ = ["inline", "parse_program", "trace"]
+__all__ = ["Traced", "inline", "parse_program", "trace"]

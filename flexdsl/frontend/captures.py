@@ -37,11 +37,10 @@ class Rebuilder:
 
     def callable(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function` with everything that it captures replaced."""
-        rebuilt = self._value("function", function, self)
         call = vars(type(function)).get("__call__")
-        if rebuilt is function and isinstance(call, FunctionType) and _is_users(call):
-            return MethodType(self._function(call), self._with_attributes(function))
-        return rebuilt  # type: ignore[no-any-return]
+        if isinstance(call, FunctionType) and _is_users(call):
+            return self._method(call, function)
+        return self._value("function", function, self)  # type: ignore[no-any-return]
 
     def _value(self, name: str, value: Any, holder: Any) -> Any:
         """What stands for `value`, which `holder` has in its variable `name`."""
@@ -54,9 +53,10 @@ class Rebuilder:
         if isinstance(value, functools.partial):
             return self._partial(value)
         if isinstance(value, MethodType) and isinstance(value.__func__, FunctionType):
-            return MethodType(self._function(value.__func__), self._with_attributes(value.__self__))
+            return self._method(value.__func__, value.__self__)
         if isinstance(value, FunctionType) and _is_users(value):
             return self._function(value)
+        self.trace.watch.value(value)
         return value
 
     def _tensor(self, name: str, value: Any) -> Any:
@@ -73,12 +73,17 @@ class Rebuilder:
 
     def _partial(self, value: functools.partial[Any]) -> Any:
         inner = self._value("function", value.func, value.func)
+        self.trace.watch.names(value.keywords, value.keywords)
         names = _argument_names(value.func)
         args = [self._value(n, a, value) for n, a in zip(names, value.args, strict=False)] + list(
             value.args[len(names) :]
         )
         keywords = {k: self._value(k, v, value) for k, v in value.keywords.items()}
         return functools.partial(inner, *args, **keywords)
+
+    def _method(self, function: FunctionType, instance: Any) -> MethodType:
+        self.trace.watch.attributes(instance, set(_global_names(function.__code__)))
+        return MethodType(self._function(function), self._with_attributes(instance))
 
     def _with_attributes(self, instance: Any) -> Any:
         """A shallow copy of an object with the numbers and arrays among its attributes replaced."""
@@ -99,6 +104,8 @@ class Rebuilder:
         twin = FunctionType(function.__code__, scope, function.__name__, None, cells)
         self._done[id(function)] = twin  # before its captures, which may lead back here
         self.trace.alive.append(function)
+        self.trace.watch.function(function)
+        self.trace.watch.names(function.__globals__, names)
         scope.update(function.__globals__)
         for name in names & function.__globals__.keys():
             scope[name] = self._value(name, function.__globals__[name], function.__globals__)

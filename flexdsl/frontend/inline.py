@@ -16,9 +16,11 @@ def inline(program: Program, arguments: Mapping[str, Any], owner: object) -> Sym
     Its parameters and captures become the trace's own, renamed where a name is taken.
 
     Args:
-        owner: what the program belongs to; calls with the same owner share their parameters.
+        owner: what the program belongs to, as its `program`; calls with the same owner share their
+            parameters.
     """
     trace = tracer.current()
+    trace.watch.program(owner, program)
     names: dict[str, str] = {}
     for name, is_capture in used_names(program.expr).items():
         value = program.values[name]

@@ -308,6 +308,10 @@ def method_by_name(value: Symbolic, name: str) -> Callable[..., Any]:
     return lambda *args, **kwargs: call_by_name(name, (value, *args), kwargs)
 
 
+# Functions of tensors that read no element, properties such as `shape` among them.
+_OF_SHAPES = {"__get__", "dim", "size", "stride", "numel", "__len__", "is_floating_point"}
+
+
 def torch_mode() -> AbstractContextManager[Any]:
     """A context in which `tensor[symbolic]` reaches this file; does nothing without torch."""
     torch = sys.modules.get("torch")
@@ -329,10 +333,14 @@ def _mode_class(torch: Any) -> Any:
             if function.__name__ == "__getitem__" and _are_numbers(args[1]):
                 return index_tensor(args[0], _as_tuple(args[1]))
             result = function(*args, **(kwargs or {}))
+            trace = tracer.current()
             if not isinstance(result, torch.Tensor):
+                if function.__name__ not in _OF_SHAPES:
+                    trace.watch.give_up()
                 return result
             if not any(result is p for p in parts):
-                tracer.current().derived[id(result)] = result
+                trace.derived[id(result)] = result
+                trace.watch.give_up()
             return result
 
     return Mode

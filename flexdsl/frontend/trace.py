@@ -1,5 +1,6 @@
 """Python function -> Program: the entry of the front end.
 
+    watch.py     what was read, so that it is done again only after a change
     captures.py  rebuilds the function with parameters in place of captured numbers
     paths.py     runs it once for each path through its branches
     symbolic.py  builds the expression as it runs
@@ -22,10 +23,32 @@ from flexdsl.frontend.paths import run_all_paths
 from flexdsl.frontend.symbolic import Symbolic
 from flexdsl.frontend.tensors import torch_mode
 from flexdsl.frontend.tracer import Baked, Tracer
+from flexdsl.frontend.watch import Watch
 from flexdsl.ir import Expr, Kind, Program, Type, captures_of, params_of, var
 
 ARGUMENTS = {Kind.MASK: ("b", "h", "q", "kv"), Kind.SCORE: ("score", "b", "h", "q", "kv")}
 _RESULT = {Kind.MASK: Type.BOOL, Kind.SCORE: Type.FLOAT}
+
+
+class Traced:
+    """The program of a function, traced when it is asked for after a change of what it reads.
+
+    Args:
+        function, kind, name: as in `trace`.
+    """
+
+    def __init__(self, function: Callable[..., Any], kind: Kind, name: str | None = None) -> None:
+        self.function, self._kind, self._name = function, kind, name
+        self._known: tuple[Program, Watch] | None = None
+
+    def __call__(self) -> Program:
+        """The program with the values captured now: the same object while nothing changes."""
+        known = self._known
+        if known is not None and known[1].unchanged():
+            return known[0]
+        program, watch = _trace(self.function, self._kind, self._name)
+        self._known = program, watch
+        return program
 
 
 def trace(function: Callable[..., Any], kind: Kind, name: str | None = None) -> Program:
@@ -40,9 +63,13 @@ def trace(function: Callable[..., Any], kind: Kind, name: str | None = None) -> 
     Raises:
         FlexdslError: a subclass that says what a kernel cannot compute, and where.
     """
+    return _trace(function, kind, name)[0]
+
+
+def _trace(function: Callable[..., Any], kind: Kind, name: str | None) -> tuple[Program, Watch]:
     baked: frozenset[str] = frozenset()
     while True:
-        tracer = Tracer()
+        tracer = Tracer(Watch())
         rebuilt = Rebuilder(tracer, baked).callable(function)
         arguments = [Symbolic(var(a)) for a in ARGUMENTS[kind]]
         try:
@@ -53,7 +80,7 @@ def trace(function: Callable[..., Any], kind: Kind, name: str | None = None) -> 
             continue
         check_result(expr, kind, tracer.spans.get(expr) or _definition(function))
         used = [c.name for c in captures_of(expr)] + [str(p.attribute) for p in params_of(expr)]
-        return Program(
+        program = Program(
             kind,
             name or function_name(function),
             expr,
@@ -62,6 +89,7 @@ def trace(function: Callable[..., Any], kind: Kind, name: str | None = None) -> 
             _source(function),
             tracer.tensor_style,
         )
+        return program, tracer.watch
 
 
 def check_signature(function: Callable[..., Any], kind: Kind) -> None:

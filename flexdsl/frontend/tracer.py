@@ -12,10 +12,13 @@ import sys
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import CodeType, FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flexdsl.errors import BranchError, FlexdslError, Span, UnsupportedError
 from flexdsl.ir import MOD_VARIABLES, OPS, Expr, Op, Type, apply, params_of
+
+if TYPE_CHECKING:
+    from flexdsl.frontend.watch import Watch
 
 # Both bounds are far above what masks in the literature need; they end loops on a condition.
 MAX_DECISIONS = 128
@@ -42,6 +45,7 @@ class Tracer:
     """What one call of a mod asks and leaves behind.
 
     Attributes:
+        watch: what the call reads of the user's variables.
         decisions: the conditions met so far on this path and the way each one went.
         values: number or tensor of each parameter and capture, by its name in the expression.
         names: the name of each captured thing, by the identity of what holds it.
@@ -51,6 +55,7 @@ class Tracer:
         tensor_style: the function used tensor methods or functions, so it cannot take plain ints.
     """
 
+    watch: Watch
     decisions: list[tuple[Expr, bool]] = field(default_factory=list[tuple[Expr, bool]])
     values: dict[str, Any] = field(default_factory=dict[str, Any])
     names: dict[tuple[int, str | None], str] = field(

@@ -6,7 +6,7 @@ its parameters and captures *now*. It does not know how it was made nor what wil
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -38,6 +38,7 @@ class Program:
         source: `file.py:line` of the user's function, or the text, for comments in kernels.
         tensor_style: the function calls methods that only tensors have (`x.clamp`, `~x`), so it
             takes scalar tensors in place of plain numbers.
+        memo: what other rooms remember of this very object; it is gone when the program is.
     """
 
     kind: Kind
@@ -47,6 +48,7 @@ class Program:
     spans: Mapping[Expr, Span] = field(default_factory=dict[Expr, Span])
     source: str = ""
     tensor_style: bool = False
+    memo: dict[Hashable, Any] = field(default_factory=dict[Hashable, Any], init=False, repr=False)
 
     @property
     def digest(self) -> str:

@@ -11,12 +11,10 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from flexdsl.runtime import bind, operator, operator_compiled, reference, validate
-from flexdsl.runtime.operator_programs import numbers_of, text_of
+from flexdsl.errors import ArgumentError
+from flexdsl.runtime import bind, bundles, operator_compiled, reference, validate
+from flexdsl.runtime.eager import Pair, autocast, operate, requires_gradient
 from flexdsl.runtime.slabs import TILE
-from flexdsl.runtime.steps import warn_of_steps
-
-Pair = tuple[Tensor, Tensor]
 
 
 @overload
@@ -31,6 +29,7 @@ def attention(
     q_offset: int = 0,
     return_lse: Literal[False] = False,
     backend: str = "auto",
+    bundle: Any = None,
 ) -> Tensor: ...
 
 
@@ -46,6 +45,7 @@ def attention(
     q_offset: int = 0,
     return_lse: Literal[True],
     backend: str = "auto",
+    bundle: Any = None,
 ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -60,6 +60,7 @@ def attention(
     q_offset: int = 0,
     return_lse: bool = False,
     backend: str = "auto",
+    bundle: Any = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """softmax(score(scale * q k^T) where mask allows) v, without a matrix of all pairs.
 
@@ -90,6 +91,9 @@ def attention(
         backend: "auto" (the GPU's fastest kernels that cover the call on its tensors, else "cpu"),
             "triton" (portable kernels), "hopper" (those of NVIDIA's compute capability 9.0), "cpu",
             or "reference": dense float64, slow, asks the user's function about every pair.
+        bundle: a bundle's folder, or what `fx.load` gave: its kernels alone, and nothing is
+            compiled; only with backend "auto". None for those of FLEXDSL_BUNDLES, if any, or else
+            compiled ones.
 
     Returns:
         Output [B, Hq, Lq, Dv] in q's dtype; with `return_lse` also lse [B, Hq, Lq], float32
@@ -101,6 +105,7 @@ def attention(
         CaptureError, IndexRangeError: a captured tensor does not fit the call.
         PlanError: the plan was made for other lengths.
         BackendError: the backend cannot run this call here.
+        BundleError: the bundle cannot be opened, or has no kernels of this call.
     """
     q, k, v = autocast(q, k, v)
     compiling = torch.compiler.is_dynamo_compiling()
@@ -108,6 +113,7 @@ def attention(
         validate.check_tensors(q, k, v)
     factor = validate.check_scale(scale, q.shape[3])
     offset = validate.check_q_offset(q_offset)
+    backend = _of_bundle(bundle, backend) if bundle is not None else backend
     backend = validate.check_backend(backend, q)
     if not compiling:
         out, lse = _eager(mask, score, factor, offset, backend, q, k, v)
@@ -115,6 +121,18 @@ def attention(
         call = (mask, score, factor, offset, TILE, backend)
         out, lse = operator_compiled.attention(*call, q, k, v)
     return (out, lse) if return_lse else out
+
+
+@operator_compiled.run_aside
+def _of_bundle(bundle: Any, backend: str) -> str:
+    """The backend of a bundle. A graph has it as a constant."""
+    if backend != "auto":
+        raise ArgumentError(
+            f"backend is {backend!r}, and a bundle is given",
+            why="the kernels of a bundle are compiled already",
+            fix="bundle=... alone, or backend=... alone",
+        )
+    return bundles.backend_of(bundle)
 
 
 def _eager(
@@ -128,57 +146,15 @@ def _eager(
     v: Tensor,
 ) -> Pair:
     reading = bind.read(mask, score, bind.lengths_of(q, k, q_offset), q.device)
-    run = _reference if backend == "reference" else partial(_operate, backend)
+    run = _reference if backend == "reference" else partial(operate, backend)
     return run(reading, scale, q_offset, q, k, v)
-
-
-def autocast(*tensors: Any) -> Any:
-    """The tensors in autocast's dtype where it is on, as torch's own attention has them."""
-    device = tensors[0].device.type if isinstance(tensors[0], Tensor) else ""
-    if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device):
-        return tensors
-    dtype = torch.get_autocast_dtype(device)
-    return [x.to(dtype) if _is_cast(x) else x for x in tensors]
-
-
-def _is_cast(x: Any) -> bool:
-    return isinstance(x, Tensor) and x.is_floating_point() and x.dtype is not torch.float64
-
-
-def _operate(
-    backend: str,
-    reading: bind.Reading,
-    scale: float,
-    q_offset: int,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-) -> Pair:
-    programs = reading.mask, reading.score
-    if reading.score is not None and any(map(_requires_gradient, (q, k, v))):
-        warn_of_steps(reading.score)
-    captures = [x for p in programs for x in bind.captured(p).values()]
-    mask, score = (text_of(p) for p in programs)
-    tile = tile_of(backend, reading)
-    numbers = numbers_of(programs)
-    out, lse = operator.attention(
-        q, k, v, captures, numbers, mask, score, scale, q_offset, list(tile), backend
-    )
-    return out, lse
-
-
-def tile_of(backend: str, reading: bind.Reading) -> tuple[int, int]:
-    """Rows and columns of the tiles of the plan; zeros where each kernel chooses its own."""
-    if reading.plan is not None:
-        return reading.plan.tile_shape
-    return TILE if backend == "cpu" else (0, 0)
 
 
 def _reference(
     reading: bind.Reading, scale: float, q_offset: int, q: Tensor, k: Tensor, v: Tensor
 ) -> Pair:
     modify, program = None, reading.score
-    if program is not None and any(map(_requires_gradient, (q, k, v, *program.values.values()))):
+    if program is not None and any(map(requires_gradient, (q, k, v, *program.values.values()))):
         modify = partial(reference.evaluate_score, program.expr, program.values)
     out, lse = reference.reference(
         q,
@@ -191,7 +167,3 @@ def _reference(
         q_offset=q_offset,
     )
     return out.to(q.dtype), lse.to(torch.promote_types(q.dtype, torch.float32))
-
-
-def _requires_gradient(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.requires_grad and torch.is_grad_enabled()

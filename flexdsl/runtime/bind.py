@@ -8,8 +8,8 @@ nothing on the next call, and a change of a capture in place is seen.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,14 +17,17 @@ import torch
 
 from flexdsl.analysis import BlockPlan, check_loads, make_plan
 from flexdsl.errors import CaptureError, PlanError
-from flexdsl.ir import Expr, Kind, Program, captures_of, rename_apart
+from flexdsl.ir import Expr, Kind, Op, Program, captures_of, rename_apart, walk
 from flexdsl.mod import Mod, as_mod, from_program
-from flexdsl.runtime.memory import Memory, as_tensor
+from flexdsl.runtime.memory import Memory, as_tensor, versions_of
 
 # The most recent plans, and checks of ranges, that are kept. A plan keeps its captures alive.
 REMEMBERED = 16
 _PLANS = Memory(REMEMBERED)
 _CHECKS = Memory(REMEMBERED)
+# Calls without mask and score; and how many calls are remembered there, or for a program.
+_BARE: dict[Hashable, Any] = {}
+_MEMO = 64
 
 
 def forget() -> None:
@@ -77,6 +80,7 @@ class Bound:
         lengths: of the call.
         clamped: loads of either whose index can leave its tensor at a pair that does not count.
         learned: names of the captured tensors of the score whose gradients the backward gives.
+        memo: what an executor remembers of this very object; it is gone when the object is.
     """
 
     mask: Program | None
@@ -87,6 +91,7 @@ class Bound:
     lengths: Lengths
     clamped: frozenset[Expr]
     learned: tuple[str, ...] = ()
+    memo: dict[Hashable, Any] = field(default_factory=dict[Hashable, Any], init=False)
 
 
 def read(mask: Any, score: Any, lengths: Lengths, device: torch.device) -> Reading:
@@ -146,6 +151,51 @@ def bind(
     )
 
 
+def bind_again(
+    mask: Program | None,
+    score: Program | None,
+    lengths: Lengths,
+    tile: tuple[int, int],
+    learned: tuple[str, ...] = (),
+) -> Bound:
+    """What `bind` gives, and the same object as before for the same programs and lengths.
+
+    A program has its captured tensors; where one was changed in place, it is bound anew.
+    """
+    versions = versions_of(tensors_of(mask), tensors_of(score), _indices_of(score))
+    if versions is None:
+        return bind(mask, score, lengths, tile, learned)
+    holder = mask if mask is not None else score
+    memo = _BARE if holder is None else holder.memo
+    key = score, lengths, tile, learned
+    found = memo.get(key)
+    if found is None or found[0] != versions:
+        if len(memo) >= _MEMO:
+            memo.clear()
+        memo[key] = found = versions, bind(mask, score, lengths, tile, learned)
+    return found[1]  # type: ignore[no-any-return]
+
+
+def tensors_of(program: Program | None) -> Sequence[torch.Tensor]:
+    """The tensors that a program loads from, in order of first use."""
+    if program is None:
+        return ()
+    if "tensors" not in program.memo:
+        program.memo["tensors"] = tuple(captured(program).values())
+    return program.memo["tensors"]  # type: ignore[no-any-return]
+
+
+def _indices_of(program: Program | None) -> Sequence[torch.Tensor]:
+    """Those that the indices of other loads are made of: their elements decide what is read."""
+    if program is None:
+        return ()
+    if "indices" not in program.memo:
+        loads = (n for n in walk(program.expr) if n.op is Op.LOAD)
+        names = {c.name for n in loads for i in n.args for c in captures_of(i)}
+        program.memo["indices"] = tuple(x for n, x in captured(program).items() if n in names)
+    return program.memo["indices"]  # type: ignore[no-any-return]
+
+
 def captured(program: Program | None) -> dict[str, Any]:
     """The tensors that a program loads from, by name, in order of first use."""
     if program is None:
@@ -186,7 +236,8 @@ def with_tensors(program: Program, device: torch.device) -> Program:
         CaptureError: a capture has no value, or is on another device.
     """
     values = dict(program.values)
-    for name, value in captured(program).items():
+    found = captured(program)
+    for name, value in found.items():
         if value is None:
             raise CaptureError(
                 f"{program.name} needs the tensor {name}, and has none",
@@ -195,8 +246,12 @@ def with_tensors(program: Program, device: torch.device) -> Program:
             )
         values[name] = as_tensor(value, device) if isinstance(value, np.ndarray) else value
         check_device(name, program.name, values[name], device)
-    changed = any(values[n] is not v for n, v in program.values.items())
-    return replace(program, values=values) if changed else program
+    if all(values[n] is v for n, v in found.items()):
+        return program
+    known = program.memo.get(("with tensors", device))
+    if known is None or any(known.values[n] is not values[n] for n in found):
+        program.memo["with tensors", device] = known = replace(program, values=values)
+    return known  # type: ignore[no-any-return]
 
 
 def check_device(name: str, mod: str, tensor: torch.Tensor, device: torch.device) -> None:

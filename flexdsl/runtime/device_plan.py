@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -36,25 +36,47 @@ _TABLES = Memory(6)
 _KERNELS: dict[tuple[Phase, Expr | None], Kernel] = {}
 
 
-def find_table(plan: BlockPlan, bound: Bound, device: torch.device) -> DeviceTable:
+class Launch(Protocol):
+    """Runs the kernel of a phase of planning; `mask` where it depends on the mask.
+
+    Given are arrays, sizes and parameters by name, and captured tensors by name.
+    """
+
+    def __call__(
+        self,
+        phase: Phase,
+        mask: Program | None,
+        programs: int,
+        given: Mapping[str, Any],
+        tensors: Mapping[str, Tensor],
+        tile: tuple[int, int],
+        device: torch.device,
+    ) -> None:
+        """Run it with `programs` programs, for plans of tiles of the shape `tile`."""
+
+
+def find_table(plan: BlockPlan, bound: Bound, device: torch.device, launch: Launch) -> DeviceTable:
     """`make_table` of the plan of a call, made once while its captured tensors do not change."""
     sizes = plan.q_len, plan.kv_len, plan.q_offset, plan.batch, plan.heads
 
     def make() -> DeviceTable:
-        return make_table(plan, bound.mask_values, device)
+        return make_table(plan, bound.mask_values, device, launch)
 
     return _TABLES.get((bound.mask,), (*sizes, plan.tile_shape, plan.outer, device), make)
 
 
-def make_table(plan: BlockPlan, values: Mapping[str, Any], device: torch.device) -> DeviceTable:
+def make_table(
+    plan: BlockPlan, values: Mapping[str, Any], device: torch.device, launch: Launch
+) -> DeviceTable:
     """The run table of a plan of kind "device", as a kernel reads it: the cut last tile masked.
 
     Args:
         values: parameters and captured tensors of its mask, on `device`.
+        launch: runs the kernels.
     """
     grid = plan.scene.grid
-    found = states(plan, values, device)
-    refine(found, plan, values)
+    found = states(plan, values, device, launch)
+    refine(found, plan, values, launch)
     cut = plan.kv_len % plan.tile_shape[1] != 0
     if plan.outer == "kv":
         found, cut = found.transpose(2, 3).contiguous(), False
@@ -80,14 +102,16 @@ def make_table(plan: BlockPlan, values: Mapping[str, Any], device: torch.device)
         "stops": stops,
         "cut_tile": inner - 1 if cut else inner,
     }
-    _launch(_kernel(Phase.PLAN_COUNTS), room.rows, given, {}, plan.tile_shape, device)
+    launch(Phase.PLAN_COUNTS, None, room.rows, given, {}, plan.tile_shape, device)
     torch.cumsum(runs, 0, dtype=torch.int32, out=offsets[1:])
     torch.add(offsets[:-1], full_runs, out=full_ends)
-    _launch(_kernel(Phase.PLAN_RUNS), room.rows, given, {}, plan.tile_shape, device)
+    launch(Phase.PLAN_RUNS, None, room.rows, given, {}, plan.tile_shape, device)
     return DeviceTable(offsets, full_ends, starts, stops)
 
 
-def states(plan: BlockPlan, values: Mapping[str, Any], device: torch.device) -> Tensor:
+def states(
+    plan: BlockPlan, values: Mapping[str, Any], device: torch.device, launch: Launch
+) -> Tensor:
     """int8 [batch, heads, q tiles, kv tiles] of 0 empty, 1 partial, 2 full, proven on `device`.
 
     batch and heads are those that the mask tells apart. Partial tiles may be empty or full.
@@ -97,18 +121,18 @@ def states(plan: BlockPlan, values: Mapping[str, Any], device: torch.device) -> 
     found = torch.empty(shape, dtype=torch.int8, device=device)
     programs = -(-grid.q_tiles // ROWS) * -(-grid.kv_tiles // COLUMNS) * grid.batch * grid.heads
     tensors = {n: elements(v) for n, v in values.items() if isinstance(v, Tensor)}
-    kernel = _kernel(Phase.PLAN_STATES, plan.mask)
-    _launch(kernel, programs, _given(found, plan, values), tensors, plan.tile_shape, device)
+    given = _given(found, plan, values)
+    launch(Phase.PLAN_STATES, plan.mask, programs, given, tensors, plan.tile_shape, device)
     return found
 
 
-def refine(found: Tensor, plan: BlockPlan, values: Mapping[str, Any]) -> None:
+def refine(found: Tensor, plan: BlockPlan, values: Mapping[str, Any], launch: Launch) -> None:
     """Make what `states` gave equal to brute force, in place: partial tiles are evaluated."""
     grid = plan.scene.grid
     programs = -(-grid.kv_tiles // LANES) * grid.q_tiles * grid.batch * grid.heads
     tensors = {n: not_empty(v) for n, v in values.items() if isinstance(v, Tensor)}
-    kernel = _kernel(Phase.PLAN_REFINE, plan.mask)
-    _launch(kernel, programs, _given(found, plan, values), tensors, plan.tile_shape, found.device)
+    given, tile = _given(found, plan, values), plan.tile_shape
+    launch(Phase.PLAN_REFINE, plan.mask, programs, given, tensors, tile, found.device)
 
 
 def _given(found: Tensor, plan: BlockPlan, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,35 +150,33 @@ def _given(found: Tensor, plan: BlockPlan, values: Mapping[str, Any]) -> dict[st
     }
 
 
-def _kernel(phase: Phase, mask: Program | None = None) -> Kernel:
-    key = phase, None if mask is None else mask.expr
-    if key not in _KERNELS:
-        _KERNELS[key] = GENERATORS[phase, Language.TRITON](KernelSpec(mask, None, None, 0, 0))
-    return _KERNELS[key]
-
-
-def _launch(
-    kernel: Kernel,
+def launch_compiled(
+    phase: Phase,
+    mask: Program | None,
     programs: int,
     given: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
     tile: tuple[int, int],
     device: torch.device,
 ) -> None:
-    """Run `kernel`.
-
-    Args:
-        given: arrays, sizes and parameters, by name.
-        tensors: captured ones, by name.
-    """
+    """Run a kernel that is generated and compiled as it is needed."""
     if not programs:
         return
-    arguments = [_argument(a, given, tensors) for a in kernel.arguments]
+    kernel = _kernel(phase, mask)
+    arguments = [value_of(a, given, tensors) for a in kernel.arguments]
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         load(kernel)[(programs,)](*arguments, BLOCK_M=tile[0], BLOCK_N=tile[1])
 
 
-def _argument(argument: Argument, given: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
+def _kernel(phase: Phase, mask: Program | None) -> Kernel:
+    key = phase, None if mask is None else mask.expr
+    if key not in _KERNELS:
+        _KERNELS[key] = GENERATORS[phase, Language.TRITON](KernelSpec(mask, None, None, 0, 0))
+    return _KERNELS[key]
+
+
+def value_of(argument: Argument, given: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
+    """The value of an argument: a number, or a tensor for a pointer."""
     match argument.role:
         case Role.ELEMENTS | Role.CAPTURE:
             return tensors[argument.of]

@@ -5,20 +5,23 @@
         order of `bound.learned`, of captured tensors; in any strides and float dtype
 
 On a GPU, "triton" has portable kernels alone, "hopper" must have a Hopper GPU's own, and "auto"
-takes those where they cover the call. None knows of autograd. Triton is imported when first used.
+takes those where they cover the call, and kernels of bundles before either; "bundle:DIGEST" has
+those of one bundle alone. None knows of autograd. Triton is imported when first used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from flexdsl.runtime import cpu, cpu_backward
+from flexdsl.runtime import bundles, cpu, cpu_backward, triton_backward, triton_forward
 from flexdsl.runtime.bind import Bound
+from flexdsl.runtime.bundled import Bundled
+from flexdsl.runtime.call import Kernels
 from flexdsl.runtime.problem import Problem
 
 Inputs = tuple[Tensor, Tensor, Tensor]
@@ -64,9 +67,7 @@ def _cpu_backward(
 def _gpu_forward(
     backend: str, bound: Bound, scale: float, q: Tensor, k: Tensor, v: Tensor
 ) -> tuple[Tensor, Tensor]:
-    from flexdsl.runtime.triton_forward import forward
-
-    return forward(backend, bound, scale, q, k, v)
+    return triton_forward.forward(_kernels(backend, bound, q, v), bound, scale, q, k, v)
 
 
 def _gpu_backward(
@@ -79,10 +80,30 @@ def _gpu_backward(
     d_out: Tensor | None,
     d_lse: Tensor | None,
 ) -> Sequence[Tensor]:
-    from flexdsl.runtime.triton_backward import backward
-
+    kernels = _kernels(backend, bound, inputs[0], inputs[2])
     d_out = torch.zeros_like(out) if d_out is None else d_out
-    return backward(backend, bound, scale, inputs, out, lse, d_out, d_lse)
+    learned = bound.learned
+    if isinstance(kernels, Bundled):  # it adds up the gradients that it was built with
+        bound = replace(bound, learned=kernels.learned(learned))
+    run = triton_backward.backward
+    of_q, of_k, of_v, *rest = run(kernels, bound, scale, inputs, out, lse, d_out, d_lse)
+    by_name = dict(zip(bound.learned, rest, strict=True))
+    return [of_q, of_k, of_v, *(by_name[name] for name in learned)]
+
+
+def _kernels(backend: str, bound: Bound, q: Tensor, v: Tensor) -> Kernels:
+    """Where the kernels of a call come from: a bundle, or a compiler."""
+    if backend.startswith(bundles.PREFIX):
+        return bundles.of_backend(backend, bound, q, v)
+    if backend == "auto":
+        found = bundles.of_environment(bound, q, v)
+        if found is not None:
+            return found
+    else:
+        bundles.refuse_compiling(backend)
+    from flexdsl.runtime.launch import compiling
+
+    return compiling(backend, q, v)
 
 
 def _gpu(backend: str) -> Executor:
@@ -93,3 +114,8 @@ EXECUTORS = {
     "cpu": Executor(_cpu_forward, _cpu_backward),
     **{name: _gpu(name) for name in ("triton", "hopper", "auto")},
 }
+
+
+def executor(backend: str) -> Executor:
+    """The executor of that name: one of `EXECUTORS`, or "bundle:DIGEST"."""
+    return EXECUTORS[backend] if backend in EXECUTORS else _gpu(backend)

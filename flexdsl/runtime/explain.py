@@ -1,8 +1,8 @@
 """`explain`: what `attention` would do with a call, and why, in words. Nothing is launched.
 
 Every choice is asked of the function that makes it when attention runs: names of backends in
-`validate.py`, plans in `bind.py`, kernels and their configurations in `launch.py` and
-`triton_backward.py`. Only words are made here.
+`validate.py`, plans in `bind.py`, kernels and their configurations in `launch.py`. Only words are
+made here.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from torch import Tensor
 from flexdsl.analysis import BlockPlan
 from flexdsl.analysis.derivative import describe_steps
 from flexdsl.ir import Program, print_expr
-from flexdsl.runtime import bind, validate
-from flexdsl.runtime.attention import autocast, tile_of
+from flexdsl.runtime import bind, bundles, validate
+from flexdsl.runtime.bundled import Bundled
+from flexdsl.runtime.eager import autocast, tile_of
 
 if TYPE_CHECKING:
     from flexdsl.codegen import Phase
-    from flexdsl.runtime.launch import Call
+    from flexdsl.runtime.call import Call
     from flexdsl.runtime.tuning import Config
 
 
@@ -108,20 +109,24 @@ def of_gpu(
         BackendError: the backend does not cover the call.
     """
     from flexdsl.codegen import Phase
-    from flexdsl.runtime import launch, triton_backward
+    from flexdsl.runtime import launch
+    from flexdsl.runtime.call import Call
 
+    found = bundles.of_environment(bound, q, v) if backend == "auto" else None
+    if found is not None:
+        return _of_bundle(found)
     hopper = launch.takes_hopper(backend, gpu, q, v)
     against = launch.reason_against_hopper(backend, gpu, q, v)
     kernels = "a Hopper GPU's own kernels" if hopper else "portable kernels"
     lines = [f"backend {backend}: {kernels}" + (f", since {against}" if against else "")]
     if q.numel() == 0 or k.numel() == 0:
         return [*lines, "no kernel is launched: there is no pair"]
-    call = launch.Call(bound, scale, {"query": q, "key": k, "value": v}, {}, hopper=hopper)
+    call = Call(bound, scale, {"query": q, "key": k, "value": v}, {}, hopper=hopper)
     first = launch.candidates(Phase.FORWARD, call, gpu)[0]
     lines.append(indent(call.plan(Phase.FORWARD, first).explain(), "  "))
     lines += ["forward:", *_kernel(Phase.FORWARD, call, gpu)]
-    phases = triton_backward.phases_of(call)
-    reason = triton_backward.reason_against_hopper(call) if hopper else None
+    phases = launch.phases_of(call)
+    reason = launch.reason_against_hopper_backward(call) if hopper else None
     why = f" by portable kernels, since {reason}" if reason else ""
     lines.append(f"backward{why}:")
     for phase in phases:
@@ -130,9 +135,22 @@ def of_gpu(
     return [*lines, *_score(bound.score)]
 
 
+def _of_bundle(found: Bundled) -> list[str]:
+    """The kernels of a bundle of FLEXDSL_BUNDLES."""
+    lines = [
+        f"backend auto: kernels of the bundle {found.bundle.folder}, which FLEXDSL_BUNDLES names;"
+        " nothing is compiled",
+        f"variant {found.variant.name} for {found.build.title}",
+    ]
+    for code in found.build.kernels:
+        lines.append(f"  {code.phase}: {code.language}, tile {code.tile[0]} x {code.tile[1]}")
+    return lines
+
+
 def _kernel(phase: Phase, call: Call, gpu: int) -> list[str]:
     """A kernel, its first configuration, those after it, and its plan."""
-    from flexdsl.runtime.launch import OF_ROWS, candidates
+    from flexdsl.runtime.call import OF_ROWS
+    from flexdsl.runtime.launch import candidates
 
     config, *others = candidates(phase, call, gpu)
     lines = [f"  {phase.value}: {_words(config)}"]
@@ -162,7 +180,7 @@ def _order_of_sums(atomics: bool, bound: bind.Bound) -> list[str]:
     Args:
         atomics: dQ is added up by atomic operations.
     """
-    from flexdsl.runtime.triton_backward import loads_of
+    from flexdsl.runtime.call import loads_of
 
     if atomics:
         lines = [

@@ -7,133 +7,76 @@ one of the table; where none is left, that is an error. Which kernel, plan and t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from functools import cache, cached_property
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
 from flexdsl.analysis import BlockPlan
+from flexdsl.analysis.gradient import Reduction
 from flexdsl.codegen import (
-    OF_KEYS,
-    Argument,
     Kernel,
     KernelSpec,
     Language,
     Phase,
     Role,
-    heavy_last,
+    backward_reason,
     reason_not_covered,
 )
 from flexdsl.codegen.unbound import GENERATORS
-from flexdsl.errors import BackendError, InternalError
-from flexdsl.ir import Capture, Op, captures_of
-from flexdsl.runtime import bind, device_plan
+from flexdsl.errors import BackendError
+from flexdsl.runtime import device_plan
+from flexdsl.runtime.blocks import Blocks
 from flexdsl.runtime.cache import load
-from flexdsl.runtime.descriptors import describe, describe_flat
-from flexdsl.runtime.run_table import DeviceTable, to_device
+from flexdsl.runtime.call import (
+    DTYPES,
+    OF_ROWS,
+    Call,
+    device_table,
+    loads_of,
+    programs_of,
+    value_of,
+)
+from flexdsl.runtime.descriptors import describe
+from flexdsl.runtime.replay import Replay, replay_of
 from flexdsl.runtime.tuning import Config, configs
-
-LOG2E = 1.4426950408889634
-
-_DTYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
-
-# Kernels that look at no pair.
-OF_ROWS = (Phase.BACKWARD_ROWS, Phase.BACKWARD_SUMS)
-# Those that visit the live tiles of a plan, and no other.
-_BY_TILES = (Phase.FORWARD, Phase.BACKWARD_QUERY, Phase.BACKWARD_KEY)
 
 _KERNELS: dict[tuple[Any, ...], Kernel] = {}
 _CHOSEN: dict[tuple[Any, ...], Config] = {}
-_TABLES: WeakKeyDictionary[BlockPlan, dict[torch.device, DeviceTable]] = WeakKeyDictionary()
+_MOST_REPLAYS = 32  # of one mask and score with their values
 
 
-@dataclass(frozen=True, eq=False)
-class Call:
-    """What the kernels of one call of `attention` have in common.
+@dataclass(frozen=True)
+class Compiling:
+    """Kernels that are generated and compiled as a call needs them.
 
     Attributes:
-        bound: mask, score and their values.
-        scale: factor of the scores.
-        tensors: those with descriptors, aligned, by the name that kernels use; query and key are
-            among them.
-        rows: float32 [B, Hq, Lq] tensors by name.
-        sums: float32 sums of learned loads, by their number.
-        gradients: float32 gradients of captured tensors, by name.
-        hopper: kernels in Gluon are to be tried first.
+        hopper: those in Gluon are to be tried first.
     """
 
-    bound: bind.Bound
-    scale: float
-    tensors: Mapping[str, Tensor]
-    rows: Mapping[str, Tensor]
-    sums: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
-    gradients: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
-    hopper: bool = False
+    hopper: bool
 
-    @cached_property
-    def values(self) -> dict[str, Any]:
-        """Parameters and captures of mask and score, by name."""
-        return {**self.bound.mask_values, **self.bound.score_values}
+    def run(self, phase: Phase, call: Call) -> None:
+        """Run the kernel of `phase`."""
+        run(phase, call)
 
-    @property
-    def device(self) -> torch.device:
-        """Where it runs."""
-        return self.tensors["query"].device
+    def backward_phases(self, call: Call) -> tuple[Phase, ...]:
+        """The kernels of the backward pass, in the order in which they run."""
+        return phases_of(call)
 
-    def plan(self, phase: Phase, config: Config) -> BlockPlan:
-        """The user's plan where it has this tile or needs none, else one of this tile.
 
-        The kernel of dK and dV takes it transposed, of which the kind may be another one. Gluon
-        kernels have their bounds before they have rows: for bounds by rows they take a table.
-        """
+def compiling(backend: str, q: Tensor, v: Tensor) -> Compiling:
+    """The kernels that `backend` ("triton", "hopper" or "auto") has for such tensors.
 
-        def turned(plan: BlockPlan) -> BlockPlan:
-            plan = plan.transposed() if phase in OF_KEYS else plan
-            return plan.tabulated if config.language is Language.GLUON and plan.by_rows else plan
-
-        given = self.bound.plan
-        if given is not None:
-            plan = turned(given)
-            if plan.closed_form or plan.tile_shape == config.tile:
-                return plan
-            if given.device is not None:
-                return turned(given.with_tile(config.tile))
-        return turned(bind.find_plan(self.bound.mask, self.bound.lengths, config.tile))
-
-    def spec(self, phase: Phase, plan: BlockPlan | None, config: Config) -> KernelSpec:
-        """What a kernel of this call has in its text."""
-        closed_form = None if plan is None else plan.closed_form
-        mask, score = self.bound.mask, self.bound.score
-        own = plan is not None and plan.tile_shape == config.tile
-        # A Gluon program without any tile masks the pairs of one away.
-        if own and phase in _BY_TILES and config.language is Language.TRITON:
-            mask = mask if plan.needs_mask else None
-        head_dim, value_dim = (self.tensors[n].shape[3] for n in ("query", "value"))
-        return KernelSpec(
-            mask if mask is None or mask.expr.op is not Op.CONST else None,
-            score,
-            closed_form,
-            head_dim,
-            value_dim,
-            self.bound.clamped,
-            self._wide(),
-            closed_form is not None and heavy_last(closed_form),
-            self.tensors["query"].shape[1] != self.tensors["key"].shape[1],
-            frozenset(self.bound.learned),
-            config.consumers,
-        )
-
-    def _wide(self) -> frozenset[Capture]:
-        values = self.values
-        programs = [p for p in (self.bound.mask, self.bound.score) if p is not None]
-        captures = (c for p in programs for c in captures_of(p.expr))
-        return frozenset(c for c in captures if values[c.name].numel() >= 2**31)
+    Raises:
+        BackendError: a Hopper GPU's own were asked for, and do not cover the call.
+    """
+    return Compiling(takes_hopper(backend, capability(q.device), q, v))
 
 
 def run(phase: Phase, call: Call) -> None:
@@ -142,16 +85,24 @@ def run(phase: Phase, call: Call) -> None:
     Raises:
         BackendError: none fits the GPU.
     """
+    key = _replay_key(phase, call)
+    known: Replay | None = call.bound.memo.get(key)
+    if known is not None and known.run(call):
+        return
     reason = ""
     for config in candidates(phase, call, capability(call.device)):
         plan = None if phase in OF_ROWS else call.plan(phase, config)
         try:
             spec = call.spec(phase, plan, config)
-            launch(kernel_of(phase, config.language, spec), call, plan, config)
+            replay = launch(phase, kernel_of(phase, config.language, spec), call, plan, config)
         except OutOfResources as error:
             reason = str(error)
             continue
         _CHOSEN[_kind(phase, call)] = config
+        if replay is not None:
+            if len(call.bound.memo) >= _MOST_REPLAYS:
+                call.bound.memo.clear()
+            call.bound.memo[key] = replay
         return
     query, value = call.tensors["query"], call.tensors["value"]
     raise BackendError(
@@ -159,6 +110,11 @@ def run(phase: Phase, call: Call) -> None:
         why=reason,
         fix="backend='cpu', or a smaller head dimension",
     )
+
+
+def _replay_key(phase: Phase, call: Call) -> tuple[Any, ...]:
+    """Equal for calls of one `Bound` whose launches of `phase` differ in addresses alone."""
+    return phase, call.hopper, call.scale, call.layouts
 
 
 def candidates(phase: Phase, call: Call, gpu: int) -> tuple[Config, ...]:
@@ -192,7 +148,7 @@ def reason_against_hopper(backend: str, gpu: int, q: Tensor, v: Tensor) -> str |
     """
     if backend == "triton":
         return "backend='triton' was asked for"
-    return reason_not_covered(gpu, _DTYPES.get(q.dtype, str(q.dtype)), q.shape[3], v.shape[3])
+    return reason_not_covered(gpu, DTYPES.get(q.dtype, str(q.dtype)), q.shape[3], v.shape[3])
 
 
 def takes_hopper(backend: str, gpu: int, q: Tensor, v: Tensor) -> bool:
@@ -214,6 +170,24 @@ def takes_hopper(backend: str, gpu: int, q: Tensor, v: Tensor) -> bool:
     return reason is None
 
 
+def phases_of(call: Call) -> tuple[Phase, ...]:
+    """The kernels of a call's backward pass, in the order in which they run."""
+    if call.hopper and reason_against_hopper_backward(call) is None:
+        return Phase.BACKWARD_ROWS, Phase.BACKWARD, Phase.BACKWARD_SUMS
+    portable = (Phase.BACKWARD_ROWS, Phase.BACKWARD_QUERY, Phase.BACKWARD_KEY)
+    if any(load.reduction is Reduction.DIAGONAL for load in loads_of(call.bound)):
+        return *portable, Phase.BACKWARD_DIAGONAL
+    return portable
+
+
+def reason_against_hopper_backward(call: Call) -> str | None:
+    """Why the backward pass of a call takes the portable kernels where its forward does not."""
+    q, v, learned = call.tensors["query"], call.tensors["value"], bool(call.bound.learned)
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    rows = math.prod(q.shape[:3])
+    return backward_reason(q.shape[3], v.shape[3], rows, learned, deterministic)
+
+
 def kernel_of(phase: Phase, language: Language, spec: KernelSpec) -> Kernel:
     """The kernel of `phase` for `spec`, generated once."""
     key = (
@@ -227,98 +201,34 @@ def kernel_of(phase: Phase, language: Language, spec: KernelSpec) -> Kernel:
     return _KERNELS[key]
 
 
-def launch(kernel: Kernel, call: Call, plan: BlockPlan | None, config: Config) -> None:
+def launch(
+    phase: Phase, kernel: Kernel, call: Call, plan: BlockPlan | None, config: Config
+) -> Replay | None:
     """Launch `kernel` with one program for each outer tile of `plan` and each of its heads.
 
     Without a plan, outer tiles are query tiles.
 
+    Returns:
+        What does the same for another call of its kind, where that is possible.
+
     Raises:
         OutOfResources: the configuration does not fit the GPU.
     """
-    tensors = call.tensors
     reads_table = any(a.role is Role.TABLE for a in kernel.arguments)
-    table = _device_table(plan, call) if plan is not None and reads_table else None
-    arguments = [_argument(a, call, plan, table, config) for a in kernel.arguments]
-    of_keys = plan is not None and plan.outer == "kv"
-    axis = "kv_tiles" if of_keys else "q_tiles"
-    if any(a.of == "diagonals" for a in kernel.arguments):
-        axis = "diagonals"
-    tiles = tile_counts(call.bound.lengths, config)[axis]
-    batch, heads = tensors["d_key" if of_keys else "query"].shape[:2]
-    with torch.cuda.device(call.device) if call.device.type == "cuda" else nullcontext():
-        load(kernel)[(tiles * batch * heads,)](
+    compiled = device_plan.launch_compiled
+    table = device_table(plan, call, compiled) if plan is not None and reads_table else None
+    values = [value_of(a, call, plan, table, config) for a in kernel.arguments]
+    arguments = [describe(v, config.language) if isinstance(v, Blocks) else v for v in values]
+    programs = programs_of(phase, kernel.arguments, call, config)
+    on_gpu = call.device.type == "cuda"
+    with torch.cuda.device(call.device) if on_gpu else nullcontext():
+        compiled = load(kernel)[(programs,)](
             *arguments,
             **{name: config.constants[name] for name in kernel.constants},
             num_warps=config.num_warps,
             num_stages=config.num_stages,
         )
-
-
-def row_stride(q_len: int) -> int:
-    """Numbers from one head's rows of lse_log2 and delta to the next's: whole 16 bytes."""
-    return -(-q_len // 4) * 4
-
-
-def tile_counts(lengths: bind.Lengths, config: Config) -> dict[str, int]:
-    """How many tiles, and diagonals of tiles, a head has, by the name that kernels use."""
-    q_tiles, kv_tiles = -(-lengths.q_len // config.block_m), -(-lengths.kv_len // config.block_n)
-    return {"q_tiles": q_tiles, "kv_tiles": kv_tiles, "diagonals": q_tiles + kv_tiles - 1}
-
-
-def _argument(
-    argument: Argument,
-    call: Call,
-    plan: BlockPlan | None,
-    table: DeviceTable | None,
-    config: Config,
-) -> Any:
-    name, index = argument.of, argument.index
-    match argument.role:
-        case Role.DESCRIPTOR:
-            return describe(call.tensors[name], config.rows(argument), index, config.language)
-        case Role.ROWS:
-            return call.rows[name]
-        case Role.ROWS_DESCRIPTOR:
-            return describe_flat(call.rows[name], config.rows(argument))
-        case Role.SCALE:
-            return call.scale * (LOG2E if call.bound.score is None else 1.0)
-        case Role.SIZE:
-            return _size(name, call, config)
-        case Role.PARAMETER | Role.CAPTURE:
-            return call.values[name]
-        case Role.LENGTH:
-            return call.values[name].shape[index]
-        case Role.STRIDE:
-            return call.values[name].stride(index)
-        case Role.SUMS:
-            return call.sums[name]
-        case Role.GRADIENT:
-            return call.gradients[name]
-        case Role.GRADIENT_STRIDE:
-            return call.gradients[name].stride(index)
-        case Role.TABLE if table is not None:
-            return getattr(table, name)
-        case Role.TABLE_STRIDE if plan is not None:
-            return _table_stride(name, plan, call)
-    raise InternalError(f"a kernel without a plan has the argument {argument.name}")
-
-
-def _size(name: str, call: Call, config: Config) -> int:
-    kv_heads = call.tensors["key"].shape[1]
-    lengths = call.bound.lengths
-    sizes = {"kv_heads": kv_heads, "group": lengths.heads // kv_heads}
-    sizes["row_stride"] = row_stride(lengths.q_len)
-    sizes |= tile_counts(lengths, config)
-    return sizes[name] if name in sizes else int(getattr(lengths, name))
-
-
-def _table_stride(axis: str, plan: BlockPlan, call: Call) -> int:
-    """Rows of the run table from one batch ("b") or head ("h") to the next."""
-    rows_of_head = plan.kv_tiles if plan.outer == "kv" else plan.q_tiles
-    if axis == "h":
-        return rows_of_head if plan.depends_on_head else 0
-    heads = call.bound.lengths.heads if plan.depends_on_head else 1
-    return rows_of_head * heads if plan.depends_on_batch else 0
+    return replay_of(compiled, kernel, values, programs, call.device) if on_gpu else None
 
 
 @cache
@@ -328,19 +238,3 @@ def capability(device: torch.device) -> int:
         return 0
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor
-
-
-def _device_table(plan: BlockPlan, call: Call) -> DeviceTable:
-    """The plan's table on the device: made there for its kind, else uploaded once for a plan."""
-    device = call.device
-    if plan.device is not None:
-        return device_plan.find_table(plan, call.bound, device)
-    tables = _TABLES.setdefault(plan, {})
-    if device not in tables:
-        assert plan.table is not None
-        # Kernels look at the end of the axis that they go along in masked runs only.
-        of_queries = plan.outer == "q"
-        length, tiles = (plan.kv_len, plan.kv_tiles) if of_queries else (plan.q_len, plan.q_tiles)
-        cut = length % plan.tile_shape[1 if of_queries else 0] != 0
-        tables[device] = to_device(plan.table, tiles, cut, device)
-    return tables[device]

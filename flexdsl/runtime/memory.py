@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from threading import Lock
 from typing import Any, TypeVar, cast
 
@@ -83,6 +83,22 @@ def as_tensor(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
         while len(_UPLOADED) > _UPLOADS:
             _UPLOADED.popitem(last=False)
     return tensor
+
+
+def versions_of(
+    deciding: Sequence[Tensor], others: Sequence[Tensor], indices: Sequence[Tensor]
+) -> tuple[Any, ...] | None:
+    """What changes with elements of `deciding` or `indices`, or with an address of `others`.
+
+    None where nothing that is cheap does.
+    """
+    elements = (*deciding, *indices)
+    if any(t.is_inference() or _is_fleeting(t) for t in elements):
+        return None
+    return (
+        *[(t.data_ptr(), t._version) for t in elements],
+        *[t.data_ptr() for t in others],
+    )
 
 
 def _is_fleeting(tensor: Tensor) -> bool:

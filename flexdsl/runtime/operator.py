@@ -16,17 +16,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
 from flexdsl.errors import BackendError
 from flexdsl.runtime import bind, validate
-from flexdsl.runtime.executors import EXECUTORS
+from flexdsl.runtime.executors import executor
 from flexdsl.runtime.operator_programs import capture_count, program_of, with_values
 
 _Function = Callable[..., Any]
+Pair = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Saved:
+    """What autograd keeps from the forward to the backward pass."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    out: Tensor
+    lse: Tensor
+    captures: list[Tensor]
+
 
 _TENSORS = "Tensor q, Tensor k, Tensor v"
 _CALL = (
@@ -39,7 +54,7 @@ def _attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    captures: Sequence[Tensor],
+    captures: Sequence[Tensor] | None,
     numbers: Tensor,
     mask: str,
     score: str,
@@ -49,9 +64,9 @@ def _attention(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     """Output [B, Hq, Lq, Dv] in q's dtype, and lse [B, Hq, Lq] in float32 (float64 of float64)."""
-    bound = _bind(q, k, captures, numbers, mask, score, q_offset, tile)
-    with _no_autocast(q):
-        return EXECUTORS[backend].forward(bound, scale, q, k, v)
+    # A model that AOTInductor packaged passes None for an empty list.
+    bound = _bind(q, k, captures or (), numbers, mask, score, q_offset, tile)
+    return run_forward(bound, scale, backend, q, k, v)
 
 
 def _attention_backward(
@@ -74,13 +89,42 @@ def _attention_backward(
 ) -> list[Tensor]:
     """Gradients of q, k, v and of the captures at the indices `learned`, contiguous."""
     bound = _bind(q, k, captures, numbers, mask, score, q_offset, tile, learned)
-    backward = EXECUTORS[backend].backward
+    saved = Saved(q, k, v, out, lse, list(captures))
+    return run_backward(bound, scale, backend, saved, d_out, d_lse, learned)
+
+
+def run_forward(
+    bound: bind.Bound, scale: float, backend: str, q: Tensor, k: Tensor, v: Tensor
+) -> Pair:
+    """Output and lse by an executor."""
     with _no_autocast(q):
-        gradients = backward(bound, scale, (q, k, v), out, lse, d_out, d_lse)
-    likes = (q, k, v, *(captures[i] for i in learned))
-    return [
-        g.reshape(x.shape).to(x.dtype).contiguous() for g, x in zip(gradients, likes, strict=True)
-    ]
+        return executor(backend).forward(bound, scale, q, k, v)
+
+
+def run_backward(
+    bound: bind.Bound,
+    scale: float,
+    backend: str,
+    saved: Saved,
+    d_out: Tensor | None,
+    d_lse: Tensor | None,
+    learned: Sequence[int],
+) -> list[Tensor]:
+    """Gradients by an executor, of the inputs' shapes and dtypes."""
+    inputs = saved.q, saved.k, saved.v
+    with _no_autocast(saved.q):
+        gradients = executor(backend).backward(
+            bound, scale, inputs, saved.out, saved.lse, d_out, d_lse
+        )
+    likes = (*inputs, *(saved.captures[i] for i in learned))
+    return [_like(x, g) for x, g in zip(likes, gradients, strict=True)]
+
+
+def _like(x: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient of `x`, contiguous and in its shape and dtype."""
+    if gradient.dtype is x.dtype and gradient.shape == x.shape and gradient.is_contiguous():
+        return gradient
+    return gradient.reshape(x.shape).to(x.dtype).contiguous()
 
 
 def _no_autocast(q: Tensor) -> AbstractContextManager[Any]:
@@ -125,32 +169,95 @@ def _fake_backward(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> list[Tensor]:
     return [x.new_empty(x.shape) for x in (q, k, v, *(captures[i] for i in learned))]
 
 
-class _Differentiable(torch.autograd.Function):
-    """The operator under autograd, each captured tensor an input of its own."""
+class Work(Protocol):
+    """How attention is computed below autograd, and what of its captures belongs to the mask."""
+
+    @property
+    def mask_captures(self) -> int:
+        """How many captured tensors, the first ones, are the mask's."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, captures: list[Tensor]) -> Pair:
+        """Output and lse."""
+
+    def backward(
+        self, saved: Saved, d_out: Tensor | None, d_lse: Tensor | None, learned: list[int]
+    ) -> Sequence[Tensor]:
+        """Gradients of q, k, v and of the captures at the indices `learned`."""
+
+
+class Differentiable(torch.autograd.Function):
+    """Attention under autograd, each captured tensor an input of its own."""
 
     @staticmethod
-    def forward(
-        ctx: Any, keys: Any, static: tuple[Any, ...], numbers: Tensor, *tensors: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        out, lse = _below_autograd(keys, *tensors[:3], list(tensors[3:]), numbers, *static)
+    def forward(ctx: Any, work: Work, *tensors: Tensor) -> Pair:
+        """Output and lse; tensors are q, k, v and the captures."""
+        out, lse = work.forward(*tensors[:3], list(tensors[3:]))
         # Captures are saved for autograd's check that nobody has changed them since, too.
-        ctx.save_for_backward(out, lse, numbers, *tensors)
-        ctx.static = static
+        ctx.save_for_backward(out, lse, *tensors)
+        ctx.work = work
         ctx.set_materialize_grads(False)
         return out, lse
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor | None, d_lse: Tensor | None) -> tuple[Any, ...]:
-        out, lse, numbers, q, k, v, *captures = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[-len(captures) :]
-        of_score = range(capture_count(ctx.static[0]), len(captures))
-        learned = [i for i in of_score if wanted[i]]
-        d_q, d_k, d_v, *rest = attention_backward(
-            q, k, v, out, lse, d_out, d_lse, captures, numbers, *ctx.static, learned
-        )
+        """Gradients of the inputs of `forward`."""
+        out, lse, q, k, v, *captures = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[4:]
+        learned = [i for i in range(ctx.work.mask_captures, len(captures)) if wanted[i]]
+        saved = Saved(q, k, v, out, lse, captures)
+        d_q, d_k, d_v, *rest = ctx.work.backward(saved, d_out, d_lse, learned)
         found = dict(zip(learned, rest, strict=True))
-        d_captures = (found.get(i) for i in range(len(captures)))
-        return None, None, None, d_q, d_k, d_v, *d_captures
+        return None, d_q, d_k, d_v, *(found.get(i) for i in range(len(captures)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Dispatched:
+    """The operator below autograd.
+
+    Attributes:
+        keys: the dispatcher's, of the call.
+        numbers: as the operator takes them.
+        static: the arguments after them.
+    """
+
+    keys: Any
+    numbers: Tensor
+    static: tuple[Any, ...]
+
+    @property
+    def mask_captures(self) -> int:
+        return capture_count(self.static[0])
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, captures: list[Tensor]) -> Pair:
+        call = (q, k, v, captures, self.numbers, *self.static)
+        with torch._C._AutoDispatchBelowAutograd():
+            out, lse = attention.redispatch(self.keys & torch._C._after_autograd_keyset, *call)
+        return out, lse
+
+    def backward(
+        self, saved: Saved, d_out: Tensor | None, d_lse: Tensor | None, learned: list[int]
+    ) -> Sequence[Tensor]:
+        return differentiate(saved, d_out, d_lse, self.numbers, self.static, learned)
+
+
+def differentiate(
+    saved: Saved,
+    d_out: Tensor | None,
+    d_lse: Tensor | None,
+    numbers: Tensor,
+    static: tuple[Any, ...],
+    learned: list[int],
+) -> Sequence[Tensor]:
+    """Gradients by the operator `flexdsl::attention_backward`.
+
+    Args:
+        static: the arguments of the operator after `numbers`.
+    """
+    tensors = saved.q, saved.k, saved.v, saved.out, saved.lse
+    gradients: list[Tensor] = attention_backward(
+        *tensors, d_out, d_lse, saved.captures, numbers, *static, learned
+    )
+    return gradients
 
 
 def _autograd(
@@ -158,21 +265,21 @@ def _autograd(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    captures: Sequence[Tensor],
+    captures: Sequence[Tensor] | None,
     numbers: Tensor,
     *static: Any,
-) -> tuple[Tensor, Tensor]:
+) -> Pair:
     """The operator where autograd may watch. `register_autograd` costs three times as much."""
+    work = _Dispatched(keys, numbers, static)
+    return differentiable(work, q, k, v, captures or ())
+
+
+def differentiable(work: Work, q: Tensor, k: Tensor, v: Tensor, captures: Sequence[Tensor]) -> Pair:
+    """Output and lse by `work`, with a gradient where autograd wants one."""
     tensors = (q, k, v, *captures)
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
-        return _Differentiable.apply(keys, static, numbers, *tensors)  # type: ignore[no-any-return, no-untyped-call]
-    return _below_autograd(keys, q, k, v, captures, numbers, *static)
-
-
-def _below_autograd(keys: Any, *call: Any) -> tuple[Tensor, Tensor]:
-    with torch._C._AutoDispatchBelowAutograd():
-        out, lse = attention.redispatch(keys & torch._C._after_autograd_keyset, *call)
-    return out, lse
+        return Differentiable.apply(work, *tensors)  # type: ignore[no-any-return, no-untyped-call]
+    return work.forward(q, k, v, list(captures))
 
 
 def _refuse(ctx: Any, *gradients: Any) -> None:

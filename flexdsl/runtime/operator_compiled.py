@@ -30,8 +30,8 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 # The compiler runs such a function, in place of tracing into it, and takes its result for a
 # constant of the graph; an error in it is shown as it is.
-_run_aside = cast(Callable[[_F], _F], torch.compiler.assume_constant_result)
-_run_aside(refuse_inside_a_graph)
+run_aside = cast(Callable[[_F], _F], torch.compiler.assume_constant_result)
+run_aside(refuse_inside_a_graph)
 
 while EARLY:
     EARLY.pop().open()
@@ -78,7 +78,7 @@ def _(handle: Tensor, text: str, count: int) -> Tensor:
     return handle.new_empty((count,))
 
 
-@_run_aside
+@run_aside
 def _is_exporting() -> bool:
     """Asked aside: dynamo of torch 2.11 has its own answer, and says yes in every graph."""
     return torch.compiler.is_exporting()
@@ -152,7 +152,7 @@ def _has_closure(value: Any) -> bool:
     return isinstance(value, FunctionType) and len(value.__code__.co_freevars) > 0
 
 
-@_run_aside
+@run_aside
 def _refuse_reference() -> None:
     raise BackendError(
         "backend 'reference' does not run under torch.compile",
@@ -161,7 +161,7 @@ def _refuse_reference() -> None:
     )
 
 
-@_run_aside
+@run_aside
 def _refuse_plan() -> None:
     raise ArgumentError(
         "a plan is the mask in a compiled function",
@@ -171,7 +171,7 @@ def _refuse_plan() -> None:
     )
 
 
-@_run_aside
+@run_aside
 def _refuse_function(kind: Kind) -> None:
     raise ArgumentError(
         f"a plain function that captures something is the {kind.value} in a compiled function",
@@ -188,7 +188,7 @@ def _tensor(value: Any, device: torch.device) -> Tensor:
     return value if isinstance(value, Tensor) else torch.as_tensor(value).to(device)
 
 
-@_run_aside
+@run_aside
 def _recipe(make: Callable[[], Program]) -> tuple[Any, ...]:
     """Text, name, numbers, paths of captures by name, and what the structure depends on."""
     program = make()
@@ -206,7 +206,7 @@ def _recipe(make: Callable[[], Program]) -> tuple[Any, ...]:
     return text_of(program), program.name, words, tuple(paths), holders.plain
 
 
-@_run_aside
+@run_aside
 def _read_aside(value: Any, kind: Kind) -> tuple[str, tuple[int, ...]]:
     """Text and numbers of a text, or of a function that captures nothing."""
     program = as_mod(value, kind).program

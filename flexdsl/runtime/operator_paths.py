@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from flexdsl.frontend import Traced
 from flexdsl.ir import Program
-from flexdsl.mod import Mod
+from flexdsl.mod import Combination, Mod
 
 # Each step is what kind of thing holds the next value, and where in it.
 Step = tuple[str, Any]
@@ -112,6 +113,10 @@ def _held(value: Any, names: frozenset[str]) -> Iterator[tuple[Any, str, Path]]:
             yield from ((v, k, (("item", k),)) for k, v in texts)
         case Mod():
             yield value._make, "", (("attribute", "_make"),)
+        case Traced():
+            yield value.function, "", (("attribute", "function"),)
+        case Combination():
+            yield value.mods, "", (("attribute", "mods"),)
         case Program():
             yield value.values, "", (("attribute", "values"),)
         case _:

@@ -12,24 +12,17 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from flexdsl.analysis.gradient import LearnedLoad, Reduction, learned_loads
-from flexdsl.codegen import Phase, backward_reason
+from flexdsl.analysis.gradient import LearnedLoad, Reduction
+from flexdsl.codegen import Phase
 from flexdsl.runtime import bind
-from flexdsl.runtime.descriptors import aligned, empty_aligned
+from flexdsl.runtime.blocks import aligned, empty_aligned
+from flexdsl.runtime.call import Call, Kernels, loads_of, row_stride, tile_counts
 from flexdsl.runtime.evaluate import evaluate
-from flexdsl.runtime.launch import (
-    Call,
-    capability,
-    row_stride,
-    run,
-    takes_hopper,
-    tile_counts,
-)
 from flexdsl.runtime.tuning import Config, diagonal_config
 
 
 def backward(
-    backend: str,
+    kernels: Kernels,
     bound: bind.Bound,
     scale: float,
     inputs: tuple[Tensor, Tensor, Tensor],
@@ -41,7 +34,7 @@ def backward(
     """Gradients of q, k and v, then of the captured tensors that are learned.
 
     Args:
-        backend: "triton", "hopper" or "auto", as in the forward pass.
+        kernels: what runs, as in the forward pass.
         inputs: q, k and v of the forward call.
         out, lse: what it gave.
         d_out: gradient by the output.
@@ -62,36 +55,13 @@ def backward(
     rows |= {name: lse.new_empty(padded) for name in ("delta", "lse_log2")}
     given = map(aligned, (q, k, v, out, d_out))
     tensors = dict(zip(("query", "key", "value", "out", "d_out"), given, strict=True))
-    hopper = takes_hopper(backend, capability(q.device), q, v)
-    call = Call(bound, scale, tensors, rows, gradients=learned, hopper=hopper)
-    phases = phases_of(call)
+    call = Call(bound, scale, tensors, rows, gradients=learned, hopper=kernels.hopper)
+    phases = kernels.backward_phases(call)
     run_all = _hopper if Phase.BACKWARD in phases else _portable
-    return [*run_all(phases, call), *learned.values()]
+    return [*run_all(kernels, phases, call), *learned.values()]
 
 
-def phases_of(call: Call) -> tuple[Phase, ...]:
-    """The kernels of a call's backward pass, in the order in which they run."""
-    if call.hopper and reason_against_hopper(call) is None:
-        return Phase.BACKWARD_ROWS, Phase.BACKWARD, Phase.BACKWARD_SUMS
-    portable = (Phase.BACKWARD_ROWS, Phase.BACKWARD_QUERY, Phase.BACKWARD_KEY)
-    if any(load.reduction is Reduction.DIAGONAL for load in loads_of(call.bound)):
-        return *portable, Phase.BACKWARD_DIAGONAL
-    return portable
-
-
-def reason_against_hopper(call: Call) -> str | None:
-    """Why the backward pass of a call takes the portable kernels where its forward does not."""
-    q, v, learned = call.tensors["query"], call.tensors["value"], bool(call.bound.learned)
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    return backward_reason(q.shape[3], v.shape[3], q[..., 0].numel(), learned, deterministic)
-
-
-def loads_of(bound: bind.Bound) -> tuple[LearnedLoad, ...]:
-    """The loads of captured tensors whose gradients are wanted."""
-    return () if bound.score is None else learned_loads(bound.score.expr, bound.learned)
-
-
-def _portable(phases: tuple[Phase, ...], call: Call) -> list[Tensor]:
+def _portable(kernels: Kernels, phases: tuple[Phase, ...], call: Call) -> list[Tensor]:
     """Gradients of q, k and v; those of captured tensors are added to the call's own."""
     tensors, bound = call.tensors, call.bound
     of = {f"d_{n}": empty_aligned(tensors[n].shape, tensors[n]) for n in ("query", "key", "value")}
@@ -101,14 +71,14 @@ def _portable(phases: tuple[Phase, ...], call: Call) -> list[Tensor]:
     sums = {str(i): _buffer(x, bound, tile, call.rows["lse"]) for i, x in enumerate(loads)}
     call = replace(call, tensors={**tensors, **of}, sums=sums)
     for phase in phases:
-        run(phase, call)
+        kernels.run(phase, call)
     for number, load in enumerate(loads):
         if load.reduction is not Reduction.PAIR:
             _scatter(load, sums[str(number)], bound, tile, call.gradients[load.capture])
     return list(of.values())
 
 
-def _hopper(phases: tuple[Phase, ...], call: Call) -> list[Tensor]:
+def _hopper(kernels: Kernels, phases: tuple[Phase, ...], call: Call) -> list[Tensor]:
     """Gradients of q, k and v by the one kernel of a Hopper GPU; dQ is added up in float32.
 
     It gives dK and dV of each query head, which are added up here where heads share keys.
@@ -122,7 +92,7 @@ def _hopper(phases: tuple[Phase, ...], call: Call) -> list[Tensor]:
     query_sums = q.new_zeros((*q.shape[:2], rows, q.shape[3]), dtype=torch.float32)
     call = replace(call, tensors={**call.tensors, **of}, sums={"d_query": query_sums})
     for phase in phases:
-        run(phase, call)
+        kernels.run(phase, call)
     group = q.shape[1] // k.shape[1]
     of_keys = (of["d_key"], of["d_value"])
     if group > 1:

@@ -9,18 +9,17 @@ from torch import Tensor
 
 from flexdsl.codegen import Phase
 from flexdsl.runtime import bind
-from flexdsl.runtime.descriptors import aligned, empty_aligned
-from flexdsl.runtime.launch import Call, capability, run, takes_hopper
+from flexdsl.runtime.blocks import aligned, empty_aligned
+from flexdsl.runtime.call import Call, Kernels
 
 
 def forward(
-    backend: str, bound: bind.Bound, scale: float, q: Tensor, k: Tensor, v: Tensor
+    kernels: Kernels, bound: bind.Bound, scale: float, q: Tensor, k: Tensor, v: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Output [B, Hq, Lq, Dv] and float32 logsumexp [B, Hq, Lq] of a checked and bound call.
 
     Args:
-        backend: "triton" for portable kernels, "hopper" for a Hopper GPU's own, "auto" for those
-            that are faster here.
+        kernels: what runs: compiled as the call needs them, or those of a bundle.
 
     Raises:
         BackendError: no configuration fits the GPU.
@@ -32,6 +31,5 @@ def forward(
     if scale <= 0:  # the largest score times the scale must be the largest of all
         q, scale = (-q, -scale) if scale < 0 else (torch.zeros_like(q), 1.0)
     tensors = {"query": aligned(q), "key": aligned(k), "value": aligned(v), "out": out}
-    hopper = takes_hopper(backend, capability(q.device), q, v)
-    run(Phase.FORWARD, Call(bound, scale, tensors, {"lse": lse}, hopper=hopper))
+    kernels.run(Phase.FORWARD, Call(bound, scale, tensors, {"lse": lse}, hopper=kernels.hopper))
     return out.contiguous(), lse

@@ -117,6 +117,9 @@ _BACKWARD_32_BIT = {
 }
 MAX_HEAD_DIM = 256
 
+# Names of element types as users write them, and their sizes in bytes.
+ITEMSIZE = {"fp16": 2, "bf16": 2, "fp32": 4}
+
 
 def diagonal_config(head_dim: int, itemsize: int) -> Config:
     """The one configuration of the diagonals' kernel, whose sums are laid out by its tile."""

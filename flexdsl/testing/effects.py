@@ -49,7 +49,7 @@ def _variables(value: Any, done: set[int]) -> Iterator[tuple[str, Any]]:
                 yield from _variables(part, done)
         case MethodType():
             yield from _variables(value.__func__, done)
-            yield from _attributes(value.__self__)
+            yield from _attributes(value.__self__, done)
         case FunctionType():
             yield from _of_function(value, done)
         case tuple():
@@ -59,7 +59,7 @@ def _variables(value: Any, done: set[int]) -> Iterator[tuple[str, Any]]:
             call = vars(type(value)).get("__call__")
             if isinstance(call, FunctionType):
                 yield from _variables(call, done)
-                yield from _attributes(value)
+                yield from _attributes(value, done)
 
 
 def _of_function(function: Callable[..., Any], done: set[int]) -> Iterator[tuple[str, Any]]:
@@ -70,8 +70,7 @@ def _of_function(function: Callable[..., Any], done: set[int]) -> Iterator[tuple
             held[name] = cell.cell_contents
         except ValueError:  # not assigned yet
             continue
-    if str(function.__module__).startswith("flexdsl."):
-        # The wrapping of a mod: only the user's functions in it are looked into.
+    if _is_wrapping(function):
         for value in held.values():
             yield from _variables(value, done)
         return
@@ -85,9 +84,18 @@ def _of_function(function: Callable[..., Any], done: set[int]) -> Iterator[tuple
             yield name, value
 
 
-def _attributes(instance: Any) -> Iterator[tuple[str, Any]]:
+def _attributes(instance: Any, done: set[int]) -> Iterator[tuple[str, Any]]:
+    wrapping = _is_wrapping(type(instance))
     for name, value in getattr(instance, "__dict__", {}).items():
-        yield f"self.{name}", value
+        if wrapping:
+            yield from _variables(value, done)
+        else:
+            yield f"self.{name}", value
+
+
+def _is_wrapping(thing: Any) -> bool:
+    """Is it flexdsl's own, around a user's function? Only what that uses is looked into."""
+    return str(thing.__module__).startswith("flexdsl.")
 
 
 def _names(code: CodeType) -> Iterator[str]:

@@ -37,15 +37,15 @@ def on_device(program):
 
 def states(plan):
     """Proven states of tiles, and the exact ones."""
-    found = device_plan.states(plan, plan.mask.values, DEVICE)
+    found = device_plan.states(plan, plan.mask.values, DEVICE, device_plan.launch_compiled)
     proven = found.cpu().numpy().copy()
-    device_plan.refine(found, plan, plan.mask.values)
+    device_plan.refine(found, plan, plan.mask.values, device_plan.launch_compiled)
     return proven, found.cpu().numpy()
 
 
 def states_of_table(plan, shape):
     """The states that the device's table says, [rows, inner]; runs are disjoint and ascending."""
-    made = device_plan.make_table(plan, plan.mask.values, DEVICE)
+    made = device_plan.make_table(plan, plan.mask.values, DEVICE, device_plan.launch_compiled)
     offsets, full_ends, starts, stops = (
         x.cpu().numpy() for x in (made.offsets, made.full_ends, made.starts, made.stops)
     )

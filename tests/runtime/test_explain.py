@@ -51,7 +51,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[Launch]:
     """The kernels that are launched; they are generated and do not run."""
     seen: list[Launch] = []
 
-    def record(kernel: Any, call: Any, plan: Any, config: Any) -> None:
+    def record(phase: Any, kernel: Any, call: Any, plan: Any, config: Any) -> None:
         numbers = (*config.tile, config.num_warps, config.num_stages)
         kind = "" if plan is None else plan.kind
         seen.append((kernel.entry, kernel.language.value, *numbers, kind))
@@ -109,15 +109,15 @@ def test_what_is_told_is_what_is_launched(
     launched: list[Launch],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for module in (launch, triton_forward, triton_backward):
-        monkeypatch.setattr(module, "capability", lambda device: gpu)
+    monkeypatch.setattr(launch, "capability", lambda device: gpu)
     q, k, v = tensors(dim, dtype)
     bound = bound_of(q, k, MASKS[mask], SCORES[score])
     with deterministic(fixed_order):
         text = "\n".join(of_gpu(backend, gpu, bound, 0.1, q, k, v))
         assert not launched
-        out, lse = triton_forward.forward(backend, bound, 0.1, q, k, v)
-        triton_backward.backward(backend, bound, 0.1, (q, k, v), out, lse, out, None)
+        kernels = launch.compiling(backend, q, v)
+        out, lse = triton_forward.forward(kernels, bound, 0.1, q, k, v)
+        triton_backward.backward(kernels, bound, 0.1, (q, k, v), out, lse, out, None)
     assert told(text) == launched
     assert ("portable kernels, since" in text.splitlines()[0]) == (launched[0][1] == "triton")
     atomics = any(entry == "backward" for entry, *_ in launched)

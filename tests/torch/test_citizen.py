@@ -19,10 +19,10 @@ from torch.utils.checkpoint import (
 
 import flexdsl as fx
 from flexdsl.errors import BackendError
-from flexdsl.runtime import operator
+from flexdsl.runtime import executors, operator
 from support.calls import MASKS, SCORES, Shape, assert_near
 
-OPERATOR = torch.ops.flexdsl.attention.default
+OPERATOR = operator.attention
 
 
 class Biased(torch.nn.Module):
@@ -55,13 +55,13 @@ def leaves() -> list[torch.Tensor]:
 def counted(monkeypatch) -> list[int]:
     """One entry for each forward pass of the CPU executor from now on."""
     calls: list[int] = []
-    executor = operator.EXECUTORS["cpu"]
+    executor = executors.EXECUTORS["cpu"]
 
     def forward(*args):
         calls.append(1)
         return executor.forward(*args)
 
-    monkeypatch.setitem(operator.EXECUTORS, "cpu", type(executor)(forward, executor.backward))
+    monkeypatch.setitem(executors.EXECUTORS, "cpu", type(executor)(forward, executor.backward))
     return calls
 
 

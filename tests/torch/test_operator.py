@@ -11,7 +11,7 @@ import torch
 import flexdsl as fx
 from flexdsl.errors import CaptureError
 from flexdsl.ir import captures_of
-from flexdsl.runtime import operator, operator_programs
+from flexdsl.runtime import executors, operator, operator_programs
 from flexdsl.runtime.operator_programs import numbers_of, program_of, text_of, with_values
 from support.calls import MASKS, SCORES, Shape, assert_near, oracle
 
@@ -132,14 +132,14 @@ def test_an_in_place_change_of_a_captured_tensor_is_seen():
 def test_a_numpy_array_is_uploaded_once(monkeypatch):
     slopes = np.linspace(0.5, 0.1, 4)
     seen = []
-    original = operator.EXECUTORS["cpu"]
+    original = executors.EXECUTORS["cpu"]
 
     def forward(bound, *rest):
         seen.append(bound.score_values["slopes"])
         return original.forward(bound, *rest)
 
-    executor = operator.EXECUTORS["cpu"].__class__(forward, original.backward)
-    monkeypatch.setitem(operator.EXECUTORS, "cpu", executor)
+    executor = executors.EXECUTORS["cpu"].__class__(forward, original.backward)
+    monkeypatch.setitem(executors.EXECUTORS, "cpu", executor)
     tensors = SHAPE.tensors()
     for change in (0.0, 0.0, 1.0):
         slopes[0] += change

@@ -1,0 +1,95 @@
+"""Which kernels a build has: jobs for each variant and shape, by the digest of their inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+
+import flexdsl
+from flexdsl.aot.specs import (
+    OF_MASKS,
+    OF_STATES,
+    Job,
+    Shape,
+    backward_phases,
+    in_tiles,
+    job_of,
+)
+from flexdsl.aot.worker import Made
+from flexdsl.codegen import Phase
+from flexdsl.ir import Program, captures_of, rename_apart
+from flexdsl.variants import Variant
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The kernels of a variant for one shape.
+
+    Attributes:
+        name: of the variant.
+        mask, score: its programs, without a place in a file; no name in one is in the other.
+        learned: captures of the score that require a gradient.
+        jobs: by digest, in the order of the manifest.
+    """
+
+    name: str
+    mask: Program | None
+    score: Program | None
+    shape: Shape
+    learned: tuple[str, ...]
+    jobs: dict[str, Job]
+
+
+def tools() -> dict[str, str]:
+    """The versions of what builds, by name."""
+    return {"flexdsl": flexdsl.__version__, "triton": version("triton")}
+
+
+def plan_builds(
+    variants: Sequence[Variant],
+    shapes: Sequence[Shape],
+    backward: bool,
+    versions: dict[str, str],
+) -> list[Planned]:
+    """The kernels of attention of every variant and shape."""
+    return [_plan(v, shape, backward, versions) for v in variants for shape in shapes]
+
+
+def _plan(variant: Variant, shape: Shape, backward: bool, versions: dict[str, str]) -> Planned:
+    mask, score = (None if m is None else m.program for m in (variant.mask, variant.score))
+    # Where a mod stands in a file is no part of a bundle.
+    mask = mask and replace(mask, source="")
+    score = score and replace(score, source="")
+    if mask is not None and score is not None:
+        score = rename_apart(score, mask.values)
+    learned = _learned(score) if backward else ()
+    phases = (Phase.FORWARD, *(backward_phases(score, shape, learned) if backward else ()))
+    jobs = [job_of(phase, mask, score, shape, learned) for phase in phases]
+    by_digest = {job.made_of(versions): job for job in jobs}
+    return Planned(variant.name, mask, score, shape, learned, by_digest)
+
+
+def planning_jobs(planned: Planned, made: Mapping[str, Made], versions: dict[str, str]) -> Planned:
+    """The same with the kernels that make plans on the device, for the tiles that were chosen.
+
+    Only a mask that reads captured tensors has its plan made there.
+    """
+    tables = [d for d in planned.jobs if made[d].code.plan == "table"]
+    mask = planned.mask
+    if not tables or mask is None or not captures_of(mask.expr):
+        return planned
+    tiles = dict.fromkeys(made[d].code.tile for d in tables)
+    jobs = [job_of(phase, None, None, planned.shape) for phase in OF_STATES]
+    for phase in OF_MASKS:
+        job = job_of(phase, mask, None, planned.shape)
+        jobs += [in_tiles(job, tile) for tile in tiles]
+    return replace(planned, jobs=planned.jobs | {j.made_of(versions): j for j in jobs})
+
+
+def _learned(score: Program | None) -> tuple[str, ...]:
+    """The captured tensors of a score whose gradients are wanted."""
+    if score is None:
+        return ()
+    names = (c.name for c in captures_of(score.expr))
+    return tuple(n for n in names if getattr(score.values.get(n), "requires_grad", False))

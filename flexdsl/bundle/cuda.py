@@ -1,0 +1,166 @@
+"""The driver of NVIDIA GPUs, by its C interface (`libcuda.so.1`) and ctypes.
+
+It stands on the primary context, which torch uses too. What is launched, with which parameters, is
+for the caller.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from ctypes import Array, byref, c_char_p, c_int, c_uint, c_uint32, c_uint64, c_void_p
+from functools import cache
+
+from flexdsl.bundle.manifest import TensorMap
+from flexdsl.bundle.words import MAP_BYTES
+from flexdsl.errors import BackendError
+
+# Names and numbers of cuda.h.
+_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8  # CU_FUNC_ATTRIBUTE_...
+_L2_PROMOTION_128B = 2  # CU_TENSOR_MAP_L2_PROMOTION_...
+_STATIC_SHARED_LIMIT = 48 * 1024  # more has to be asked for
+
+
+class Cuda:
+    """The driver; made once, by `cuda`."""
+
+    def __init__(self) -> None:
+        try:
+            self._library = ctypes.CDLL("libcuda.so.1")
+        except OSError as error:
+            raise BackendError(
+                "the driver of NVIDIA GPUs, libcuda.so.1, cannot be opened",
+                why=str(error),
+                fix="a machine with an NVIDIA GPU and its driver",
+            ) from None
+        self._call("cuInit", c_uint(0))
+        version = c_int()
+        self._call("cuDriverGetVersion", byref(version))
+        self._version = version.value
+        # Called at each launch: with types declared, plain numbers are arguments.
+        self._get_device = self._library.cuCtxGetDevice
+        self._launch_kernel = self._library.cuLaunchKernel
+        sizes = [c_uint] * 7
+        self._launch_kernel.argtypes = [c_void_p, *sizes, c_void_p, c_void_p, c_void_p]
+
+    def load(self, code: bytes, entry: str, shared_bytes: int, device: int) -> int:
+        """See `Driver`."""
+        self._enter(device)
+        module, function = c_void_p(), c_void_p()
+        self._call("cuModuleLoadData", byref(module), c_char_p(code))
+        self._call("cuModuleGetFunction", byref(function), module, c_char_p(entry.encode()))
+        if shared_bytes > _STATIC_SHARED_LIMIT:
+            attribute = c_int(_MAX_DYNAMIC_SHARED_SIZE_BYTES)
+            self._call("cuFuncSetAttribute", function, attribute, c_int(shared_bytes))
+        assert function.value is not None
+        return function.value
+
+    def encode(
+        self, box: TensorMap, address: int, shape: Sequence[int], strides: Sequence[int]
+    ) -> bytes:
+        """See `Driver`."""
+        rank = len(shape)
+        lengths = (c_uint64 * rank)(*reversed(shape))
+        steps = [s * box.itemsize for s in reversed(strides[:-1])]
+        space = ctypes.create_string_buffer(MAP_BYTES + 64)
+        place = -(-ctypes.addressof(space) // 64) * 64
+        self._call(
+            "cuTensorMapEncodeTiled",
+            c_void_p(place),
+            c_int(box.element),
+            c_uint32(rank),
+            c_void_p(address),
+            lengths,
+            (c_uint64 * max(rank - 1, 1))(*steps),
+            (c_uint32 * rank)(*reversed(box.block)),
+            (c_uint32 * rank)(*[1] * rank),
+            c_int(0),  # CU_TENSOR_MAP_INTERLEAVE_NONE
+            c_int(box.swizzle),
+            c_int(_L2_PROMOTION_128B),
+            c_int(0),  # CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE
+        )
+        encoded = ctypes.string_at(place, MAP_BYTES)
+        return self._corrected(encoded, [box.itemsize, *steps], list(reversed(shape)))
+
+    def _corrected(self, encoded: bytes, steps: list[int], lengths: list[int]) -> bytes:
+        """Drivers up to 13.1 set a bit of tensors below 128 KiB that makes copies fail.
+
+        CUTLASS clears it too, in `make_tma_copy_desc`.
+        """
+        last = sum((n - 1) * s for n, s in zip(lengths, steps, strict=True))
+        if self._version > 13010 or last + 1 >= 128 * 1024:
+            return encoded
+        word = int.from_bytes(encoded[8:16], "little") & ~(1 << 21)
+        return encoded[:8] + word.to_bytes(8, "little") + encoded[16:]
+
+    def launch(
+        self,
+        function: int,
+        programs: int,
+        threads: int,
+        shared_bytes: int,
+        stream: int,
+        device: int,
+        buffer: bytes,
+        offsets: Sequence[int],
+    ) -> None:
+        """See `Driver`."""
+        space = ctypes.create_string_buffer(len(buffer) + 64)
+        place = -(-ctypes.addressof(space) // 64) * 64
+        ctypes.memmove(place, buffer, len(buffer))
+        parameters = (c_void_p * len(offsets))(*[place + o for o in offsets])
+        self.start(function, programs, threads, shared_bytes, stream, device, parameters)
+
+    def start(
+        self,
+        function: int,
+        programs: int,
+        threads: int,
+        shared_bytes: int,
+        stream: int,
+        device: int,
+        parameters: Array[c_void_p],
+    ) -> None:
+        """Start `programs` programs; `parameters` has the address of each parameter.
+
+        Raises:
+            BackendError: the driver refuses the launch.
+        """
+        self._enter(device)  # autograd has threads of its own
+        shape = programs, 1, 1, threads, 1, 1, shared_bytes
+        code = self._launch_kernel(function, *shape, stream, parameters, None)
+        if code != 0:
+            raise self._error("cuLaunchKernel", code)
+
+    def _enter(self, device: int) -> None:
+        """Make the primary context of a device this thread's current one, where it is not."""
+        context, handle = c_void_p(), c_int()
+        if self._get_device(byref(handle)) != 0 or handle.value != device:
+            self._call("cuDeviceGet", byref(handle), c_int(device))
+            self._call("cuDevicePrimaryCtxRetain", byref(context), handle)
+            self._call("cuCtxSetCurrent", context)
+
+    def _call(self, name: str, *arguments: object) -> None:
+        code = getattr(self._library, name)(*arguments)
+        if code != 0:
+            raise self._error(name, code)
+
+    def _error(self, name: str, code: int) -> BackendError:
+        text = c_char_p()
+        self._library.cuGetErrorString(c_int(code), byref(text))
+        words = text.value.decode() if text.value else f"error {code}"
+        return BackendError(
+            f"{name}: {words}",
+            why="the GPU's driver refused it",
+            fix="a bundle built for this GPU, and a driver as new as flexdsl doctor says",
+        )
+
+
+@cache
+def cuda() -> Cuda:
+    """The driver of this machine.
+
+    Raises:
+        BackendError: there is none.
+    """
+    return Cuda()

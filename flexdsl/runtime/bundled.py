@@ -1,0 +1,229 @@
+"""Kernels of a bundle in the place of compiled ones: how they are launched, by the driver alone.
+
+What the arguments of a kernel are is known to `call.py`; which kernels a call takes, to
+`bundles.py`. It imports no compiler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flexdsl.analysis import BlockPlan
+from flexdsl.bundle.files import Bundle
+from flexdsl.bundle.manifest import Build, Code, Parameter, Variant
+from flexdsl.bundle.words import Layout, Word, layout_of, words_of_blocks
+from flexdsl.codegen import OF_KEYS, Language, Phase
+from flexdsl.errors import BundleError
+from flexdsl.ir import Program
+from flexdsl.runtime import device_plan, machine
+from flexdsl.runtime.blocks import Blocks
+from flexdsl.runtime.call import Call, device_table, programs_of, value_of
+from flexdsl.runtime.tuning import Config, diagonal_config
+
+_INT32 = 2**31
+
+_FUNCTIONS: dict[tuple[str, str, int], int] = {}
+
+
+@dataclass(frozen=True)
+class Bundled:
+    """The kernels of one build of a variant, as `Kernels` of calls.
+
+    Attributes:
+        bundle: where the machine code is.
+        variant, build: which kernels.
+    """
+
+    bundle: Bundle
+    variant: Variant
+    build: Build
+
+    @property
+    def hopper(self) -> bool:
+        """Is the forward kernel one in Gluon?"""
+        forward = self.build.of(Phase.FORWARD.value)
+        return forward is not None and forward.language == Language.GLUON.value
+
+    def learned(self, wanted: tuple[str, ...]) -> tuple[str, ...]:
+        """The captures whose gradients the backward kernels add up.
+
+        Raises:
+            BundleError: they are not those of `wanted`.
+        """
+        missing = [name for name in wanted if name not in self.variant.learned]
+        if missing:
+            raise BundleError(
+                f"variant {self.variant.name} was built without the gradient of {missing[0]}",
+                fix=f"{missing[0]}.detach(); or build with a tensor that requires a gradient",
+            )
+        return self.variant.learned
+
+    def backward_phases(self, call: Call) -> tuple[Phase, ...]:
+        """The kernels of the backward pass, in the order in which they run.
+
+        Raises:
+            BundleError: it was not built, or adds up in any order where a fixed one is asked for.
+        """
+        names = {k.phase for k in self.build.kernels}
+        phases = [p for p in Phase if p.value in names and p.value.startswith("backward")]
+        if not phases:
+            raise BundleError(
+                f"variant {self.variant.name} was built without its backward pass",
+                fix="flexdsl build ... --phase forward --phase backward",
+            )
+        if Phase.BACKWARD in phases and torch.are_deterministic_algorithms_enabled():
+            raise BundleError(
+                f"the backward pass of variant {self.variant.name} adds dQ up by atomics",
+                why="torch.use_deterministic_algorithms(True) is set",
+                fix="fx.attention without a bundle, which takes portable kernels then",
+            )
+        return tuple(phases)
+
+    def run(self, phase: Phase, call: Call) -> None:
+        """Run the kernel of `phase`.
+
+        Raises:
+            BundleError: it was not built, or is not right for this call.
+        """
+        code = self._code(phase, None)
+        config = _config(code)
+        if code.plan == "closed-form":
+            self._check_limits(call)
+        plan = self._plan(phase, call, config) if code.plan == "table" else None
+        table = None if plan is None else device_table(plan, call, self.launch_planning)
+        arguments = tuple(p.argument for p in code.parameters)
+        values = [value_of(a, call, plan, table, config) for a in arguments]
+        programs = programs_of(phase, arguments, call, config)
+        self._launch(code, programs, values, call.device)
+
+    def launch_planning(
+        self,
+        phase: Phase,
+        mask: Program | None,
+        programs: int,
+        given: Mapping[str, Any],
+        tensors: Mapping[str, Tensor],
+        tile: tuple[int, int],
+        device: torch.device,
+    ) -> None:
+        """Run a kernel that makes plans: `device_plan.Launch`."""
+        if programs:
+            code = self._code(phase, tile if mask is not None else None)
+            values = [device_plan.value_of(p.argument, given, tensors) for p in code.parameters]
+            self._launch(code, programs, values, device)
+
+    def _code(self, phase: Phase, tile: tuple[int, int] | None) -> Code:
+        code = self.build.of(phase.value, tile)
+        if code is None:
+            of = "" if tile is None else f" for tiles of {tile[0]} x {tile[1]}"
+            raise BundleError(
+                f"variant {self.variant.name} for {self.build.title} has no kernel"
+                f" {phase.value}{of}",
+                fix="build the bundle again with this flexdsl",
+            )
+        if phase is Phase.BACKWARD_DIAGONAL:
+            self._check_diagonal(code)
+        return code
+
+    def _check_diagonal(self, code: Code) -> None:
+        """The sums of diagonals are laid out by the tile that this flexdsl expects."""
+        widest = max(self.build.head_dim, self.build.value_dim)
+        itemsize = 4 if self.build.dtype == "fp32" else 2
+        if code.tile != diagonal_config(widest, itemsize).tile:
+            raise BundleError(
+                f"kernel {code.phase} of {self.variant.name} has other tiles than this flexdsl's",
+                fix="build the bundle again with this flexdsl",
+            )
+
+    def _plan(self, phase: Phase, call: Call, config: Config) -> BlockPlan:
+        plan = call.plan(phase, config)
+        assert plan.outer == ("kv" if phase in OF_KEYS else "q")
+        return plan.tabulated if plan.closed_form is not None else plan
+
+    def _check_limits(self, call: Call) -> None:
+        """Raise `BundleError` where the proof of a closed form does not cover the call."""
+        variant, lengths = self.variant, call.bound.lengths
+        for name, (low, high) in variant.ranges.items():
+            if not low <= call.bound.mask_values[name] <= high:
+                raise _not_proven(variant, name, call.bound.mask_values[name], low, high)
+        positions = max(lengths.q_offset + lengths.q_len, lengths.kv_len)
+        for name, value, most in (
+            ("the number of positions", positions, variant.positions),
+            ("the number of batches", lengths.batch, variant.batch),
+            ("the number of heads", lengths.heads, variant.heads),
+        ):
+            if most and value > most:
+                raise _not_proven(variant, name, value, 0, most)
+
+    def _launch(self, code: Code, programs: int, values: list[Any], device: torch.device) -> None:
+        words: list[Word] = []
+        for parameter, value in zip(code.parameters, values, strict=True):
+            words += _words(parameter, value)
+        words += [0] * code.null_pointers
+        layout = _layout(self.bundle.digest, code)
+        machine.MACHINE.driver.launch(
+            self._function(code, device),
+            programs,
+            code.threads,
+            code.shared_bytes,
+            machine.MACHINE.stream(device),
+            device.index or 0,
+            layout.pack(words),
+            layout.offsets,
+        )
+
+    def _function(self, code: Code, device: torch.device) -> int:
+        index = device.index or 0
+        key = self.bundle.digest, f"{code.code}:{code.entry}", index
+        if key not in _FUNCTIONS:
+            machine_code = self.bundle.machine_code(code)
+            driver = machine.MACHINE.driver
+            _FUNCTIONS[key] = driver.load(machine_code, code.entry, code.shared_bytes, index)
+        return _FUNCTIONS[key]
+
+
+_LAYOUTS: dict[tuple[str, str], Layout] = {}
+
+
+def _layout(digest: str, code: Code) -> Layout:
+    key = digest, code.code
+    if key not in _LAYOUTS:
+        _LAYOUTS[key] = layout_of(code)
+    return _LAYOUTS[key]
+
+
+def _config(code: Code) -> Config:
+    return Config(*code.tile, code.threads // 32, code.stages, Language(code.language))
+
+
+def _words(parameter: Parameter, value: Any) -> list[Word]:
+    """What the machine gets for the value of an argument."""
+    if isinstance(value, Blocks):
+        base: Any = value.tensor.data_ptr()
+        if parameter.tensor_map is not None:
+            driver = machine.MACHINE.driver
+            base = driver.encode(parameter.tensor_map, base, value.shape, value.strides)
+        return words_of_blocks(parameter, base, value.shape, value.strides)
+    if isinstance(value, Tensor):
+        return [value.data_ptr()]
+    if parameter.type == "i32" and not -_INT32 <= value < _INT32:
+        raise BundleError(
+            f"{parameter.argument.name} is {value}, and the kernel takes 32 bits",
+            why="kernels of bundles count elements of captured tensors and positions in 32 bits",
+            fix="fx.attention without a bundle, which compiles a kernel of 64 bits",
+        )
+    return [value]
+
+
+def _not_proven(variant: Variant, name: str, value: int, low: int, high: int) -> BundleError:
+    return BundleError(
+        f"{name} is {value}, and the kernels of variant {variant.name} are proven for {low} to"
+        f" {high}",
+        why="they compute which tiles they need by formulas, which were proven for those values",
+        fix="build a variant with such a value, or fx.attention without a bundle",
+    )

@@ -1,0 +1,251 @@
+"""One call of `attention` as its kernels see it: what each argument is, how many programs run.
+
+A kernel lists its arguments by role (`codegen/kernel.py`); here each role gets its value of a call.
+Who compiles or loads the kernel, and how it gets the values, is a launcher's: `launch.py` by
+triton, `bundled.py` by the driver alone. This file imports neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from flexdsl.analysis import BlockPlan
+from flexdsl.analysis.gradient import LearnedLoad, learned_loads
+from flexdsl.codegen import OF_KEYS, Argument, KernelSpec, Language, Phase, Role, heavy_last
+from flexdsl.errors import InternalError
+from flexdsl.ir import Capture, Op, captures_of
+from flexdsl.runtime import bind, device_plan
+from flexdsl.runtime.blocks import blocks_of, flat_blocks
+from flexdsl.runtime.run_table import DeviceTable, to_device
+from flexdsl.runtime.tuning import Config
+
+LOG2E = 1.4426950408889634
+
+# Names of element types as targets and bundles have them.
+DTYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
+
+# Kernels that look at no pair.
+OF_ROWS = (Phase.BACKWARD_ROWS, Phase.BACKWARD_SUMS)
+# Those that visit the live tiles of a plan, and no other.
+_BY_TILES = (Phase.FORWARD, Phase.BACKWARD_QUERY, Phase.BACKWARD_KEY)
+
+_TABLES: WeakKeyDictionary[BlockPlan, dict[torch.device, DeviceTable]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """What the kernels of one call of `attention` have in common.
+
+    Attributes:
+        bound: mask, score and their values.
+        scale: factor of the scores.
+        tensors: those with descriptors, aligned, by the name that kernels use; query and key are
+            among them.
+        rows: float32 [B, Hq, Lq] tensors by name.
+        sums: float32 sums of learned loads, by their number.
+        gradients: float32 gradients of captured tensors, by name.
+        hopper: kernels in Gluon are to be tried first.
+    """
+
+    bound: bind.Bound
+    scale: float
+    tensors: Mapping[str, Tensor]
+    rows: Mapping[str, Tensor]
+    sums: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    gradients: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    hopper: bool = False
+
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        """Parameters and captures of mask and score, by name."""
+        return {**self.bound.mask_values, **self.bound.score_values}
+
+    @cached_property
+    def layouts(self) -> tuple[Any, ...]:
+        """Device, element type, and lengths and strides of all tensors."""
+        query = self.tensors["query"]
+        lying = [(x.shape, x.stride()) for x in self.tensors.values()]
+        return query.device, query.dtype, *lying
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self.tensors["query"].device
+
+    def plan(self, phase: Phase, config: Config) -> BlockPlan:
+        """The user's plan where it has this tile or needs none, else one of this tile.
+
+        The kernel of dK and dV takes it transposed, of which the kind may be another one. Gluon
+        kernels have their bounds before they have rows: for bounds by rows they take a table.
+        """
+
+        def turned(plan: BlockPlan) -> BlockPlan:
+            plan = plan.transposed() if phase in OF_KEYS else plan
+            return plan.tabulated if config.language is Language.GLUON and plan.by_rows else plan
+
+        given = self.bound.plan
+        if given is not None:
+            plan = turned(given)
+            if plan.closed_form or plan.tile_shape == config.tile:
+                return plan
+            if given.device is not None:
+                return turned(given.with_tile(config.tile))
+        return turned(bind.find_plan(self.bound.mask, self.bound.lengths, config.tile))
+
+    def spec(self, phase: Phase, plan: BlockPlan | None, config: Config) -> KernelSpec:
+        """What a kernel of this call has in its text."""
+        closed_form = None if plan is None else plan.closed_form
+        mask, score = self.bound.mask, self.bound.score
+        own = plan is not None and plan.tile_shape == config.tile
+        # A Gluon program without any tile masks the pairs of one away.
+        if own and phase in _BY_TILES and config.language is Language.TRITON:
+            mask = mask if plan.needs_mask else None
+        head_dim, value_dim = (self.tensors[n].shape[3] for n in ("query", "value"))
+        return KernelSpec(
+            mask if mask is None or mask.expr.op is not Op.CONST else None,
+            score,
+            closed_form,
+            head_dim,
+            value_dim,
+            self.bound.clamped,
+            self._wide(),
+            closed_form is not None and heavy_last(closed_form),
+            self.tensors["query"].shape[1] != self.tensors["key"].shape[1],
+            frozenset(self.bound.learned),
+            config.consumers,
+        )
+
+    def _wide(self) -> frozenset[Capture]:
+        values = self.values
+        programs = [p for p in (self.bound.mask, self.bound.score) if p is not None]
+        captures = (c for p in programs for c in captures_of(p.expr))
+        return frozenset(c for c in captures if values[c.name].numel() >= 2**31)
+
+
+class Kernels(Protocol):
+    """Where the kernels of calls come from: a compiler, or a bundle."""
+
+    @property
+    def hopper(self) -> bool:
+        """Are kernels in Gluon to be tried first?"""
+
+    def run(self, phase: Phase, call: Call) -> None:
+        """Run the kernel of `phase`."""
+
+    def backward_phases(self, call: Call) -> tuple[Phase, ...]:
+        """The kernels of a call's backward pass, in the order in which they run."""
+
+
+def loads_of(bound: bind.Bound) -> tuple[LearnedLoad, ...]:
+    """The loads of captured tensors whose gradients are wanted."""
+    return () if bound.score is None else learned_loads(bound.score.expr, bound.learned)
+
+
+def programs_of(phase: Phase, arguments: tuple[Argument, ...], call: Call, config: Config) -> int:
+    """How many programs a kernel of `phase` has: one for each outer tile of each of its heads."""
+    of_keys = phase in OF_KEYS
+    axis = "kv_tiles" if of_keys else "q_tiles"
+    if any(a.of == "diagonals" for a in arguments):
+        axis = "diagonals"
+    batch, heads = call.tensors["d_key" if of_keys else "query"].shape[:2]
+    return tile_counts(call.bound.lengths, config)[axis] * batch * heads
+
+
+def row_stride(q_len: int) -> int:
+    """Numbers from one head's rows of lse_log2 and delta to the next's: whole 16 bytes."""
+    return -(-q_len // 4) * 4
+
+
+def tile_counts(lengths: bind.Lengths, config: Config) -> dict[str, int]:
+    """How many tiles, and diagonals of tiles, a head has, by the name that kernels use."""
+    q_tiles, kv_tiles = -(-lengths.q_len // config.block_m), -(-lengths.kv_len // config.block_n)
+    return {"q_tiles": q_tiles, "kv_tiles": kv_tiles, "diagonals": q_tiles + kv_tiles - 1}
+
+
+def value_of(
+    argument: Argument,
+    call: Call,
+    plan: BlockPlan | None,
+    table: DeviceTable | None,
+    config: Config,
+) -> Any:
+    """The value of an argument: a number, a tensor for a pointer, or `Blocks` for a descriptor.
+
+    Args:
+        plan: of a kernel that looks at pairs, by a table.
+        table: the plan's, on the device.
+    """
+    name, index = argument.of, argument.index
+    match argument.role:
+        case Role.DESCRIPTOR:
+            return blocks_of(call.tensors[name], config.rows(argument), index)
+        case Role.ROWS:
+            return call.rows[name]
+        case Role.ROWS_DESCRIPTOR:
+            return flat_blocks(call.rows[name], config.rows(argument))
+        case Role.SCALE:
+            return call.scale * (LOG2E if call.bound.score is None else 1.0)
+        case Role.SIZE:
+            return _size(name, call, config)
+        case Role.PARAMETER | Role.CAPTURE:
+            return call.values[name]
+        case Role.LENGTH:
+            return call.values[name].shape[index]
+        case Role.STRIDE:
+            return call.values[name].stride(index)
+        case Role.SUMS:
+            return call.sums[name]
+        case Role.GRADIENT:
+            return call.gradients[name]
+        case Role.GRADIENT_STRIDE:
+            return call.gradients[name].stride(index)
+        case Role.TABLE if table is not None:
+            return getattr(table, name)
+        case Role.TABLE_STRIDE if plan is not None:
+            return _table_stride(name, plan, call)
+    raise InternalError(f"a kernel without a plan has the argument {argument.name}")
+
+
+def _size(name: str, call: Call, config: Config) -> int:
+    kv_heads = call.tensors["key"].shape[1]
+    lengths = call.bound.lengths
+    sizes = {"kv_heads": kv_heads, "group": lengths.heads // kv_heads}
+    sizes["row_stride"] = row_stride(lengths.q_len)
+    sizes |= tile_counts(lengths, config)
+    return sizes[name] if name in sizes else int(getattr(lengths, name))
+
+
+def _table_stride(axis: str, plan: BlockPlan, call: Call) -> int:
+    """Rows of the run table from one batch ("b") or head ("h") to the next."""
+    rows_of_head = plan.kv_tiles if plan.outer == "kv" else plan.q_tiles
+    if axis == "h":
+        return rows_of_head if plan.depends_on_head else 0
+    heads = call.bound.lengths.heads if plan.depends_on_head else 1
+    return rows_of_head * heads if plan.depends_on_batch else 0
+
+
+def device_table(plan: BlockPlan, call: Call, launch: device_plan.Launch) -> DeviceTable:
+    """The plan's table on the device: made there for its kind, else uploaded once for a plan.
+
+    Args:
+        launch: how kernels that make plans are run.
+    """
+    device = call.device
+    if plan.device is not None:
+        return device_plan.find_table(plan, call.bound, device, launch)
+    tables = _TABLES.setdefault(plan, {})
+    if device not in tables:
+        assert plan.table is not None
+        # Kernels look at the end of the axis that they go along in masked runs only.
+        of_queries = plan.outer == "q"
+        length, tiles = (plan.kv_len, plan.kv_tiles) if of_queries else (plan.q_len, plan.q_tiles)
+        cut = length % plan.tile_shape[1 if of_queries else 0] != 0
+        tables[device] = to_device(plan.table, tiles, cut, device)
+    return tables[device]

@@ -1,0 +1,84 @@
+"""Bundles that tests share: each is built once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import flexdsl as fx
+from flexdsl.bundle.files import Bundle, open_bundle
+from flexdsl.runtime import bundles, machine
+from tests.aot.emulation import Emulated
+
+IDS = torch.tensor([0] * 20 + [1] * 25, dtype=torch.int32)
+SLOPES = torch.tensor([0.5, 0.25], requires_grad=True)
+WINDOW = "mask window(window: int = 9) = q >= kv and q - kv < window"
+IN_C = "mask sliding_window(window: int = 1024) = q >= kv and q - kv < window"
+
+
+def documents(ids: torch.Tensor = IDS) -> fx.Mod:
+    """A mask by a table."""
+    return fx.mask_mod(lambda b, h, q, kv: ids[q] == ids[kv] and q >= kv)
+
+
+def alibi(slopes: torch.Tensor = SLOPES) -> fx.Mod:
+    """A score modification with a learned tensor."""
+    return fx.score_mod(lambda score, b, h, q, kv: score + slopes[h] * (kv - q))
+
+
+def variants() -> list[fx.Variant]:
+    """One of each kind: a closed form with a parameter, a table, a learned tensor."""
+    return [
+        fx.variant("window", mask=WINDOW),
+        fx.variant("documents", mask=documents()),
+        fx.variant("slopes", mask="q >= kv", score=alibi()),
+    ]
+
+
+@pytest.fixture(scope="session")
+def portable(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Portable kernels of all kinds, which the emulated GPU can run."""
+    folder = tmp_path_factory.mktemp("portable") / "kinds"
+    fx.build(variants(), out=folder, target="cuda:80", dtypes=["fp32"], head_dims=[16], jobs=2)
+    return open_bundle(folder)
+
+
+@pytest.fixture(scope="session")
+def hopper(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A Hopper GPU's own kernels of a sliding window."""
+    folder = tmp_path_factory.mktemp("hopper") / "dist"
+    fx.build(IN_C, out=folder, target="cuda:90", jobs=2)
+    return open_bundle(folder)
+
+
+@pytest.fixture
+def ampere(portable: Bundle, monkeypatch: pytest.MonkeyPatch) -> Emulated:
+    """An emulated GPU that runs the portable kernels."""
+    return _emulated("cuda:80", portable, monkeypatch)
+
+
+@pytest.fixture
+def hopper_gpu(hopper: Bundle, monkeypatch: pytest.MonkeyPatch) -> Emulated:
+    """An emulated GPU that records what it is to run."""
+    return _emulated("cuda:90", hopper, monkeypatch, runs=False)
+
+
+def _emulated(
+    name: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, runs: bool = True
+) -> Emulated:
+    emulated = Emulated(name, [bundle], runs)
+    monkeypatch.setattr(machine, "MACHINE", emulated)
+    monkeypatch.setattr("flexdsl.runtime.bundled._FUNCTIONS", {})
+    bundles.opened(bundle)
+    return emulated
+
+
+@pytest.fixture
+def copied(portable: Bundle, tmp_path: Path) -> Path:
+    """A copy of a bundle, to be damaged."""
+    import shutil
+
+    shutil.copytree(portable.folder, tmp_path / "copy")
+    return tmp_path / "copy"

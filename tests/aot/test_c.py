@@ -1,0 +1,180 @@
+"""C and Python by the driver's interface, without a GPU: the same launches, word for word.
+
+`fake_cuda.c` stands in the place of libcuda.so.1 for both. The process in Python can import neither
+triton, nor sympy, nor lark.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import triton
+
+from flexdsl.bundle.files import Bundle
+from flexdsl.bundle.words import layout_of
+from tests.aot.emulation import kernels_of
+
+HERE = Path(__file__).parent
+EXAMPLE = HERE.parent.parent / "examples" / "c"
+INCLUDE = Path(triton.__file__).parent / "backends" / "nvidia" / "include"
+STRICT = ("-std=c11", "-Wall", "-Wextra", "-Werror", "-pedantic", "-O1", f"-I{INCLUDE}")
+SIZES = {"i8": 1, "i16": 2, "i32": 4, "i64": 8, "fp32": 4, "pointer": 8, "map": 128}
+
+pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs a C compiler")
+
+IN_PYTHON = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("triton", "sympy", "lark"):
+            raise ImportError(f"{name} is blocked")
+sys.meta_path.insert(0, Blocker())
+import torch
+import flexdsl as fx
+from flexdsl.bundle.cuda import cuda
+from flexdsl.runtime import machine
+
+class Machine:
+    driver = cuda()
+    def target(self, device):
+        return "cuda:90"
+    def stream(self, device):
+        return 0
+
+machine.MACHINE = Machine()
+q, k, v = (torch.zeros(2, 3, 300, 128, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
+out = fx.load(sys.argv[1], window=77)(q, k, v)
+torch.autograd.grad(out.sum(), (q, k, v))  # of a number: for others torch itself imports sympy
+"""
+
+
+def gcc(*words: str | Path) -> None:
+    done = subprocess.run(["gcc", *map(str, words)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def fake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the fake driver."""
+    folder = tmp_path_factory.mktemp("driver")
+    gcc(*STRICT, "-shared", "-fPIC", HERE / "fake_cuda.c", "-o", folder / "libcuda.so.1")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def program(hopper: Bundle, fake: Path) -> Path:
+    """The example, compiled with the launcher of the bundle."""
+    made = fake / "sliding_window"
+    sources = EXAMPLE / "main.c", hopper.folder / "sliding_window.c"
+    gcc(*STRICT, f"-I{hopper.folder}", *sources, "-o", made, fake / "libcuda.so.1", "-lm")
+    return made
+
+
+def run(
+    command: list[str], fake: Path, log: Path, bundle: Bundle
+) -> subprocess.CompletedProcess[str]:
+    sizes = log.with_suffix(".sizes")
+    lines = (
+        f"{k.entry} {' '.join(str(SIZES[t]) for t in layout_of(k).types)}\n"
+        for k in kernels_of(bundle)
+    )
+    sizes.write_text("".join(lines))
+    told = {"FAKE_CUDA_LOG": str(log), "FAKE_CUDA_SIZES": str(sizes), "LD_LIBRARY_PATH": str(fake)}
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | told
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def launches(log: Path, bundle: Bundle) -> list[list[str]]:
+    """The lines of a log, each address as the number of its first use in that launch."""
+    types = {k.entry: layout_of(k).types for k in kernels_of(bundle)}
+    lines = []
+    for line in log.read_text().splitlines():
+        entry, *sizes = line.split()[:4]
+        known: dict[str, str] = {"0" * 16: "null"}
+        words = [entry, *sizes]
+        for kind, word in zip(types[entry], line.split()[4:], strict=True):
+            if kind in ("pointer", "map"):
+                address = known.setdefault(word[:16], f"address {len(known)}")
+                word = address + word[16:]
+            words.append(word)
+        lines.append(words)
+    return lines
+
+
+def test_c_and_python_launch_the_same(
+    hopper: Bundle, fake: Path, program: Path, tmp_path: Path
+) -> None:
+    logs = tmp_path / "c.log", tmp_path / "python.log"
+    in_c = [str(program), str(hopper.folder), "2", "3", "300", "77"]
+    in_python = [sys.executable, "-c", IN_PYTHON, str(hopper.folder)]
+    for command, log in zip((in_c, in_python), logs, strict=True):
+        done = run(command, fake, log, hopper)
+        assert done.returncode == 0, done.stderr
+    of_c, of_python = (launches(log, hopper) for log in logs)
+    entries = ["forward", "backward_rows", "backward", "backward_sums"]
+    assert [words[0] for words in of_c] == entries
+    assert of_c == of_python
+    assert all(len(words) > 10 for words in of_c)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("1", "1", "64", "0"), "outside of what the kernels are proven for"),
+        (("1", "0", "64", "5"), "shapes do not fit together"),
+        (("1", "1", "2000000", "5"), "outside of what the kernels are proven for"),
+    ],
+)
+def test_errors_of_c(
+    words: tuple[str, ...], message: str, hopper: Bundle, fake: Path, program: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    done = run([str(program), str(hopper.folder), *words], fake, log, hopper)
+    assert done.returncode == 2 and message in done.stderr
+    assert not log.exists()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
+def test_damaged_files_in_c(
+    damage: str, hopper: Bundle, fake: Path, program: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(hopper.folder, tmp_path / "copy")
+    path = sorted((tmp_path / "copy").rglob("*.cubin"))[0]
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] if damage == "truncated" else data[:-1] + b"?")
+    if damage == "missing":
+        path.unlink()
+    log = tmp_path / "log"
+    command = [str(program), str(tmp_path / "copy"), "1", "1", "64", "5"]
+    done = run(command, fake, log, hopper)
+    message = "cannot be read" if damage == "missing" else "is not what was built"
+    assert done.returncode == 2 and message in done.stderr and not log.exists()
+
+
+def test_every_launcher_compiles_without_a_warning(portable: Bundle, tmp_path: Path) -> None:
+    for variant in portable.manifest.variants:
+        source = portable.folder / f"{variant.name}.c"
+        gcc(*STRICT, "-c", source, "-o", tmp_path / "x.o")
+        assert f"int {variant.name}_forward(" in source.with_suffix(".h").read_text()
+
+
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="needs CMake")
+def test_the_example_is_built_by_cmake(hopper: Bundle, fake: Path, tmp_path: Path) -> None:
+    options = {"BUNDLE": hopper.folder, "CUDA_INCLUDE": INCLUDE}
+    options["CUDA_DRIVER"] = fake / "libcuda.so.1"
+    words = [f"-D{name}={value}" for name, value in options.items()]
+    for command in (
+        ["cmake", "-S", EXAMPLE, "-B", tmp_path, *words],
+        ["cmake", "--build", tmp_path],
+    ):
+        done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    log = tmp_path / "log"
+    command = [str(tmp_path / "sliding_window"), str(hopper.folder), "1", "2", "200", "9"]
+    done = run(command, fake, log, hopper)
+    assert done.returncode == 0 and len(launches(log, hopper)) == 4
