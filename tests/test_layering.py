@@ -37,7 +37,7 @@ ALLOWED = {
     "runtime": MIDDLE | {"bundle", "mod"},
     "aot": MIDDLE | {"bundle", "mod", "variants", "runtime", "public"},
     "lints": LOW | {"analysis"},
-    "testing": MIDDLE | {"mod", "plans", "runtime", "aot", "public"},
+    "testing": MIDDLE | {"mod", "variants", "plans", "runtime", "aot", "public"},
     "pytest_plugin": {"errors", "testing"},
     "bench": MIDDLE | {"mod", "plans", "runtime", "aot", "public"},
     "cli": MIDDLE

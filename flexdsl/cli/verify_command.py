@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from flexdsl.cli.spec import HELP, read_spec
+from flexdsl.cli.spec import HELP, read_spec, read_variant
 from flexdsl.errors import VerificationError
 
 
@@ -40,7 +40,7 @@ def command(
     """Print the report; exit code 1 and the smallest failing case where a check fails."""
     from flexdsl.testing import verify
 
-    mod = read_spec(spec)
+    mod = read_variant(spec)
     under = None if mask is None else read_spec(mask)
     sizes = {"q_len": q_len, "kv_len": kv_len, "heads": heads}
     try:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from flexdsl.errors import KindError
 from flexdsl.ir import Capture, Kind, Op, Program, captures_of, rename_apart, walk
-from flexdsl.mod import Mod, as_mod, from_program, parse
+from flexdsl.mod import Mod, and_masks, as_mod, from_program, parse
+from flexdsl.variants import Variant
 
 # What jumps or has a corner: there rounding, or the choice of a derivative, may differ.
 _CORNERS = frozenset(
@@ -115,13 +116,16 @@ class Subject:
 
 
 def read_subject(mod: Any, mask: Any = None) -> Subject:
-    """The subject of what a user passes: a Mod, a function of either kind, or text.
+    """The subject of what a user passes: a Mod, a function of either kind, text, or a variant.
 
     Raises:
         KindError: `mod` is no mod, or `mask` is given to a mask.
         FlexdslError: it cannot be traced or parsed.
     """
-    read = _read(mod)
+    if isinstance(mod, Variant) and mod.score is not None:
+        masks = [m for m in (mod.mask, mask) if m is not None]
+        return read_subject(mod.score, and_masks(*masks) if masks else None)
+    read = _read(mod.mask if isinstance(mod, Variant) else mod)
     if read.kind is Kind.SCORE:
         return Subject(read, None if mask is None else as_mod(mask, Kind.MASK), read)
     if mask is not None:

@@ -80,7 +80,7 @@ def verify(
       is nothing, `mask | ~mask` everything, `mask & everything` the mask.
 
     Args:
-        mod: a Mod, a function of `(b, h, q, kv)` or `(score, b, h, q, kv)`, or text.
+        mod: a Mod, a function of `(b, h, q, kv)` or `(score, b, h, q, kv)`, text, or a variant.
         mask: of a score modification: the mask that it is used under.
         examples: cases to draw.
         backend: as in `attention`; "auto" is every one that this machine has: the

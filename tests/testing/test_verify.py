@@ -152,6 +152,19 @@ def test_a_case_runs_on_several_backends(monkeypatch):
     assert "backends 'reference' (" in str(report)
 
 
+@pytest.mark.parametrize("mask", [None, packed])
+@pytest.mark.parametrize("score", [None, kinked])
+@pytest.mark.filterwarnings("ignore::flexdsl.errors.GradientWarning")
+def test_a_variant_is_verified_as_the_pair_that_it_is(mask, score):
+    if mask is None and score is None:
+        with pytest.raises(KindError, match="not NoneType"):
+            fx.verify(fx.variant("pair"))
+        return
+    report = fx.verify(fx.variant("pair", mask=mask, score=score), examples=5)
+    assert report.limits.kv_len == (48 if mask is None else 16)
+    assert report.name == ("packed" if score is None else "kinked")
+
+
 def test_sizes_can_be_fixed():
     report = fx.verify("q >= kv", examples=5, q_len=4, kv_len=9, heads=2)
     assert (report.limits.kv_len, report.limits.heads) == (9, 2)
