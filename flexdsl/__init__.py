@@ -19,7 +19,8 @@ kernel for it, and runs that on a GPU or, where there is none, on the CPU.
 
 Rooms, each importing only those before it, which a test holds:
 
-    errors, ir, frontend | analysis, codegen, bundle, mod, plans, runtime, aot, testing | bench, cli
+    errors, ir, frontend | analysis, codegen, bundle, mod, plans, runtime, aot, lints, testing
+    | bench, cli, docs
 
 This file holds names only: each is imported from its room when it is first used, so that
 `import flexdsl` is quick and loads no tensor library.

@@ -22,10 +22,24 @@ settings.load_profile("ci" if os.environ.get("CI") == "true" else "dev")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
+        "--fuzz",
+        type=int,
+        metavar="N",
+        help="examples that each property draws: pytest tests/fuzz --fuzz 100000",
+    )
+    parser.addoption(
         "--update-golden",
         action="store_true",
         help="write golden files from what the code makes now, then check them",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Draw as many examples as asked for, not those of the profile."""
+    examples = config.getoption("--fuzz")
+    if examples:
+        settings.register_profile("fuzz", max_examples=examples, print_blob=True, **_COMMON)
+        settings.load_profile("fuzz")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

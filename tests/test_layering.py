@@ -36,7 +36,9 @@ ALLOWED = {
     "plans": MIDDLE | {"mod"},
     "runtime": MIDDLE | {"bundle", "mod"},
     "aot": MIDDLE | {"bundle", "mod", "variants", "runtime", "public"},
-    "testing": MIDDLE | {"mod", "plans", "runtime", "aot", "public"},
+    "lints": LOW | {"analysis"},
+    "testing": MIDDLE | {"mod", "variants", "plans", "runtime", "aot", "public"},
+    "pytest_plugin": {"errors", "testing"},
     "bench": MIDDLE | {"mod", "plans", "runtime", "aot", "public"},
     "cli": MIDDLE
     | {
@@ -46,11 +48,13 @@ ALLOWED = {
         "plans",
         "runtime",
         "aot",
+        "lints",
         "testing",
         "bench",
         "stdlib",
         "public",
     },
+    "docs": {"stdlib", "public"},
     "stdlib": {"errors", "public"},
     # Only for type checkers: the names are found when they are used.
     "public": MIDDLE

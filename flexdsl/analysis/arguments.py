@@ -28,7 +28,8 @@ def check_sizes(sizes: Mapping[str, int], tile: tuple[int, int], q_offset: int) 
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, int) or size < 0:
             raise ArgumentError(f"{name} is {size!r}", fix="a whole number, 0 or more")
-    if len(tile) != 2 or any(isinstance(t, bool) or not isinstance(t, int) or t < 1 for t in tile):
+    pair = isinstance(tile, tuple | list) and len(tile) == 2
+    if not pair or any(isinstance(t, bool) or not isinstance(t, int) or t < 1 for t in tile):
         raise ArgumentError(f"tile is {tile!r}", fix="two positive whole numbers: (128, 128)")
     if isinstance(q_offset, bool) or not isinstance(q_offset, int) or q_offset < 0:
         raise ArgumentError(

@@ -178,9 +178,9 @@ class BlockPlan:
     def _row(self, b: int, h: int, outer: int) -> int:
         for name, index, size in (("b", b, self.batch), ("h", h, self.heads)):
             if not 0 <= index < size:
-                raise ArgumentError(f"{name} is {index}, outside [0, {size})")
+                raise ArgumentError(f"{name} is {index}", fix=f"{name} of 0 to {size - 1}")
         if not 0 <= outer < self._outer_tiles:
-            raise ArgumentError(f"tile {outer} is outside [0, {self._outer_tiles})")
+            raise ArgumentError(f"there is no tile {outer}", fix=_tiles(self._outer_tiles))
         grid = self._scene.grid
         b, h = b * self.depends_on_batch, h * self.depends_on_head
         return (b * grid.heads + h) * self._outer_tiles + outer
@@ -193,7 +193,7 @@ class BlockPlan:
         """The state of q tile i, kv tile j, whichever axis is outer."""
         outer, inner, tiles = (i, j, self.kv_tiles) if self.outer == "q" else (j, i, self.q_tiles)
         if not 0 <= inner < tiles:
-            raise ArgumentError(f"tile {inner} is outside [0, {tiles})")
+            raise ArgumentError(f"there is no tile {inner}", fix=_tiles(tiles))
         for run in self.runs(b, h, outer):
             if run.start <= inner < run.stop:
                 return "full" if run.full else "partial"
@@ -360,3 +360,7 @@ class BlockPlan:
         )
         other.__dict__["_other"] = self
         return other
+
+
+def _tiles(count: int) -> str:
+    return f"a tile of 0 to {count - 1}" if count else "a plan with tiles: this one has no pair"

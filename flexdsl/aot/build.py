@@ -190,7 +190,10 @@ def _shapes(
         Shape(parse_target(t), dtype, *pair) for t in targets for dtype in dtypes for pair in dims
     ]
     if not shapes:
-        raise ArgumentError("there is no target, dtype or head dimension to build for")
+        raise ArgumentError(
+            "there is no target, dtype or head dimension to build for",
+            fix='target="cuda:90", dtypes=["bf16"], head_dims=[128]',
+        )
     return list(dict.fromkeys(shapes))
 
 

@@ -149,7 +149,11 @@ class Cuda:
         text = c_char_p()
         self._library.cuGetErrorString(c_int(code), byref(text))
         words = text.value.decode() if text.value else f"error {code}"
-        return BackendError(f"{name}: {words}", why="the GPU's driver refused it")
+        return BackendError(
+            f"{name}: {words}",
+            why="the GPU's driver refused it",
+            fix="a bundle built for this GPU, and a driver as new as flexdsl doctor says",
+        )
 
 
 @cache

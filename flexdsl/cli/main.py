@@ -14,7 +14,9 @@ from flexdsl.errors import FlexdslError
 _COMMANDS = {
     "bench": "flexdsl.cli.bench_command",
     "build": "flexdsl.cli.build_command",
+    "check": "flexdsl.cli.check_command",
     "demo": "flexdsl.cli.demo_command",
+    "doctor": "flexdsl.cli.doctor_command",
     "plan": "flexdsl.cli.plan_command",
     "show": "flexdsl.cli.show_command",
     "verify": "flexdsl.cli.verify_command",

@@ -69,14 +69,7 @@ def _mod(name: str, value: Any) -> Mod:
 
 
 def _value_in_file(path: Path, name: str) -> Any:
-    if not path.is_file():
-        raise ArgumentError(f"there is no file {path}", fix="FILE.py:NAME, or the mod as text")
-    # As under `python FILE.py`, the file may import its neighbours.
-    sys.path.insert(0, str(path.parent.resolve()))
-    try:
-        names = runpy.run_path(str(path), run_name=path.stem)
-    finally:
-        sys.path.pop(0)
+    names = names_in_file(path)
     if name in names:
         return names[name]
     public = [n for n in names if not n.startswith("_")]
@@ -86,3 +79,19 @@ def _value_in_file(path: Path, name: str) -> Any:
         why=f"it has {', '.join(public)}" if public else "it has no public names",
         fix=f"{path}:{near[0]}" if near else "",
     )
+
+
+def names_in_file(path: Path) -> dict[str, Any]:
+    """The names of a Python file after it was run, and what they stand for.
+
+    Raises:
+        ArgumentError: there is no such file.
+    """
+    if not path.is_file():
+        raise ArgumentError(f"there is no file {path}", fix="FILE.py:NAME, or the mod as text")
+    # As under `python FILE.py`, the file may import its neighbours.
+    sys.path.insert(0, str(path.parent.resolve()))
+    try:
+        return runpy.run_path(str(path), run_name=path.stem)
+    finally:
+        sys.path.pop(0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from flexdsl.cli.spec import HELP, read_spec
+from flexdsl.cli.spec import HELP, read_spec, read_variant
 from flexdsl.errors import VerificationError
 
 
@@ -24,6 +24,7 @@ from flexdsl.errors import VerificationError
 @click.option("--q-len", type=click.IntRange(1), help="Exactly so many queries.")
 @click.option("--kv-len", type=click.IntRange(1), help="Exactly so many keys.")
 @click.option("--heads", type=click.IntRange(1), help="Exactly so many query heads.")
+@click.option("--numerics", is_flag=True, help="Also errors against float64, beside SDPA's.")
 @click.pass_context
 def command(
     context: click.Context,
@@ -34,15 +35,18 @@ def command(
     q_len: int | None,
     kv_len: int | None,
     heads: int | None,
+    numerics: bool,
 ) -> None:
     """Print the report; exit code 1 and the smallest failing case where a check fails."""
     from flexdsl.testing import verify
 
-    mod = read_spec(spec)
+    mod = read_variant(spec)
     under = None if mask is None else read_spec(mask)
     sizes = {"q_len": q_len, "kv_len": kv_len, "heads": heads}
     try:
-        report = verify(mod, mask=under, examples=examples, backend=backend, **sizes)
+        report = verify(
+            mod, mask=under, examples=examples, backend=backend, numerics=numerics, **sizes
+        )
     except VerificationError as error:
         click.echo(str(error), err=True)
         context.exit(1)

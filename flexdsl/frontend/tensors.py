@@ -157,7 +157,11 @@ def _divide(a: Any, b: Any, rounding_mode: str | None = None) -> Symbolic:
             return floor_divide(a, b)
         case "trunc":
             return emit(Op.TO_INDEX, emit(Op.DIV, a, b))
-    raise tracer.current().error(UnsupportedError(f"rounding_mode={rounding_mode!r} is not known"))
+    raise tracer.current().error(
+        UnsupportedError(
+            f"rounding_mode={rounding_mode!r} is not known", fix="None, 'floor' or 'trunc'"
+        )
+    )
 
 
 def _as(type: Type) -> Callable[..., Symbolic]:

@@ -221,7 +221,8 @@ class _Builder:
         op = self._lookup(FUNCTIONS, name, "a function")
         if len(args) != OPS[op].arity:
             wanted = ("no", "one argument", "two arguments", "three arguments")[OPS[op].arity]
-            raise TextError(f"'{name}' takes {wanted}, not {len(args)}", span=span)
+            fix = f"{name}({', '.join('xyz'[: OPS[op].arity])})"
+            raise TextError(f"'{name}' takes {wanted}, not {len(args)}", fix=fix, span=span)
         if op is Op.TO_FLOAT and args[0].type is Type.FLOAT:
             return args[0]
         return apply(op, *args)
@@ -232,7 +233,8 @@ class _Builder:
             return load(capture, *indices)
         span = self.source.span_of(name)
         if str(name) in self.params or str(name) in self.variables:
-            raise TextError(f"'{name}' is a number, not a tensor", span=span)
+            fix = f"{name} alone; a tensor is declared with its axes, {name}: f32[h]"
+            raise TextError(f"'{name}' is a number, not a tensor", fix=fix, span=span)
         raise self._unknown(str(name), span)
 
     def _unknown(self, name: str, span: Span) -> TextError:
@@ -289,7 +291,8 @@ def _constant(text: str, span: Span) -> bool | int | float:
     try:
         return float(text) if set(text) & set(".eE") else int(text)
     except ValueError:
-        raise TextError(f"'{text[:20]}' is no number", span=span) from None
+        fix = "digits, such as 12, 0.5 or 1e-3"
+        raise TextError(f"'{text[:20]}' is no number", fix=fix, span=span) from None
 
 
 def _a(type: Type) -> str:

@@ -108,7 +108,9 @@ def _coerce(op: Op, args: tuple[Expr, ...]) -> tuple[Expr, ...]:
                 raise _mismatch(op, args, "two bools or two numbers; parenthesise comparisons")
             return tuple(a if a.type is Type.BOOL else _to_float(a) for a in args)
         case Operands.LEAF:
-            raise TypeMismatchError(f"{op.value} takes no operands")
+            raise TypeMismatchError(
+                f"{op.value} takes no operands", fix="const, var, param or load"
+            )
 
 
 def _to_float(arg: Expr) -> Expr:

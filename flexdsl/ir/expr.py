@@ -60,6 +60,7 @@ class Expr:
         raise UnsupportedError(
             "an expression has no truth value",
             why="a node stands for all pairs at once; only a traced function may branch on it",
+            fix="a comparison with `is`: equal expressions are one node",
         )
 
     def __reduce__(self) -> tuple[Any, ...]:

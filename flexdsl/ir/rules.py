@@ -59,7 +59,9 @@ def _fold(op: Op, args: Args) -> Expr | None:
         return None  # left to the kernel, where the float is infinite or no number
     type = OPS[op].result or args[-1].type
     if type is Type.INDEX and not -(2**63) <= value < 2**63:
-        raise TypeMismatchError(f"the constant {value} does not fit in 64 bits")
+        raise TypeMismatchError(
+            f"the constant {value} does not fit in 64 bits", fix="smaller numbers, or floats"
+        )
     return intern(Op.CONST, (), value, type)
 
 

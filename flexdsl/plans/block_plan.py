@@ -138,7 +138,10 @@ class BlockPlan(analysis.BlockPlan):
         from flexdsl.plans.block_mask import make_block_mask
 
         if 0 in (self.q_len, self.kv_len, self.batch, self.heads):
-            raise ArgumentError("a BlockMask has at least one tile, and this plan has no pair")
+            raise ArgumentError(
+                "a BlockMask has at least one tile, and this plan has no pair",
+                fix="a plan of lengths, batch and heads of at least 1",
+            )
         return make_block_mask(self, device)
 
 
@@ -251,7 +254,10 @@ def _sizes(
                 fix=f"{name}=..., as q has",
             )
         if given is not None and count not in (1, given):
-            raise ArgumentError(f"{name} is {given}, but the tiles are for {count}")
+            raise ArgumentError(
+                f"{name} is {given}, but the tiles are for {count}",
+                fix=f"{name}={count}, or blocks with 1 or {given} along dimension {axis}",
+            )
         found.append(count if given is None else given)
     return found[0], found[1]
 

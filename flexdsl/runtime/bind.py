@@ -30,6 +30,12 @@ _BARE: dict[Hashable, Any] = {}
 _MEMO = 64
 
 
+def forget() -> None:
+    """Forget all plans and checks: the next call makes its own."""
+    _PLANS.clear()
+    _CHECKS.clear()
+
+
 @dataclass(frozen=True, slots=True)
 class Lengths:
     """The extents of a call: batches, query heads, queries, keys, position of the first query."""

@@ -160,7 +160,9 @@ def _check(variant: Variant, name: str, value: Any) -> None:
     elif name not in params:
         known = ", ".join((*params, *captures)) or "none"
         raise CaptureError(
-            f"variant {variant.name} captures nothing that is named {name}", why=f"it has {known}"
+            f"variant {variant.name} captures nothing that is named {name}",
+            why=f"it has {known}",
+            fix="one of these names, as the mod of the build has them",
         )
     elif isinstance(value, bool) or not isinstance(value, int | float):
         raise CaptureError(f"{name} is a number, not {type(value).__name__}", fix=f"{name}=1024")

@@ -135,7 +135,11 @@ def read(value: Any, kind: Kind, device: torch.device) -> Reading:
     text, name, words, paths, plain = _recipe(value._make)
     for path, known in plain:
         if follow(value._make, path) != known:
-            raise CaptureError(f"{name} captures something else by now")
+            raise CaptureError(
+                f"{name} captures something else by now",
+                why="a compiled function has found the captures of its mods once",
+                fix="torch.compiler.reset(), or a mod made anew",
+            )
     captures = {n: _tensor(follow(value._make, path), device) for n, path in paths}
     for n, tensor in captures.items():
         bind.check_device(n, name, tensor, device)

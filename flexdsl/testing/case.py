@@ -33,6 +33,8 @@ class Case:
         strided: q, k and v are views of [B, L, H, D] tensors.
         padding: keys that the padding law adds at the end.
         seed: of the elements.
+        contents: what captured tensors hold: "own", or "shuffled", "sorted" or "constant".
+        parameters: captured numbers in place of the mod's own, by name.
     """
 
     q_len: int = 1
@@ -49,6 +51,8 @@ class Case:
     strided: bool = False
     padding: int = 1
     seed: int = 0
+    contents: str = "own"
+    parameters: tuple[tuple[str, int | float], ...] = ()
 
     @property
     def pairs(self) -> tuple[int, int, int, int]:

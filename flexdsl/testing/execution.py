@@ -1,4 +1,4 @@
-"""A backend against dense float64 attention: output, lse, gradients; and laws of attention itself.
+"""A backend against dense float64 attention: output, lse, gradients.
 
 Bounds of errors follow the dtype: rounding of the elements, and of the arithmetic where scores are
 large. They are not the accuracy that is aimed at, but what only a fault exceeds.
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from flexdsl.analysis import BlockPlan
 from flexdsl.errors import BackendError
-from flexdsl.mod import Mod, parse
+from flexdsl.mod import Mod
 from flexdsl.runtime.attention import attention
 from flexdsl.runtime.reference import dense_attention
 from flexdsl.testing.case import DTYPES, Case
@@ -45,7 +45,8 @@ class Run:
     """One case on one backend.
 
     Attributes:
-        subject, case: what is called.
+        own: the subject that is verified.
+        subject, case: what is called: `own` with the case's values of what it captures.
         backend: of `attention`, not "auto".
         device: of the tensors.
         allowed: what the mask says of every pair, bool [B, H, Lq, Lkv].
@@ -53,6 +54,7 @@ class Run:
         errors: where the largest errors are noted.
     """
 
+    own: Subject
     subject: Subject
     case: Case
     backend: str
@@ -69,10 +71,7 @@ class Run:
     @cached_property
     def placed(self) -> Subject:
         """The subject with its captures where the tensors are; itself where they are already."""
-        captures = self.subject.captures
-        away = {n: v for n, v in captures.items() if torch.as_tensor(v).device != self.device}
-        moved = {n: torch.as_tensor(v, device=self.device) for n, v in away.items()}
-        return self.subject.with_values(moved) if moved else self.subject
+        return self.subject.on(self.device)
 
     def call(
         self, subject: Subject, mask: Any, q: Tensor, k: Tensor, v: Tensor, **how: Any
@@ -243,50 +242,6 @@ def _gradients(outputs: Pair, inputs: Sequence[Tensor], given: Sequence[Tensor])
         raise Disagreement(f"the backward raises {type(error).__name__}: {error}") from error
     pairs = zip(found, inputs, strict=True)
     return [torch.zeros_like(x) if g is None else g for g, x in pairs]
-
-
-def check_laws(run: Run, found: Pair, score_size: float) -> None:
-    """Relations between calls that hold for every mask and score.
-
-    Raises:
-        Disagreement: one does not hold.
-    """
-    _check_padding(run, found, score_size)
-    _check_rows(run, found, score_size)
-    _check_batches(run, found, score_size)
-
-
-def _check_padding(run: Run, found: Pair, score_size: float) -> None:
-    """More keys, which the mask excludes, change nothing."""
-    case = run.case
-    q, k, v = run.inputs
-    longer = [torch.nn.functional.pad(x, (0, 0, 0, case.padding), value=3.0) for x in (k, v)]
-    mask = parse(f"mask within(length: int = {case.kv_len}) = kv < length")
-    if run.placed.mask is not None:
-        mask = mask & run.placed.mask
-    padded = run.call(run.placed, mask, q, *longer)
-    compare_outputs(run, "with padding keys: ", padded, found, score_size)
-
-
-def _check_rows(run: Run, found: Pair, score_size: float) -> None:
-    """The later rows alone, at their positions, are the later rows of the whole."""
-    first = run.case.q_len // 2
-    if first == 0:
-        return
-    q, k, v = run.inputs
-    offset = run.case.q_offset + first
-    part = run.call(run.placed, run.placed.mask, q[:, :, first:], k, v, q_offset=offset)
-    whole = found[0][:, :, first:], found[1][:, :, first:]
-    compare_outputs(run, f"rows from {first} on alone: ", part, whole, score_size)
-
-
-def _check_batches(run: Run, found: Pair, score_size: float) -> None:
-    """Where nothing depends on b, batches in another order give outputs in that order."""
-    if run.case.batch == 1 or "b" in run.subject.variables:
-        return
-    turned = run.call(run.placed, run.mask_of(run.placed), *(x.flip(0) for x in run.inputs))
-    whole = found[0].flip(0), found[1].flip(0)
-    compare_outputs(run, "batches reversed: ", turned, whole, score_size)
 
 
 def _size(x: Tensor) -> float:

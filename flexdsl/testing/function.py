@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flexdsl.ir import evaluate
+from flexdsl.ir import Program, evaluate
 from flexdsl.mod import Mod
 from flexdsl.runtime.evaluate import evaluate as evaluate_tensors
 from flexdsl.testing.case import Case
+from flexdsl.testing.effects import State, changed_name, state_of
 from flexdsl.testing.subject import Subject
 
 ASKED_AGAIN = 64  # pairs whose answers are compared between two calls
@@ -28,31 +29,43 @@ Pair = tuple[int, int, int, int]
 
 
 class Disagreement(Exception):
-    """A check failed; the text says which, in a sentence or two, without the case."""
+    """A check failed; the text says which, in a sentence or two, without the case.
+
+    Attributes:
+        backend: that was asked, or is asked next.
+        stage: 0 for function, plan or output, 1 for gradients, 2 for laws.
+    """
+
+    backend: str = "cpu"
+    stage: int = 0
 
 
 def allowed_pairs(subject: Subject, case: Case) -> Any:
     """What the mask says of every pair: bool [B, H, Lq, Lkv], by one call on plain ints each.
 
+    Under other values than its own the function cannot be asked: then its expression is.
+
     Raises:
-        Disagreement: it raises, answers differently when asked again, or is not its expression.
+        Disagreement: it raises, changes something, answers differently when asked again, or is not
+            its expression.
     """
     if subject.mask is None or subject.mask_program is None:
         return np.ones(case.pairs, np.bool_)
     mask, program = subject.mask, subject.mask_program
+    traced = traced_pairs(program, case)
+    if subject.varied:
+        return traced
     pairs = list(_pairs(case))
 
     def ask(pair: Any) -> bool:
         return bool(_call(mask, pair))
 
+    ask(pairs[0])  # the first call may trace the function, both ways of every branch
+    before = state_of(mask)
     answers = [ask(pair) for pair in pairs]
+    _check_effects(mask, before)
     _ask_again(pairs, answers, ask, mask)
     allowed = np.array(answers, np.bool_).reshape(case.pairs)
-
-    grids = np.ogrid[tuple(slice(n) for n in case.pairs)]
-    variables = dict(zip(("b", "h", "q", "kv"), grids, strict=True))
-    variables["q"] = variables["q"] + case.q_offset
-    traced = np.broadcast_to(evaluate(program.expr, variables, _arrays(program.values)), case.pairs)
     wrong = np.argwhere(traced != allowed)
     if len(wrong):
         at = tuple(int(i) for i in wrong[0])
@@ -65,6 +78,15 @@ def allowed_pairs(subject: Subject, case: Case) -> Any:
     return allowed
 
 
+def traced_pairs(program: Program, case: Case) -> Any:
+    """What a mask's expression says of every pair: bool [B, H, Lq, Lkv]."""
+    grids = np.ogrid[tuple(slice(n) for n in case.pairs)]
+    variables = dict(zip(("b", "h", "q", "kv"), grids, strict=True))
+    variables["q"] = variables["q"] + case.q_offset
+    traced = evaluate(program.expr, variables, _arrays(program.values))
+    return np.array(np.broadcast_to(traced, case.pairs), np.bool_)
+
+
 def check_score(subject: Subject, case: Case, scores: Tensor, modified: Tensor, at: Any) -> None:
     """Hold the score modification, called on plain numbers, against its expression.
 
@@ -72,8 +94,11 @@ def check_score(subject: Subject, case: Case, scores: Tensor, modified: Tensor, 
         scores, modified: float64 [n], raw scores and what the expression makes of them.
         at: the b, h, row and kv of each, int64 [n].
 
+    Under other values than its own the expression is held against itself, as numpy evaluates it.
+
     Raises:
-        Disagreement: it raises, answers differently when asked again, or is not its expression.
+        Disagreement: it raises, changes something, answers differently when asked again, or is not
+            its expression.
     """
     mod, program = subject.score, subject.score_program
     assert mod is not None and program is not None
@@ -83,8 +108,15 @@ def check_score(subject: Subject, case: Case, scores: Tensor, modified: Tensor, 
     def ask(point: Any) -> float:
         return float(_call(mod, point))
 
-    answers = [ask(point) for point in points]
-    _ask_again(points, answers, ask, mod)
+    if subject.varied:
+        answers = _evaluated(program, points)
+    else:
+        for point in points[:1]:
+            ask(point)  # as of a mask
+        before = state_of(mod)
+        answers = [ask(point) for point in points]
+        _check_effects(mod, before)
+        _ask_again(points, answers, ask, mod)
     for point, found, traced in zip(points, answers, modified.tolist(), strict=True):
         if not _close(found, traced):
             _ask_again([point] * TIMES, [found] * TIMES, ask, mod)
@@ -103,6 +135,25 @@ def modified_scores(
     b, h, row, kv = at
     variables = {"score": scores, "b": b, "h": h, "q": row + case.q_offset, "kv": kv}
     return evaluate_tensors(program.expr, variables, values, torch.float64).expand(scores.shape)
+
+
+def _evaluated(program: Program, points: list[Any]) -> list[float]:
+    """What numpy makes of a score's expression at some points."""
+    columns = np.array(points, np.float64).reshape(-1, 5).T
+    indices = dict(zip(("b", "h", "q", "kv"), columns[1:].astype(np.int64), strict=True))
+    variables = {"score": columns[0], **indices}
+    found = evaluate(program.expr, variables, _arrays(program.values))
+    return [float(x) for x in np.broadcast_to(found, len(points))]
+
+
+def _check_effects(mod: Mod, before: State) -> None:
+    """Raise `Disagreement` where calling the mod has changed a variable that it uses."""
+    name = changed_name(before, state_of(mod))
+    if name is not None:
+        raise Disagreement(
+            f"{mod.name} has side effects: calling it changes `{name}`, and how often it is called"
+            " is not promised"
+        )
 
 
 def _pairs(case: Case) -> Iterable[Pair]:

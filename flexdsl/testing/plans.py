@@ -1,4 +1,4 @@
-"""The block plan against brute force: each tile, the pairs, empty rows, both axes; complements."""
+"""The block plan against brute force: each tile, the pairs, empty rows, both axes; algebra."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from flexdsl.analysis import BlockPlan
+from flexdsl.mod import parse
 from flexdsl.plans import plan
 from flexdsl.testing.case import Case
 from flexdsl.testing.function import Disagreement
@@ -52,8 +53,11 @@ def check_plan(subject: Subject, case: Case, allowed: Any) -> BlockPlan:
     return made
 
 
-def check_complement(subject: Subject, case: Case) -> None:
-    """`mask & ~mask` allows nothing, and `mask | ~mask` everything.
+def check_algebra(subject: Subject, case: Case, made: BlockPlan) -> None:
+    """`mask & ~mask` is nothing, `mask | ~mask` everything, `mask & everything` the mask.
+
+    Args:
+        made: the checked plan of the mask.
 
     Raises:
         Disagreement: their plans say otherwise.
@@ -61,17 +65,19 @@ def check_complement(subject: Subject, case: Case) -> None:
     mask = subject.mask
     if mask is None:
         return
+    states = made.to_dense()
+    full = parse("mask everything(length: int = 2147483647) = kv < length and q >= 0")
     everything = case.batch * case.heads * case.q_len * case.kv_len
-    for name, mod, pairs, state in (
-        ("mask & ~mask", mask & ~mask, 0, 0),
-        ("mask | ~mask", mask | ~mask, everything, 2),
+    for name, mod, pairs, wanted in (
+        ("mask & ~mask", mask & ~mask, 0, np.zeros_like(states)),
+        ("mask | ~mask", mask | ~mask, everything, np.full_like(states, 2)),
+        ("mask & everything", mask & full, made.pairs, states),
+        ("mask | nothing", mask | ~full, made.pairs, states),
     ):
-        made = plan_of(mod, case)
-        if made.pairs != pairs or not bool((made.to_dense() == state).all()):
-            raise Disagreement(
-                f"{name} should allow {pairs} of {everything} pairs, but its plan has"
-                f" {made.pairs}, and tiles that are not {STATES[state]}"
-            )
+        other = plan_of(mod, case)
+        if other.pairs != pairs:
+            raise Disagreement(f"{name} has {pairs} pairs, but its plan says {other.pairs}")
+        _compare_tiles(other, other.to_dense(), wanted, f"plan of {name}")
 
 
 def states_of(allowed: Any, tile: tuple[int, int]) -> Any:
@@ -98,6 +104,9 @@ def _states_by_runs(made: BlockPlan, case: Case) -> Any:
 
 
 def _compare_tiles(made: BlockPlan, found: Any, expected: Any, what: str) -> None:
+    if found.shape != expected.shape:
+        shapes = f"{list(found.shape)}, but should have {list(expected.shape)}"
+        raise Disagreement(f"the {what} ({made.kind}) cover tiles {shapes}: [b, h, rows, columns]")
     wrong = np.argwhere(found != expected)
     if len(wrong):
         b, h, i, j = (int(x) for x in wrong[0])

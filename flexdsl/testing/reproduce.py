@@ -22,6 +22,7 @@ from flexdsl.mod import Mod, from_program, parse
 from flexdsl.testing.case import Case
 from flexdsl.testing.limits import Limits, check_sizes
 from flexdsl.testing.subject import Subject
+from flexdsl.testing.variation import vary
 
 LONGEST = 4096  # elements of captured tensors that a program still shows
 
@@ -72,15 +73,22 @@ def _least_length(
     return high
 
 
-def program_of(subject: Subject, case: Case, backend: str, fails: Callable[[Subject], bool]) -> str:
+def program_of(
+    subject: Subject, case: Case, backend: str, fails: Callable[[Subject, Case], bool]
+) -> str:
     """A program that runs the case: of the text form if that fails as well, else of the function.
 
     Args:
-        fails: does a subject fail in this case?
+        fails: does a subject fail in a case?
     """
-    short = cut_captures(subject, case)
-    if _elements(short) <= LONGEST and fails(short):
-        return _of_text(short, case, backend)
+    varied = vary(subject, case)
+    plain = replace(case, contents="own", parameters=())
+    # First with the case's values as the mod's own, as short as it goes.
+    written = [(cut_captures(varied, plain), plain)]
+    written += [(subject.with_values({}), case)] if varied is not subject else []
+    for short, shown in written:
+        if _elements(short) <= LONGEST and fails(short, shown):
+            return _of_text(short, shown, backend)
     return _of_function(subject, case, backend)
 
 

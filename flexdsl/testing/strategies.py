@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import builtins
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,7 +28,10 @@ from flexdsl.testing.case import Case
 from flexdsl.testing.limits import Limits
 from flexdsl.testing.reproduce import parse_with
 
-__all__ = ["captures", "cases", "dtypes", "masks", "scores", "tile_shapes"]
+__all__ = ["captures", "cases", "dtypes", "masks", "scores", "shapes", "tile_shapes"]
+
+Shape = tuple[int, int, int, int]
+Shapes = tuple[Shape, Shape, Shape]
 
 LENGTH = 48  # rows and keys of drawn cases, unless limits say otherwise
 LIMITS = Limits(batch=3, heads=6, q_positions=72, kv_len=LENGTH)
@@ -50,6 +53,36 @@ def tile_shapes(longest: int = LENGTH) -> st.SearchStrategy[tuple[int, int]]:
 
 
 @st.composite
+def shapes(
+    draw: st.DrawFn,
+    limits: Limits = LIMITS,
+    *,
+    q_len: int | None = None,
+    kv_len: int | None = None,
+    heads: int | None = None,
+    dims: Sequence[int] = _DIMS,
+    equal_dims: bool = False,
+) -> Shapes:
+    """Shapes of q [B, Hq, Lq, D], k [B, Hkv, Lkv, D] and v [B, Hkv, Lkv, Dv] within `limits`.
+
+    Args:
+        q_len, kv_len, heads: draw exactly these; they are within the limits.
+        dims: head dimensions.
+        equal_dims: only Dv that is D.
+    """
+    rows = q_len or draw(st.integers(1, min(max(LENGTH, limits.kv_len), limits.q_positions)))
+    keys = kv_len or draw(st.integers(1, limits.kv_len))
+    planes = max(1, PAIRS // (rows * keys))
+    count = heads or draw(st.integers(1, max(1, min(limits.heads, planes))))
+    group = draw(st.sampled_from([n for n in range(1, count + 1) if count % n == 0]))
+    batch = draw(st.integers(1, max(1, min(limits.batch, planes // count))))
+    dim = draw(st.sampled_from(tuple(dims)))
+    v_dim = dim if equal_dims or draw(st.booleans()) else draw(st.sampled_from(tuple(dims)))
+    of_keys = batch, count // group, keys
+    return (batch, count, rows, dim), (*of_keys, dim), (*of_keys, v_dim)
+
+
+@st.composite
 def cases(
     draw: st.DrawFn,
     limits: Limits = LIMITS,
@@ -59,38 +92,59 @@ def cases(
     heads: int | None = None,
     dtypes: Sequence[str] = ("float32", "float16", "bfloat16"),
     dims: Sequence[int] = _DIMS,
+    equal_dims: bool = False,
     exact: bool = False,
+    contents: Sequence[str] = ("own",),
+    parameters: Mapping[str, int | float] | None = None,
 ) -> Case:
     """Calls of attention within `limits`.
 
     Args:
-        q_len, kv_len, heads: draw exactly these; they are within the limits.
+        q_len, kv_len, heads, dims, equal_dims: as of `shapes`.
         dtypes: names of element types.
-        dims: head dimensions.
         exact: only scales that keep a score exact, which are powers of two.
+        contents: what captured tensors may hold, as `Case.contents`.
+        parameters: captured numbers by name, to draw others of.
     """
-    rows = q_len or draw(st.integers(1, min(LENGTH, limits.q_positions)))
-    keys = kv_len or draw(st.integers(1, limits.kv_len))
-    planes = max(1, PAIRS // (rows * keys))
-    count = heads or draw(st.integers(1, max(1, min(limits.heads, planes))))
-    group = draw(st.sampled_from([n for n in range(1, count + 1) if count % n == 0]))
+    sizes = {"q_len": q_len, "kv_len": kv_len, "heads": heads}
+    q, k, v = draw(shapes(limits, **sizes, dims=dims, equal_dims=equal_dims))
     scales = [0.25, 0.5, 1.0] if exact else [None, 0.25, 1.0]
     return Case(
-        q_len=rows,
-        kv_len=keys,
-        batch=draw(st.integers(1, max(1, min(limits.batch, planes // count)))),
-        heads=count,
-        kv_heads=count // group,
-        dim=draw(st.sampled_from(tuple(dims))),
-        v_dim=draw(st.sampled_from(tuple(dims))),
-        q_offset=draw(st.integers(0, limits.q_positions - rows)),
-        tile=draw(tile_shapes(max(rows, keys))),
+        q_len=q[2],
+        kv_len=k[2],
+        batch=q[0],
+        heads=q[1],
+        kv_heads=k[1],
+        dim=q[3],
+        v_dim=v[3],
+        q_offset=draw(st.integers(0, limits.q_positions - q[2])),
+        tile=draw(tile_shapes(max(q[2], k[2]))),
         dtype=draw(st.sampled_from(tuple(dtypes))),
         scale=draw(st.sampled_from(scales)),
         strided=draw(st.booleans()),
         padding=draw(st.integers(1, 20)),
         seed=draw(st.integers(0, 9)),
+        contents=draw(st.sampled_from(tuple(contents))),
+        parameters=draw(_other_numbers(parameters or {})),
     )
+
+
+@st.composite
+def _other_numbers(
+    draw: st.DrawFn, own: Mapping[str, int | float]
+) -> tuple[tuple[str, int | float], ...]:
+    """Nothing, or numbers for all of these: whole ones of the same sign, floats of like size."""
+    if not own or not draw(st.booleans()):
+        return ()
+    return tuple((name, draw(_number_like(value))) for name, value in own.items())
+
+
+def _number_like(value: int | float) -> st.SearchStrategy[int | float]:
+    if isinstance(value, float):
+        # Zero and the other sign may be outside of what a formula means.
+        return st.sampled_from([1.0, 0.5, 0.75, 1.5, 2.0]).map(lambda factor: factor * value)
+    least, most = min(max(value, 0), 1), LENGTH
+    return st.integers(-most if value < 0 else least, most)
 
 
 @st.composite

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from flexdsl.errors import KindError
 from flexdsl.ir import Capture, Kind, Op, Program, captures_of, rename_apart, walk
-from flexdsl.mod import Mod, as_mod, from_program, parse
+from flexdsl.mod import Mod, and_masks, as_mod, from_program, parse
+from flexdsl.variants import Variant
 
 # What jumps or has a corner: there rounding, or the choice of a derivative, may differ.
 _CORNERS = frozenset(
@@ -32,11 +33,13 @@ class Subject:
         mod: the one that is verified: `mask`, or `score`.
         mask: a mask mod; None allows every pair.
         score: a score mod, or None.
+        varied: it holds other values than the user's function does.
     """
 
     mod: Mod
     mask: Mod | None
     score: Mod | None
+    varied: bool = False
 
     @cached_property
     def mask_program(self) -> Program | None:
@@ -86,8 +89,19 @@ class Subject:
         tensors = {n: torch.as_tensor(values[n], device=device).detach().clone() for n in names}
         return {n: t for n, t in tensors.items() if t.is_floating_point()}
 
-    def with_values(self, values: Mapping[str, Any]) -> Subject:
-        """The same expressions with other captured tensors or numbers, given by name."""
+    def on(self, device: torch.device) -> Subject:
+        """The subject with its captures on `device`; itself where they are there already."""
+        captures = self.captures
+        away = {n: v for n, v in captures.items() if torch.as_tensor(v).device != device}
+        moved = {n: torch.as_tensor(v, device=device) for n, v in away.items()}
+        return self.with_values(moved) if moved else self
+
+    def with_values(self, values: Mapping[str, Any], varied: bool = False) -> Subject:
+        """The same expressions with other captured tensors or numbers, given by name.
+
+        Args:
+            varied: are they others than what the user's function holds, not only elsewhere?
+        """
 
         def changed(program: Program | None) -> Mod | None:
             if program is None:
@@ -98,17 +112,20 @@ class Subject:
         mask, score = changed(self.mask_program), changed(self.score_program)
         mod = mask if self.mod.kind is Kind.MASK else score
         assert mod is not None
-        return Subject(mod, mask, score)
+        return Subject(mod, mask, score, varied or self.varied)
 
 
 def read_subject(mod: Any, mask: Any = None) -> Subject:
-    """The subject of what a user passes: a Mod, a function of either kind, or text.
+    """The subject of what a user passes: a Mod, a function of either kind, text, or a variant.
 
     Raises:
         KindError: `mod` is no mod, or `mask` is given to a mask.
         FlexdslError: it cannot be traced or parsed.
     """
-    read = _read(mod)
+    if isinstance(mod, Variant) and mod.score is not None:
+        masks = [m for m in (mod.mask, mask) if m is not None]
+        return read_subject(mod.score, and_masks(*masks) if masks else None)
+    read = _read(mod.mask if isinstance(mod, Variant) else mod)
     if read.kind is Kind.SCORE:
         return Subject(read, None if mask is None else as_mod(mask, Kind.MASK), read)
     if mask is not None:

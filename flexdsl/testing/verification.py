@@ -6,34 +6,30 @@ What is drawn and what is checked stand in the other files of this room.
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
-from flexdsl.errors import ArgumentError, BackendError, FlexdslError, VerificationError
+from flexdsl.analysis import BlockPlan
+from flexdsl.errors import ArgumentError, FlexdslError, VerificationError
+from flexdsl.runtime.bind import forget
+from flexdsl.testing.backends import Backend, find_backends
 from flexdsl.testing.case import Case
-from flexdsl.testing.execution import (
-    Errors,
-    Run,
-    check_backward,
-    check_forward,
-    check_laws,
-    reference,
-)
+from flexdsl.testing.execution import Errors, Run, check_backward, check_forward, reference
 from flexdsl.testing.function import Disagreement, allowed_pairs
+from flexdsl.testing.laws import check_laws
 from flexdsl.testing.limits import Limits, find_limits
-from flexdsl.testing.plans import check_complement, check_plan
+from flexdsl.testing.numerics import LONG, Accuracy, measure
+from flexdsl.testing.plans import check_algebra, check_plan
 from flexdsl.testing.report import Report
 from flexdsl.testing.reproduce import program_of, show_case
 from flexdsl.testing.subject import Subject, read_subject
+from flexdsl.testing.variation import CONTENTS, fits, parameters_of, vary
 
-BACKENDS = ("cpu", "triton", "reference")
-_BATCH, _HEADS, _LONGEST, _OFFSET = 3, 6, 48, 24
-_TRITON_LONGEST = 144  # more than one of its tiles
+_BATCH, _HEADS, _OFFSET = 3, 6, 24
 
 
 @dataclass
@@ -44,12 +40,16 @@ class _Tally:
     examples: int = 0
     pairs: int = 0
     tiles: int = 0
+    varied: int = 0
+    fails_at: int | None = None
+    backends: dict[str, int] = field(default_factory=dict)
     dtypes: dict[str, None] = field(default_factory=dict)
     last: tuple[Case, Disagreement] | None = None
     smallest: tuple[Case, Disagreement] | None = None
 
     def fail(self, case: Case, why: Disagreement) -> None:
         self.last = case, why
+        self.fails_at = why.stage if self.fails_at is None else min(why.stage, self.fails_at)
         if self.smallest is None or _weight(case) < _weight(self.smallest[0]):
             self.smallest = self.last
 
@@ -63,24 +63,32 @@ def verify(
     q_len: int | None = None,
     kv_len: int | None = None,
     heads: int | None = None,
+    numerics: bool = False,
 ) -> Report:
     """Check a mask or a score modification on drawn calls of attention. Needs hypothesis.
 
     Each case draws lengths, heads, key heads, dimensions, offset, tile, dtype and elements, within
-    what the captured tensors of the mod allow, and holds, in one thread,
+    what the captured tensors of the mod allow, and other values of what it captures: numbers, and
+    contents of tensors that are made of their own elements. It holds, in one thread,
 
-    * the function, on plain ints, against its traced expression, and against itself;
+    * the function, on plain ints, against its traced expression, and against itself: it has to
+      answer the same when asked again, and to change nothing;
     * every tile of the plan, its pairs and its empty rows against brute force over the function;
     * output, lse and gradients by q, k, v and captured floats against dense float64 attention;
-    * laws: keys that are masked change nothing, rows alone and batches in another order give the
-      same, `mask & ~mask` is nothing and `mask | ~mask` everything.
+    * laws: keys that are masked change nothing, a part of the rows, a prefix, batches and tokens in
+      another order give the same, a call does not see values of the one before it; `mask & ~mask`
+      is nothing, `mask | ~mask` everything, `mask & everything` the mask.
 
     Args:
-        mod: a Mod, a function of `(b, h, q, kv)` or `(score, b, h, q, kv)`, or text.
+        mod: a Mod, a function of `(b, h, q, kv)` or `(score, b, h, q, kv)`, text, or a variant.
         mask: of a score modification: the mask that it is used under.
         examples: cases to draw.
-        backend: as in `attention`; "auto" is the GPU's kernels where there is a GPU, else "cpu".
+        backend: as in `attention`; "auto" is every one that this machine has: the
+            kernels of a GPU, those of a Hopper GPU, and "cpu".
         q_len, kv_len, heads: use exactly these instead of drawing them.
+        numerics: also report errors against float64 beside those of torch's SDPA, for each dtype:
+            of plain, large and many scores, and of huge and -inf biases; and hold a NaN in
+            a query or key to the rows that see it.
 
     Returns:
         A `Report`; `str()` of it is a summary.
@@ -94,35 +102,36 @@ def verify(
         FlexdslError: the mod cannot be read.
     """
     _check_arguments(examples, q_len=q_len, kv_len=kv_len, heads=heads)
-    subject, device = read_subject(mod, mask), _device(_backend(backend))
-    backend = _backend(backend)
-    most = _most(backend, q_len, kv_len, heads)
+    subject, backends = read_subject(mod, mask), find_backends(backend)
+    most = _most(backends, q_len, kv_len, heads)
     least = Limits(batch=1, heads=heads or 1, q_positions=q_len or 1, kv_len=kv_len or 1)
     limits = find_limits(subject, least, most)
     tally = _Tally()
 
     def run(case: Case) -> None:
+        if not fits(subject, case):
+            case = replace(case, contents="own", parameters=())
         try:
-            _run(subject, case, backend, device, tally)
+            _run(subject, case, backends, tally)
         except Disagreement as why:
             tally.fail(case, why)
             raise
 
-    from flexdsl.testing.strategies import cases
-
-    drawn = cases(
-        limits,
-        q_len=q_len,
-        kv_len=kv_len,
-        heads=heads,
-        dtypes=_dtypes(backend),
-        dims=(16, 32, 64) if backend == "triton" else (16, 2, 8, 24, 40),
-        exact=subject.has_corners,
-    )
+    drawn = _cases(subject, backends, limits, q_len=q_len, kv_len=kv_len, heads=heads)
     failed = _draw(run, drawn, examples, subject, tally)
     if failed is not None:
-        raise _failure(subject, *failed, backend, device)
-    return _report(subject, backend, limits, limits != most, tally)
+        raise _failure(subject, *failed)
+    report = _report(subject, limits, limits != most, tally)
+    return replace(report, numerics=_numerics(subject, backends)) if numerics else report
+
+
+def _numerics(subject: Subject, backends: tuple[Backend, ...]) -> tuple[Accuracy, ...]:
+    least = Limits(batch=1, heads=1, q_positions=1, kv_len=1)
+    limits = find_limits(subject, least, Limits(batch=1, heads=2, q_positions=LONG, kv_len=LONG))
+    try:
+        return tuple(row for b in backends for row in measure(subject, b, limits))
+    except Disagreement as why:
+        raise VerificationError(f"{subject.mod.name}: {why}") from why
 
 
 def check(mod: Any, case: Case, *, mask: Any = None, backend: str = "auto") -> None:
@@ -136,18 +145,39 @@ def check(mod: Any, case: Case, *, mask: Any = None, backend: str = "auto") -> N
         VerificationError: a check fails.
         FlexdslError: as in `verify`.
     """
-    subject, backend = read_subject(mod, mask), _backend(backend)
-    device = _device(backend)
+    subject, backends = read_subject(mod, mask), find_backends(backend)
     try:
-        _run(subject, case, backend, device, _Tally())
+        _run(subject, case, backends, _Tally())
     except Disagreement as why:
-        raise _failure(subject, case, why, backend, device) from why
+        raise _failure(subject, case, why) from why
 
 
-def _run(subject: Subject, case: Case, backend: str, device: torch.device, tally: _Tally) -> None:
-    """Every check, the cheap ones first."""
+def _cases(
+    subject: Subject, backends: tuple[Backend, ...], limits: Limits, **sizes: int | None
+) -> Any:
+    """The strategy of cases that one of the backends takes at least."""
+    from flexdsl.testing.strategies import cases
+
+    dtypes = dict.fromkeys(t for b in backends for t in b.dtypes)
+    dims = dict.fromkeys(n for b in backends for n in b.dims)
+    drawn = cases(
+        limits,
+        **sizes,
+        dtypes=tuple(dtypes),
+        dims=tuple(dims),
+        equal_dims=all(b.equal_dims for b in backends),
+        exact=subject.has_corners,
+        contents=CONTENTS if subject.captures else CONTENTS[:1],
+        parameters=parameters_of(subject),
+    )
+    return drawn.filter(lambda case: any(b.takes(case) for b in backends))
+
+
+def _run(subject: Subject, case: Case, backends: tuple[Backend, ...], tally: _Tally) -> None:
+    """Every check, the cheap ones first; what earlier cases left in memory plays no part."""
+    forget()
     with _one_thread():
-        _run_checks(subject, case, backend, device, tally)
+        _run_checks(subject, case, backends, tally)
 
 
 @contextmanager
@@ -161,25 +191,56 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _run_checks(
-    subject: Subject, case: Case, backend: str, device: torch.device, tally: _Tally
-) -> None:
-    allowed = allowed_pairs(subject, case)
+def _run_checks(own: Subject, case: Case, backends: tuple[Backend, ...], tally: _Tally) -> None:
+    subject, backend = vary(own, case), backends[0]
     try:
-        plan = check_plan(subject, case, allowed)
-        check_complement(subject, case)
-    except FlexdslError as error:
-        raise Disagreement(f"making the plan raises {type(error).__name__}: {error}") from error
-    table = torch.from_numpy(allowed).to(device)
-    run = Run(subject, case, backend, device, table, plan, tally.errors)
-    expected = reference(run)
-    found = check_forward(run, expected)
-    check_backward(run, expected)
-    check_laws(run, found, expected.score_size)
+        allowed = allowed_pairs(subject, case)
+        plan = _plan(subject, case, allowed)
+        for backend in backends:
+            if not backend.takes(case):
+                continue
+            table = torch.from_numpy(allowed).to(backend.device)
+            of_backend = backend.name, backend.device
+            _run_backend(Run(own, subject, case, *of_backend, table, plan, tally.errors), tally)
+            tally.backends[backend.name] = tally.backends.get(backend.name, 0) + 1
+    except Disagreement as why:
+        why.backend = backend.name
+        raise
     tally.examples += 1
     tally.pairs += allowed.size
     tally.tiles += case.batch * case.heads * plan.q_tiles * plan.kv_tiles
     tally.dtypes[case.dtype] = None
+    tally.varied += subject.varied
+
+
+def _run_backend(run: Run, tally: _Tally) -> None:
+    """Output, gradients, laws; while a failing case shrinks, no more than what fails in it."""
+    expected = reference(run)
+    found = check_forward(run, expected)
+    later: tuple[Callable[[], None], ...] = (
+        lambda: check_backward(run, expected),
+        lambda: check_laws(run, found, expected.score_size),
+    )
+    for stage, check_stage in enumerate(later, start=1):
+        if tally.fails_at is not None and tally.fails_at < stage:
+            return
+        try:
+            check_stage()
+        except Disagreement as why:
+            why.stage = stage
+            raise
+
+
+def _plan(subject: Subject, case: Case, allowed: Any) -> BlockPlan:
+    """The checked plan of a case."""
+    try:
+        made = check_plan(subject, case, allowed)
+        check_algebra(subject, case, made)
+    except Disagreement:
+        raise
+    except Exception as error:
+        raise Disagreement(f"making the plan raises {type(error).__name__}: {error}") from error
+    return made
 
 
 def _draw(
@@ -212,12 +273,12 @@ def _draw(
     return None
 
 
-def _failure(
-    subject: Subject, case: Case, why: Disagreement, backend: str, device: torch.device
-) -> VerificationError:
-    def fails(other: Subject) -> bool:
+def _failure(subject: Subject, case: Case, why: Disagreement) -> VerificationError:
+    backend = why.backend
+
+    def fails(other: Subject, case: Case) -> bool:
         try:
-            _run(other, case, backend, device, _Tally())
+            _run(other, case, find_backends(backend), _Tally())
         except (Disagreement, FlexdslError):
             return True
         return False
@@ -231,14 +292,15 @@ def _failure(
     )
 
 
-def _report(subject: Subject, backend: str, limits: Limits, limited: bool, tally: _Tally) -> Report:
+def _report(subject: Subject, limits: Limits, limited: bool, tally: _Tally) -> Report:
     errors = tally.errors
     names = [n for n in errors.absolute if ":" not in n]
     return Report(
         subject.mod.name,
         subject.mod.text,
-        backend,
+        tally.backends,
         tally.examples,
+        tally.varied,
         tally.pairs,
         tally.tiles,
         tuple(tally.dtypes),
@@ -266,47 +328,10 @@ def _check_arguments(examples: int, **sizes: int | None) -> None:
         )
 
 
-def _backend(backend: str) -> str:
-    """The backend by name.
-
-    Raises:
-        ArgumentError: there is no such one.
-        BackendError: it cannot run here.
-    """
-    if backend == "auto":
-        return "triton" if torch.cuda.is_available() else "cpu"
-    if backend not in BACKENDS:
-        raise ArgumentError(
-            f"backend is {backend!r}: there is no such one",
-            fix=", ".join(f'"{b}"' for b in ("auto", *BACKENDS)),
-        )
-    if backend == "triton" and not (torch.cuda.is_available() or _interprets()):
-        raise BackendError(
-            "backend 'triton' cannot run on a machine without a GPU",
-            fix="backend='cpu', or set TRITON_INTERPRET=1 before Python starts",
-        )
-    return backend
-
-
-def _device(backend: str) -> torch.device:
-    """Where a backend's tensors are."""
-    on_gpu = backend == "triton" and not _interprets()
-    return torch.device("cuda" if on_gpu else "cpu")
-
-
-def _interprets() -> bool:
-    return os.environ.get("TRITON_INTERPRET") == "1"
-
-
-def _dtypes(backend: str) -> tuple[str, ...]:
-    if backend != "triton":
-        return "float32", "float64", "float16", "bfloat16"
-    # Triton's interpreter computes bfloat16 wrongly.
-    return ("float32", "float16") if _interprets() else ("float32", "float16", "bfloat16")
-
-
-def _most(backend: str, q_len: int | None, kv_len: int | None, heads: int | None) -> Limits:
-    longest = _TRITON_LONGEST if backend == "triton" else _LONGEST
+def _most(
+    backends: tuple[Backend, ...], q_len: int | None, kv_len: int | None, heads: int | None
+) -> Limits:
+    longest = max(b.longest for b in backends)
     return Limits(
         batch=_BATCH,
         heads=heads or _HEADS,

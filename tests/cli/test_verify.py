@@ -17,6 +17,8 @@ def sliding(b, h, q, kv):
 def louder(score, b, h, q, kv):
     return 2.0 * score
 
+pair = fx.variant("pair", mask=sliding, score=louder)
+
 def raising(b, h, q, kv):
     return 12 % (kv - 4) == 0
 """
@@ -33,6 +35,9 @@ def test_exit_codes(tmp_path):
         result = run(f"{path}:{name}")
         assert result.exit_code == 0, result.output
         assert f"{name}: verified in 2" in result.output
+    both = run(f"{path}:pair", "--numerics")
+    assert both.exit_code == 0, both.output
+    assert "louder: verified in 2" in both.output and "  numerics  plain" in both.output
     under = run(f"{path}:louder", "--mask", "q >= kv", "--heads", "2", "--q-len", "3")
     assert under.exit_code == 0, under.output
     failed = run(f"{path}:raising")

@@ -210,8 +210,59 @@ def drop_runs_of_tables(monkeypatch):
     monkeypatch.setattr(RunTable, "runs", lambda self, row: right(self, row)[:2])
 
 
+def leave_plans_stale_under_other_numbers(monkeypatch):
+    """A plan is found again whatever the captured numbers are by now."""
+    from flexdsl.ir import Program
+    from flexdsl.runtime import memory
+
+    right = memory._fingerprint
+
+    def wrong(program):
+        values = {n: v for n, v in program.values.items() if not isinstance(v, int)}
+        return right(Program(program.kind, program.name, program.expr, values))
+
+    monkeypatch.setattr(memory, "_fingerprint", lambda p: p and wrong(p))
+
+
+def leave_plans_stale_under_other_contents(monkeypatch):
+    """A plan is found again although a captured tensor was changed in place."""
+    from flexdsl.runtime import memory
+
+    monkeypatch.setattr(memory, "_contents", lambda capture: id(capture))
+
+
+def swap_heads_of_groups(monkeypatch):
+    """Query heads share keys as h % kv_heads, not as h // group: only GQA shows it."""
+    from flexdsl.runtime import cpu
+
+    right = cpu.split_heads
+
+    def wrong(x, count):
+        order = torch.arange(x.shape[1]).reshape(-1, count // x.shape[0]).T.flatten()
+        return right(x[:, order], count)
+
+    monkeypatch.setattr(cpu, "split_heads", wrong)
+
+
+def lose_keys_that_no_tile_divides(monkeypatch):
+    """The last, partial tile of keys is dropped from the grid of tiles."""
+    from flexdsl.analysis.grid import Grid
+
+    monkeypatch.setattr(Grid, "kv_tiles", property(lambda g: max(1, g.kv_len // g.tile[1])))
+
+
+def derive_products_wrongly(monkeypatch):
+    one = ir.const(1.0)
+    monkeypatch.setitem(derivative._RULES, ir.Op.MUL, lambda node: (one, one))
+
+
 WINDOW = STDLIB["sinks"]
 FAULTS = {
+    leave_plans_stale_under_other_numbers: WINDOW,
+    leave_plans_stale_under_other_contents: STDLIB["document"],
+    swap_heads_of_groups: STDLIB["causal"],
+    lose_keys_that_no_tile_divides: WINDOW,
+    derive_products_wrongly: STDLIB["softcap"],
     shift_live_bound: WINDOW,
     widen_full_bound: WINDOW,
     shift_transposed_bound: STDLIB["causal"],
@@ -243,13 +294,47 @@ def test_a_planted_fault_is_found(plant, monkeypatch):
 
 # --- faults of generated kernels, under the interpreter or on the GPU -------------------------
 
+WINDOW_OF_100 = "q >= kv and q - kv < 100"
+SMALL = {"q_len": 5, "kv_len": 7}  # the interpreter is slow, and these show with few rows, too
+# The text of a kernel, what becomes of it; the mask and the sizes that it is looked for with.
 KERNEL_FAULTS = {
-    "no rescale": ("rescale = tl.exp2(", "rescale = 1.0 + 0.0 * tl.exp2("),
-    "loop ends early": ("tl.range(full_stop, stop)", "tl.range(full_stop, stop - 1)"),
-    "full tiles end late": ("full_start, tl.minimum(tl.max", "full_start, 1 + tl.minimum(tl.max"),
-    "mask not applied": ("tl.where(allowed & ", "tl.where("),
-    "other head": ("kv_head = h // group", "kv_head = (heads - 1 - h) // group"),
+    "no rescale": (Phase.FORWARD, "rescale = tl.exp2(", "rescale = 1.0 + 0.0 * tl.exp2("),
+    "loop ends early": (
+        Phase.FORWARD,
+        "tl.range(full_stop, stop)",
+        "tl.range(full_stop, stop - 1)",
+    ),
+    "full tiles end late": (
+        Phase.FORWARD,
+        "full_start, tl.minimum(tl.max",
+        "full_start, 1 + tl.minimum(tl.max",
+    ),
+    "mask not applied": (Phase.FORWARD, "tl.where(allowed & ", "tl.where("),
+    "other head": (Phase.FORWARD, "kv_head = h // group", "kv_head = (heads - 1 - h) // group"),
+    "backward: other head": (
+        Phase.BACKWARD_QUERY,
+        "kv_head = h // group",
+        "kv_head = (heads - 1 - h) // group",
+    ),
+    "backward: a head of the group is lost": (
+        Phase.BACKWARD_KEY,
+        "in range(0, group)",
+        "in range(0, tl.maximum(1, group - 1))",
+    ),
+    "backward: partial tiles are lost": (
+        Phase.BACKWARD_KEY,
+        "in tl.range(0, masked_count_2)",
+        "in tl.range(1, masked_count_2)",
+    ),
+    "backward: no delta": (
+        Phase.BACKWARD_QUERY,
+        "weights * (d_weights - delta_of_row)",
+        "weights * d_weights",
+    ),
 }
+FEW_ROWS = {"no rescale": ("kv % 5 != 3", {"q_len": 2, "heads": 1})}
+FEW_ROWS |= {name: (WINDOW_OF_100, SMALL) for name in KERNEL_FAULTS if name.startswith("back")}
+FEW_ROWS["other head"] = WINDOW_OF_100, SMALL
 
 
 @pytest.fixture
@@ -262,15 +347,17 @@ def new_kernels(monkeypatch):
 
 @pytest.mark.parametrize("fault", KERNEL_FAULTS)
 def test_a_fault_in_the_text_of_a_kernel_is_found(fault, new_kernels, monkeypatch):
-    right, (old, new) = new_kernels.GENERATORS[Phase.FORWARD, Language.TRITON], KERNEL_FAULTS[fault]
+    phase, old, new = KERNEL_FAULTS[fault]
+    right = new_kernels.GENERATORS[phase, Language.TRITON]
 
     def wrong(spec):
         kernel = right(spec)
         assert old in kernel.source
         return replace(kernel, source=kernel.source.replace(old, new))
 
-    monkeypatch.setitem(new_kernels.GENERATORS, (Phase.FORWARD, Language.TRITON), wrong)
-    assert "on backend 'triton'" in found("q >= kv and q - kv < 100", backend="triton")
+    monkeypatch.setitem(new_kernels.GENERATORS, (phase, Language.TRITON), wrong)
+    mask, sizes = FEW_ROWS.get(fault, (WINDOW_OF_100, {}))
+    assert "on backend 'triton'" in found(mask, backend="triton", **sizes)
 
 
 def test_a_wrong_derivative_in_a_kernel_is_found(new_kernels, monkeypatch):

@@ -24,9 +24,10 @@ from flexdsl.errors import (
 from flexdsl.ir import Kind
 from flexdsl.mod import Mod
 from flexdsl.runtime import triton_backward
-from flexdsl.testing import Case, Limits, check, parse_with, strategies
+from flexdsl.testing import Case, Limits, check, laws, parse_with, strategies, verification
+from flexdsl.testing.backends import find_backends
 from flexdsl.testing.reproduce import _literal
-from support.verification import BIAS, STDLIB, found, kinked, packed, treat_partial_as_full
+from support.verification import BIAS, IDS, STDLIB, found, kinked, packed, treat_partial_as_full
 
 
 @pytest.mark.parametrize("name", STDLIB)
@@ -85,6 +86,85 @@ def test_a_score_is_verified_under_its_mask():
     assert fx.verify(kinked, mask=packed, examples=10).examples >= 10
 
 
+def test_other_numbers_and_contents_are_drawn(monkeypatch):
+    seen = []
+    right = verification.allowed_pairs
+    monkeypatch.setattr(
+        verification, "allowed_pairs", lambda s, case: seen.append((s, case)) or right(s, case)
+    )
+    report = fx.verify(STDLIB["document"] & STDLIB["window"], examples=60)
+    assert report.varied > 20
+    assert {case.contents for _, case in seen} == {"own", "shuffled", "sorted", "constant"}
+    windows = {s.mask_program.values["keys"] for s, _ in seen}
+    assert len(windows) > 5 and min(windows) >= 1
+    ids = torch.tensor(IDS)
+    for subject, case in seen:
+        drawn = torch.as_tensor(subject.captures["doc"])
+        if case.contents == "shuffled":
+            assert torch.equal(drawn.sort().values, ids.sort().values)
+        elif case.contents == "sorted":
+            assert torch.equal(drawn, ids.sort().values)
+
+
+@pytest.mark.parametrize(
+    ("mod", "moves"),
+    [
+        (fx.stdlib.document(IDS), True),
+        (packed, True),  # documents as wholes only: each is causal
+        (fx.mask_mod(lambda b, h, q, kv: IDS[q] < IDS[kv] + kv), False),
+        (fx.stdlib.causal(), False),
+    ],
+)
+def test_tokens_in_another_order_are_asked_for_where_that_holds(mod, moves, monkeypatch):
+    names = []
+    right = laws.compare_outputs
+    monkeypatch.setattr(
+        laws,
+        "compare_outputs",
+        lambda run, name, *rest: names.append(name) or right(run, name, *rest),
+    )
+    check(mod, Case(q_len=9, kv_len=12, q_offset=2, heads=2))
+    assert ("tokens in another order: " in names) == moves
+    assert any(name.startswith("the first 5 rows and") for name in names)
+
+
+def test_every_backend_of_the_machine_is_asked(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    found = find_backends("auto")
+    assert [b.name for b in found] == ["triton", "hopper", "cpu"]
+    assert [b.name for b in found if b.takes(Case(dim=64, v_dim=64, dtype="bfloat16"))] == [
+        "hopper",
+        "cpu",
+    ]  # without bfloat16 in Triton's interpreter
+    assert not found[1].takes(Case(dim=64, v_dim=128, dtype="bfloat16"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+    assert [b.name for b in find_backends("auto")] == ["triton", "cpu"]
+    with pytest.raises(BackendError, match=r"compute capability 9\.0"):
+        find_backends("hopper")
+
+
+def test_a_case_runs_on_several_backends(monkeypatch):
+    several = tuple(find_backends(n)[0] for n in ("reference", "cpu"))
+    monkeypatch.setattr(verification, "find_backends", lambda name: several)
+    report = fx.verify("q >= kv", examples=5)
+    assert report.backends == {"reference": report.examples, "cpu": report.examples}
+    assert "backends 'reference' (" in str(report)
+
+
+@pytest.mark.parametrize("mask", [None, packed])
+@pytest.mark.parametrize("score", [None, kinked])
+@pytest.mark.filterwarnings("ignore::flexdsl.errors.GradientWarning")
+def test_a_variant_is_verified_as_the_pair_that_it_is(mask, score):
+    if mask is None and score is None:
+        with pytest.raises(KindError, match="not NoneType"):
+            fx.verify(fx.variant("pair"))
+        return
+    report = fx.verify(fx.variant("pair", mask=mask, score=score), examples=5)
+    assert report.limits.kv_len == (48 if mask is None else 16)
+    assert report.name == ("packed" if score is None else "kinked")
+
+
 def test_sizes_can_be_fixed():
     report = fx.verify("q >= kv", examples=5, q_len=4, kv_len=9, heads=2)
     assert (report.limits.kv_len, report.limits.heads) == (9, 2)
@@ -101,6 +181,14 @@ def test_any_mask(mask, case):
 @given(strategies.scores(), strategies.masks(depth=1), strategies.cases(exact=True))
 def test_any_score(score, mask, case):
     check(score, case, mask=mask)
+
+
+@settings(max_examples=50)
+@given(strategies.shapes(kv_len=9, dims=(8, 16)))
+def test_drawn_shapes_fit_together(shapes):
+    q, k, v = (torch.zeros(shape) for shape in shapes)
+    assert k.shape[2] == 9 and {q.shape[3], v.shape[3]} <= {8, 16}
+    assert fx.attention(q, k, v).shape == (*q.shape[:3], v.shape[3])
 
 
 def test_drawn_captures_are_of_the_dtype_and_shape():
@@ -139,6 +227,47 @@ def test_a_mask_that_is_not_deterministic():
     message = found(Mod(Kind.MASK, "counting", lambda: always, counting))
     assert "counting is not deterministic: counting(0, 0, 0, 0) is" in message
     assert "Case() on backend" in message
+
+
+CALLS = {"count": 0}
+
+
+def test_a_mask_with_side_effects():
+    seen: list[int] = []
+
+    def noting(b, h, q, kv):
+        if kv == 3:
+            seen.append(1)
+        return q >= kv
+
+    message = found(noting)
+    assert "noting has side effects: calling it changes `seen`" in message
+    assert "Case(kv_len=4)" in message
+
+    def counting(score, b, h, q, kv):
+        CALLS["count"] = CALLS["count"] + 1
+        return score
+
+    assert "has side effects: calling it changes `CALLS`" in found(counting)
+
+
+def test_a_mask_that_writes_to_its_tensor():
+    table = torch.zeros(8)
+
+    class Counter:
+        def __init__(self):
+            self.calls = 0
+
+        def __call__(self, b, h, q, kv):
+            self.calls += 1
+            return q >= kv
+
+    def writing(b, h, q, kv):
+        table.add_(1.0)
+        return q >= kv
+
+    assert "calling it changes `table`" in found(fx.mask_mod(writing) & fx.stdlib.causal())
+    assert "calling it changes `self.calls`" in found(Counter())
 
 
 def test_a_mask_that_raises_for_some_pairs():
