@@ -67,7 +67,7 @@ class Found:
             return f"not used: {self.danger}"
         costs = f"{self.split_cost} operations a pair in place of {self.cost}"
         if self.is_used:
-            return f"used for 16-bit inputs: {costs}"
+            return f"used forward, for 16-bit inputs: {costs}"
         return f"not used: {self.split_cost} operations a pair, and {self.cost} without"
 
 

@@ -63,35 +63,26 @@ def bound(score, learned=()):
 def test_which_kernels_compute_factors():
     score = SCORES["alibi"]()
     plain = bound(score)
-    kernel = low_rank.score_of_kernel(plain, torch.float16, of_keys=False)
+    kernel = low_rank.score_of_kernel(plain, torch.float16, Phase.FORWARD)
     assert "kv - q_first" in repr(kernel.expr) and "kv - q)" not in repr(kernel.expr)
-    of_keys = low_rank.score_of_kernel(plain, torch.bfloat16, of_keys=True)
-    assert "kv - kv_first" in repr(of_keys.expr)
-    assert low_rank.score_of_kernel(plain, torch.float32, of_keys=False) is plain.score
+    for phase in (Phase.BACKWARD, Phase.BACKWARD_QUERY, Phase.BACKWARD_KEY):
+        assert low_rank.score_of_kernel(plain, torch.bfloat16, phase) is plain.score
+    assert low_rank.score_of_kernel(plain, torch.float32, Phase.FORWARD) is plain.score
     learned = bound(score, tuple(bind.captured(score.program)))
-    assert low_rank.score_of_kernel(learned, torch.float16, of_keys=False) is learned.score
+    assert low_rank.score_of_kernel(learned, torch.float16, Phase.FORWARD) is learned.score
 
 
-@pytest.mark.parametrize("target", ["hopper", "triton"])
-def test_both_targets_take_the_origin(target):
+@pytest.mark.parametrize("language", [Language.GLUON, Language.TRITON])
+def test_both_targets_take_the_origin(language):
     """What `attention` gives a kernel for 16-bit inputs is written in terms that it has."""
-    language = Language.GLUON if target == "hopper" else Language.TRITON
-    phases = {
-        "hopper": (Phase.FORWARD, Phase.BACKWARD),
-        "triton": (Phase.FORWARD, Phase.BACKWARD_QUERY, Phase.BACKWARD_KEY),
-    }
-    plain = bound(SCORES["alibi"]())
-    for phase in phases[target]:
-        of_keys = phase in (Phase.BACKWARD, Phase.BACKWARD_KEY)
-        score = low_rank.score_of_kernel(plain, torch.float16, of_keys)
-        text = GENERATORS[phase, language](KernelSpec(None, score, None, 64, 64)).source
-        origin = "kv_start" if of_keys else "(q_offset + q_start)"
-        assert (origin if target == "hopper" else "_first") in text
+    score = low_rank.score_of_kernel(bound(SCORES["alibi"]()), torch.float16, Phase.FORWARD)
+    text = GENERATORS[Phase.FORWARD, language](KernelSpec(None, score, None, 64, 64)).source
+    assert ("(q_offset + q_start)" if language is Language.GLUON else "q_first") in text
 
 
 def test_what_a_call_tells():
     q, k, v = (torch.randn(1, HEADS, 64, 32, dtype=torch.float16, device=DEVICE) for _ in range(3))
     told = fx.explain(q, k, v, score=SCORES["alibi"](), backend="triton")
-    assert "has rank 2 in q and kv; used for 16-bit inputs" in told
+    assert "has rank 2 in q and kv; used forward, for 16-bit inputs" in told
     told = fx.explain(q.float(), k.float(), v.float(), score=SCORES["alibi"](), backend="triton")
     assert "not in this call: torch.float32 keeps the score as it is written" in told
