@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 
@@ -61,8 +62,10 @@ class _Process:
 
     def __enter__(self) -> _Process:
         environment = {k: v for k, v in os.environ.items() if k not in UNSET} | SETTINGS
+        # It imports what this process imports, wherever it is started.
+        environment["PYTHONPATH"] = os.pathsep.join(p or str(Path.cwd()) for p in sys.path)
         self._process = subprocess.Popen(
-            [sys.executable, "-c", "from flexdsl.aot.worker import serve; serve()"],
+            [sys.executable, "-P", "-c", "from flexdsl.aot.worker import serve; serve()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,

@@ -199,6 +199,18 @@ def test_the_command(tmp_path: Path) -> None:
     assert contents(out) == before[0]
 
 
+def test_processes_import_what_this_one_imports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not what lies where they are started."""
+    (tmp_path / "flexdsl").mkdir()
+    (tmp_path / "flexdsl" / "__init__.py").write_text("raise ImportError('another flexdsl')")
+    monkeypatch.chdir(tmp_path)
+    shape = {"target": "cuda:80", "dtypes": ["fp16"], "head_dims": [16]}
+    built = fx.build("q >= kv", out=tmp_path / "dist", phases=["forward"], **shape)
+    assert built.compiled == 1
+
+
 def test_the_same_inputs_give_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
