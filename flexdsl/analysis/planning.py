@@ -12,6 +12,7 @@ from flexdsl.analysis.closed_form import ClosedForm, Declined
 from flexdsl.analysis.closed_runs import Ends
 from flexdsl.analysis.overlay import absorb
 from flexdsl.analysis.prove import Prover
+from flexdsl.analysis.repeated import repeated_table
 from flexdsl.analysis.scene import Scene
 from flexdsl.analysis.strided import derive_form
 from flexdsl.analysis.subdivide import map_tiles
@@ -71,7 +72,7 @@ def plan_of(
 
 def table_of(scene: Scene, outer: Outer) -> RunTable:
     """The runs of each outer tile, of each batch and head that the mask tells apart."""
-    table = table_of_maps(map_tiles(scene), scene)
+    table = repeated_table(scene) or table_of_maps(map_tiles(scene), scene)
     return table if outer == "q" else _turned(table, scene, outer)
 
 
