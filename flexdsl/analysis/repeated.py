@@ -70,9 +70,10 @@ def _step(scene: Scene) -> int | None:
 
 def _periods(mask: Expr) -> list[int]:
     """What the period may be, by the constants that positions are divided by; shortest first."""
-    divisors = {divisor_of(n) for n in walk(mask)} - {None}
-    divisors |= {n.args[1].attribute for n in walk(mask) if n.op is Op.MOD}
-    known = {d for d in divisors if isinstance(d, int) and d > 0}
+    nodes = list(walk(mask))
+    divisors = [divisor_of(n) for n in nodes]
+    remainders = [n.args[1].attribute for n in nodes if n.op is Op.MOD]
+    known = {d for d in (*divisors, *remainders) if isinstance(d, int) and d > 0}
     least = math.lcm(1, *known)
     return sorted({least, math.prod(known), *(least * d for d in known)})
 
