@@ -223,6 +223,8 @@ def _signature(argument: Argument, dtype: str, config: Config, types: Mapping[st
             return "*i32"
         case Role.STATES:
             return "*i8"
+        case Role.MEMBERS:
+            return "*i64"
         case Role.ELEMENTS | Role.EXTREMES:
             return f"*{_SUMMARISED.get(types[argument.of], types[argument.of])}"
         case Role.SUMS | Role.GRADIENT:
