@@ -38,7 +38,6 @@ def plan_of(
     """A closed form where one is exact, else a table; on a device a kernel makes the table.
 
     Args:
-        device: where captured tensors are, whose contents are then not read here.
         sizes: of the axes b and h.
         other: the runs along the other axis, where they are known.
     """
@@ -49,13 +48,12 @@ def plan_of(
         ends = Ends(form, grid, scene.bindings)
     elif device is None:
         table = table_of(scene, outer) if other is None else _turned(other(), scene, outer)
-    batch, heads = sizes
     return made(
         mask=mask,
         q_len=grid.q_len,
         kv_len=grid.kv_len,
-        batch=batch,
-        heads=heads,
+        batch=sizes[0],
+        heads=sizes[1],
         tile_shape=grid.tile,
         q_offset=grid.q_offset,
         depends_on_batch="b" in scene.expr.variables,
