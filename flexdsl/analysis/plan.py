@@ -66,7 +66,7 @@ def make_plan(
         batch, heads: sizes of the axes b and h (query heads).
         tile: rows and columns of a tile.
         q_offset: position of query row 0.
-        device: where the mask's captured tensors are. A kernel makes the table there, once attention
+        device: where the mask's captured tensors are. A kernel makes the table there once attention
             needs it, unless a closed form holds whatever they contain: they are not read here.
         made: the class of the plan, `BlockPlan` or one derived from it.
 
