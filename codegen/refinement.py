@@ -10,7 +10,7 @@ warp, in which a sum waits for nobody.
 
 from __future__ import annotations
 
-from flexdsl.ir import Op, const, walk
+from flexdsl.ir import Expr, Op, const, walk
 
 from .kernel import Argument, Kernel, KernelSpec, Role
 from .lower import Lowering, Scope
@@ -47,18 +47,7 @@ def generate_plan_refine(spec: KernelSpec) -> Kernel:
         tile.line("columns = tl.minimum(kv_len - kv_tile * BLOCK_N, BLOCK_N)")
         tile.line("some = 0")
         tile.line("seen = 0")
-        with (
-            tile.indented("for row in range(0, rows, ROWS):") as rows,
-            rows.indented("for column in range(0, columns, COLUMNS):") as columns,
-            columns.indented("if (some == 0) | (some == seen):") as piece,
-        ):
-            _write_positions(piece)
-            inner = Scope(piece.block(), scope, {**scope.variables, "q": "q", "kv": "kv"})
-            (allowed,) = lowering.lower([expr], inner, "allowed")
-            piece.line(f"some += tl.sum(tl.where({allowed} & inside, 1, 0))")
-            piece.line(
-                "seen += tl.minimum(rows - row, ROWS) * tl.minimum(columns - column, COLUMNS)"
-            )
+        _write_count(tile, expr, lowering, scope)
         tile.line("state = tl.where(some == 0, 0, tl.where(some == seen, 2, 1))")
         tile.line("tl.store(states + kv_tile, state.to(tl.int8))")
         tile.line("kv_tile = tl.min(tl.where(unknown & (tiles > kv_tile), tiles, kv_tiles), 0)")
@@ -85,6 +74,20 @@ def _write_tiles(block: Block) -> None:
     block.line("tiles = program % columns_of_tiles * LANES + tl.arange(0, LANES)")
     block.line("unknown = tl.load(states + tiles, mask=tiles < kv_tiles, other=0) == 1")
     block.line("kv_tile = tl.min(tl.where(unknown, tiles, kv_tiles), 0)")
+
+
+def _write_count(tile: Block, mask: Expr, lowering: Lowering, scope: Scope) -> None:
+    """Write the pieces of a tile, until both kinds of pairs were `seen`: `some` are allowed."""
+    with (
+        tile.indented("for row in range(0, rows, ROWS):") as rows,
+        rows.indented("for column in range(0, columns, COLUMNS):") as columns,
+        columns.indented("if (some == 0) | (some == seen):") as piece,
+    ):
+        _write_positions(piece)
+        inner = Scope(piece.block(), scope, {**scope.variables, "q": "q", "kv": "kv"})
+        (allowed,) = lowering.lower([mask], inner, "allowed")
+        piece.line(f"some += tl.sum(tl.where({allowed} & inside, 1, 0))")
+        piece.line("seen += tl.minimum(rows - row, ROWS) * tl.minimum(columns - column, COLUMNS)")
 
 
 def _write_positions(block: Block) -> None:

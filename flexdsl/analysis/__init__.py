@@ -7,16 +7,20 @@
     prove, periods          proofs for all rows at once; remainders of few periods written out
       -> solve              a condition solved for kv (or q): a union of a few pieces
       -> tile_bounds        the bounds of whole tiles, proven exact; else by rows, or declined
+      -> strided            dilated bands: every s-th position of an interval
       -> overlay            two intervals made one, where bounds of tiles stay exact
       -> closed_form        what comes out: intervals with their bounds
       -> closed_runs        runs and counts by evaluating the ends; are bounds by rows exact?
     grid, groups, scene     the tile grid; batches and heads that are alike; the mask on rectangles
       -> subdivide, join    recursive subdivision down to single pairs; pairs of equal values
+      -> repeated           one step of rows for all, where a mask repeats along the diagonal
       -> table, facts       runs in CSR; exact pairs and empty rows
       -> transpose          runs along the other axis
       -> toeplitz           counting masks of q - kv by their differences
     plan                    tries the closed form, then the table; `BlockPlan` answers for both
                             (or leaves the table to a kernel: `codegen/planner.py`)
+    shape, symmetry         facts of a mask by its form: one range, ends that ascend, q for kv
+    separable               terms of a score that are sums of f(q) * g(kv)
     arguments               are the arguments of a plan numbers that make sense?
     bounds                  can an index leave its captured tensor?
     explain, draw, dense    a plan in words, in pictures, in arrays

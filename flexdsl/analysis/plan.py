@@ -66,9 +66,8 @@ def make_plan(
         batch, heads: sizes of the axes b and h (query heads).
         tile: rows and columns of a tile.
         q_offset: position of query row 0.
-        device: where the captured tensors of the mask are. They are not read here: a kernel makes
-            the table there, once attention needs it, unless a closed form holds whatever they
-            contain. The plan of any other mask, and all where it is None, are made here and now.
+        device: where the mask's captured tensors are. A kernel makes the table there once attention
+            needs it, unless a closed form holds whatever they contain: they are not read here.
         made: the class of the plan, `BlockPlan` or one derived from it.
 
     Raises:

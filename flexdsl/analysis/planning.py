@@ -12,6 +12,7 @@ from flexdsl.analysis.closed_form import ClosedForm, Declined
 from flexdsl.analysis.closed_runs import Ends
 from flexdsl.analysis.overlay import absorb
 from flexdsl.analysis.prove import Prover
+from flexdsl.analysis.repeated import repeated_table
 from flexdsl.analysis.scene import Scene
 from flexdsl.analysis.strided import derive_form
 from flexdsl.analysis.subdivide import map_tiles
@@ -37,7 +38,6 @@ def plan_of(
     """A closed form where one is exact, else a table; on a device a kernel makes the table.
 
     Args:
-        device: where captured tensors are, whose contents are then not read here.
         sizes: of the axes b and h.
         other: the runs along the other axis, where they are known.
     """
@@ -48,13 +48,12 @@ def plan_of(
         ends = Ends(form, grid, scene.bindings)
     elif device is None:
         table = table_of(scene, outer) if other is None else _turned(other(), scene, outer)
-    batch, heads = sizes
     return made(
         mask=mask,
         q_len=grid.q_len,
         kv_len=grid.kv_len,
-        batch=batch,
-        heads=heads,
+        batch=sizes[0],
+        heads=sizes[1],
         tile_shape=grid.tile,
         q_offset=grid.q_offset,
         depends_on_batch="b" in scene.expr.variables,
@@ -71,7 +70,7 @@ def plan_of(
 
 def table_of(scene: Scene, outer: Outer) -> RunTable:
     """The runs of each outer tile, of each batch and head that the mask tells apart."""
-    table = table_of_maps(map_tiles(scene), scene)
+    table = repeated_table(scene) or table_of_maps(map_tiles(scene), scene)
     return table if outer == "q" else _turned(table, scene, outer)
 
 

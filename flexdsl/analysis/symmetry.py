@@ -23,8 +23,13 @@ _TURNED = {Op.GT: Op.LT, Op.GE: Op.LE}
 def is_symmetric(mask: Expr) -> bool:
     """Is allowed(q, kv) == allowed(kv, q) at every pair of positions, by the mask's form?"""
     q, kv = var("q"), var("kv")
-    exchanged = substitute(mask, {q: kv, kv: q})
-    return _Forms().key(mask) == _Forms().key(exchanged)
+    return are_equal(mask, substitute(mask, {q: kv, kv: q}))
+
+
+def are_equal(a: Expr, b: Expr) -> bool:
+    """Have two conditions one normal form?"""
+    forms = _Forms()
+    return forms.key(a) == forms.key(b)
 
 
 class _Forms:

@@ -33,7 +33,8 @@ class Figure:
     """One plan.
 
     Attributes:
-        seconds: the least of several times.
+        seconds: the least of several times. After the first plan of a mask its nodes, linear forms
+            and proofs are remembered, so that a first one takes longer.
         nbytes: of its table.
         peak: bytes that were allocated at once while it was made.
     """
