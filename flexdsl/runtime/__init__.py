@@ -1,22 +1,24 @@
 """The runtime: attention on tensors. Only it, and the rooms that stand on it, import torch.
 
     attention -> validate, bind.read, eager             checks; what the user's functions are now
-              -> operator                               one node of a graph, with a gradient:
+              -> operator_direct, operator              one node of a graph, with a gradient:
                  -> bind.bind (memory)                  ranges and plans
                  -> executors: cpu, cpu_backward        on the CPU
                     -> slabs, workers                   pieces of a plan, on threads
                  -> executors: triton_forward, ...      one pass by kernels, whoever brings them
-                    -> call, blocks                     what each argument of a kernel is
+                    -> call, blocks, low_rank           what each argument of a kernel is
                     -> launch, descriptors              kernels compiled by triton
+                       -> replay                        and launched again by the driver
                     -> bundles, bundled, machine        kernels of bundles, by the driver alone
-                    -> device_plan, extremes            plans made on the device, by kernels
+                    -> device_plan, extremes, members   plans made on the device, by kernels
               -> operator_compiled, operator_paths      the same, as torch.compile traces it
               -> reference                              dense float64, the oracle
     load      -> bind.read, operator                    of a bundle: no compiler is imported
     explain   -> the same choices                       in words, and nothing runs
 
 `attention` checks its arguments and reads the mods, and hands over to the operator: from there on a
-call is tensors, numbers and two texts (`operator_programs`), whoever traces it. Executors take what
+call is tensors, numbers and two texts (`operator_programs`), whoever traces it. Where nobody does,
+`operator_direct` hands the programs themselves to the executor. Executors take what
 was bound and never look at a user's function; only the reference does, so that it stays an
 independent oracle. `evaluate` gives each op of an expression its meaning on tensors.
 Nothing is imported here, so that `flexdsl` itself loads without torch.
