@@ -22,6 +22,8 @@ def test_blocks_print_what_the_page_shows(name, update_golden, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     if update_golden:
         run_page(PAGES / name, update=True)
+        (tmp_path / "again").mkdir()
+        monkeypatch.chdir(tmp_path / "again")  # without what the page has written
     for block, printed, shown in run_page(PAGES / name):
         if shown is not None:
             assert printed == shown
