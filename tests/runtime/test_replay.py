@@ -1,0 +1,190 @@
+"""What is launched again gets the machine's words of the new call, on a driver that writes down."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import flexdsl as fx
+from flexdsl.aot.specs import Shape, job_of
+from flexdsl.aot.targets import parse_target
+from flexdsl.bundle.words import MAP_BYTES
+from flexdsl.codegen import Phase
+from flexdsl.runtime import bind, replay
+from flexdsl.runtime.blocks import Blocks
+from flexdsl.runtime.call import Call, programs_of, value_of
+
+LENGTHS = bind.Lengths(1, 2, 300, 260, 40)
+STREAM = 77
+
+
+class Driver:
+    """Encodes a tensor map as its arguments, and keeps the buffer of the last launch."""
+
+    encoded = 0
+
+    def encode(self, box: Any, address: int, shape: list[int], strides: list[int]) -> bytes:
+        self.encoded += 1
+        numbers = [address, *shape, *strides]
+        return struct.pack(f"<{len(numbers)}Q", *numbers).ljust(MAP_BYTES, b"\0")
+
+    def start(self, *arguments: Any) -> None:
+        *self.launch, pointers = arguments
+        self.addresses = list(pointers)
+
+
+@pytest.fixture
+def driver(monkeypatch):
+    found = Driver()
+    monkeypatch.setattr(replay, "cuda", lambda: found)
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda _: STREAM, raising=False)
+    return found
+
+
+def call_of(mask: fx.Mod, score: fx.Mod, shift: int = 0) -> Call:
+    """A call with tensors of its own; `shift` bytes from where memory begins."""
+    bound = bind.bind(mask.program, score.program, LENGTHS, (0, 0))
+
+    def tensor(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+        size = torch.Size(shape).numel()
+        skipped = shift // dtype.itemsize
+        return torch.zeros(size + skipped, dtype=dtype)[skipped:].reshape(shape)
+
+    tensors = {
+        "query": tensor(1, 2, LENGTHS.q_len, 128),
+        "key": tensor(1, 2, LENGTHS.kv_len, 128),
+        "value": tensor(1, 2, LENGTHS.kv_len, 128),
+        "out": tensor(1, 2, LENGTHS.q_len, 128),
+    }
+    rows = {"lse": tensor(1, 2, LENGTHS.q_len, dtype=torch.float32)}
+    return Call(bound, 0.25, tensors, rows, hopper=True)
+
+
+def made(mask: fx.Mod, score: fx.Mod) -> tuple[Any, Any, Any]:
+    """A kernel, as if triton had launched it, its source, and its configuration."""
+    shape = Shape(parse_target("cuda:90"), "bf16", 128, 128)
+    job = job_of(Phase.FORWARD, mask.program, score.program, shape)
+    kernel, config = job.candidates[0]
+    signature = {a.name: job_type(job, a) for a in kernel.arguments}
+    about = SimpleNamespace(num_ctas=1, num_warps=9, shared=4096, tensordesc_meta=[])
+    sizes: list[str] = []
+    for argument in kernel.arguments:
+        if signature[argument.name] != "tensordesc<>":
+            pointer = signature[argument.name].startswith("*")
+            sizes.append(".param .u64 .ptr .global" if pointer else ".param .u32")
+            continue
+        block = [1, 1, config.rows(argument), argument.index]
+        about.tensordesc_meta.append({"swizzle": 3, "block_size": block})
+        sizes += [".param .align 64 .b8 [128]", *[".param .u32"] * 4, *[".param .u64"] * 4]
+    sizes += [".param .u64 .ptr .global .align 1"] * 2  # scratch memory that is not used
+    lines = [
+        f"\t{text.replace(' [', f' forward_param_{i}[')}"
+        if "[" in text
+        else f"\t{text} forward_param_{i}"
+        for i, text in enumerate(sizes)
+    ]
+    stands_for = SimpleNamespace(
+        asm={"ptx": ".visible .entry forward(\n" + ",\n".join(lines) + "\n)\n"},
+        name=kernel.entry,
+        metadata=about,
+        src=SimpleNamespace(signature=signature),
+        function=4711,
+    )
+    return stands_for, kernel, config
+
+
+def job_type(job: Any, argument: Any) -> str:
+    of_blocks = argument.role in (replay.Role.DESCRIPTOR, replay.Role.ROWS_DESCRIPTOR)
+    return "tensordesc<>" if of_blocks else job.type_of(argument)
+
+
+def values(kernel: Any, call: Call, config: Any) -> list[Any]:
+    return [value_of(a, call, None, None, config) for a in kernel.arguments]
+
+
+SLOPES = torch.linspace(0.5, 0.1, 2)
+MASK = fx.stdlib.sliding_window(70)
+SCORE = fx.score_mod(lambda s, b, h, q, kv: s + SLOPES[h] * (kv - q))
+
+
+def test_words_of_another_call(driver):
+    compiled, kernel, config = made(MASK, SCORE)
+    first, second = call_of(MASK, SCORE), call_of(MASK, SCORE)
+    programs = programs_of(Phase.FORWARD, kernel.arguments, first, config)
+    again = replay.replay_of(
+        compiled, kernel, values(kernel, first, config), programs, torch.device("cpu", 0)
+    )
+    assert again is not None and again.run(second)
+    assert driver.launch == [
+        4711,
+        6,
+        compiled.metadata.num_warps * 32,
+        compiled.metadata.shared,
+        STREAM,
+        0,
+    ]
+    at = iter(driver.addresses)
+    for argument, value in zip(kernel.arguments, values(kernel, second, config), strict=True):
+        place = next(at)
+        if isinstance(value, Blocks):
+            numbers = [value.tensor.data_ptr(), *value.shape, *value.strides]
+            size = 8 * len(numbers)
+            assert struct.unpack(f"<{len(numbers)}Q", ctypes.string_at(place, size)) == tuple(
+                numbers
+            )
+            assert place % 64 == 0
+            again_i32 = [ctypes.c_int32.from_address(next(at)).value for _ in value.shape]
+            again_i64 = [ctypes.c_int64.from_address(next(at)).value for _ in value.strides]
+            assert (again_i32, again_i64) == (value.shape, value.strides)
+        elif isinstance(value, torch.Tensor):
+            assert ctypes.c_uint64.from_address(place).value == value.data_ptr(), argument
+        elif isinstance(value, float):
+            assert ctypes.c_float.from_address(place).value == value, argument
+        else:
+            assert ctypes.c_int32.from_address(place).value == value, argument
+    rest = [ctypes.c_uint64.from_address(place).value for place in at]
+    assert rest == [0] * len(rest)
+
+
+def test_maps_are_encoded_once_for_an_address(driver):
+    compiled, kernel, config = made(MASK, SCORE)
+    call = call_of(MASK, SCORE)
+    again = replay.replay_of(
+        compiled, kernel, values(kernel, call, config), 6, torch.device("cpu", 0)
+    )
+    for _ in range(3):
+        assert again.run(call)
+    assert driver.encoded == 4
+
+
+def test_an_address_of_another_kind_is_not_launched(driver):
+    compiled, kernel, config = made(MASK, SCORE)
+    call = call_of(MASK, SCORE)
+    again = replay.replay_of(
+        compiled, kernel, values(kernel, call, config), 6, torch.device("cpu", 0)
+    )
+    assert not again.run(call_of(MASK, SCORE, shift=8))
+    assert not hasattr(driver, "launch")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("tensordesc_meta", None), ("num_ctas", 2), ("global_scratch_size", 16), ("launch_pdl", True)],
+)
+def test_what_only_triton_launches(driver, field, value):
+    compiled, kernel, config = made(MASK, SCORE)
+    setattr(compiled.metadata, field, value)
+    given = values(kernel, call_of(MASK, SCORE), config)
+    assert replay.replay_of(compiled, kernel, given, 6, torch.device("cpu", 0)) is None
+
+
+def test_parameters_that_the_assembly_does_not_have(driver):
+    compiled, kernel, config = made(MASK, SCORE)
+    compiled.src.signature["scale"] = "constexpr"
+    given = values(kernel, call_of(MASK, SCORE), config)
+    assert replay.replay_of(compiled, kernel, given, 6, torch.device("cpu", 0)) is None
