@@ -13,7 +13,8 @@ from torch import Tensor
 
 from flexdsl.errors import ArgumentError
 from flexdsl.runtime import bind, bundles, operator_compiled, reference, validate
-from flexdsl.runtime.eager import Pair, autocast, operate, requires_gradient
+from flexdsl.runtime.eager import autocast, operate, requires_gradient
+from flexdsl.runtime.operator import Pair
 from flexdsl.runtime.slabs import TILE
 
 

@@ -173,7 +173,7 @@ def bind_again(
         if len(memo) >= _MEMO:
             memo.clear()
         memo[key] = found = versions, bind(mask, score, lengths, tile, learned)
-    return found[1]  # type: ignore[no-any-return]
+    return found[1]
 
 
 def tensors_of(program: Program | None) -> Sequence[torch.Tensor]:
@@ -251,7 +251,7 @@ def with_tensors(program: Program, device: torch.device) -> Program:
     known = program.memo.get(("with tensors", device))
     if known is None or any(known.values[n] is not values[n] for n in found):
         program.memo["with tensors", device] = known = replace(program, values=values)
-    return known  # type: ignore[no-any-return]
+    return known
 
 
 def check_device(name: str, mod: str, tensor: torch.Tensor, device: torch.device) -> None:

@@ -191,7 +191,8 @@ class Differentiable(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, work: Work, *tensors: Tensor) -> Pair:
         """Output and lse; tensors are q, k, v and the captures."""
-        out, lse = work.forward(*tensors[:3], list(tensors[3:]))
+        q, k, v, *captures = tensors
+        out, lse = work.forward(q, k, v, captures)
         # Captures are saved for autograd's check that nobody has changed them since, too.
         ctx.save_for_backward(out, lse, *tensors)
         ctx.work = work
