@@ -193,8 +193,10 @@ class Differentiable(torch.autograd.Function):
         """Output and lse; tensors are q, k, v and the captures."""
         q, k, v, *captures = tensors
         out, lse = work.forward(q, k, v, captures)
-        # Captures are saved for autograd's check that nobody has changed them since, too.
-        ctx.save_for_backward(out, lse, *tensors)
+        # Captures are saved for autograd's check that nobody has changed them since, too; inference
+        # tensors have no such check, and autograd does not save them.
+        ctx.save_for_backward(out, lse, *(None if x.is_inference() else x for x in tensors))
+        ctx.unchecked = [x if x.is_inference() else None for x in tensors]
         ctx.work = work
         ctx.set_materialize_grads(False)
         return out, lse
@@ -202,7 +204,9 @@ class Differentiable(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d_out: Tensor | None, d_lse: Tensor | None) -> tuple[Any, ...]:
         """Gradients of the inputs of `forward`."""
-        out, lse, q, k, v, *captures = ctx.saved_tensors
+        out, lse, *saved_tensors = ctx.saved_tensors
+        pairs = zip(saved_tensors, ctx.unchecked, strict=True)
+        q, k, v, *captures = (a if b is None else b for a, b in pairs)
         wanted = ctx.needs_input_grad[4:]
         learned = [i for i in range(ctx.work.mask_captures, len(captures)) if wanted[i]]
         saved = Saved(q, k, v, out, lse, captures)

@@ -116,3 +116,14 @@ def test_bound_once_and_again_after_a_change(monkeypatch):
         q.double(), k.double(), v.double(), mask=mask, score=score, backend="reference"
     )
     torch.testing.assert_close(other.double(), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_an_inference_tensor_in_a_mask():
+    with torch.inference_mode():
+        ids = torch.arange(40) // 9
+    q, k, v = inputs()
+    out = fx.attention(q, k, v, mask=fx.mask_mod(lambda b, h, q, kv: ids[q] == ids[kv]))
+    same = fx.attention(q, k, v, mask=fx.stdlib.document(torch.arange(40) // 9))
+    (found,) = torch.autograd.grad(out.sum(), q)
+    (wanted,) = torch.autograd.grad(same.sum(), q)
+    assert torch.equal(found, wanted)
