@@ -211,8 +211,7 @@ def _write_consumer(body: Block, spec: KernelSpec, schedule: Schedule, lowering:
     body.line(f"key_index = ({keys})[:, None]")
     clipped = "gl.minimum(key_index, kv_len - 1)" if loads_at("kv", spec) else "key_index"
     body.line(f"kv = {clipped}")
-    known = {"b": "b", "h": "h", "kv": "kv", "kv_first": "kv_start"}
-    scope = Scope(body.block(), None, known)
+    scope = Scope(body.block(), None, {n: n for n in ("b", "h", "kv")})
     body.line("part_order = gl.arange(0, 4096, PART)")
     body.line(f"zero = gl.zeros([{GROUP_ROWS}, BLOCK_M], gl.float32, SCORES)")
     body.line(f"d_value_tile = gl.zeros([{GROUP_ROWS}, {dim}], gl.float32, OUT)")

@@ -77,7 +77,7 @@ def separated(score: Expr, origin: Expr) -> Expr:
     """The score with every term in products that is better so; itself where none is.
 
     Args:
-        origin: the position that others are counted from: var("q_first") or var("kv_first").
+        origin: the position that others are counted from, var("q_first") in a kernel.
     """
     used = {f.node: f.split for f in find_factors(score, origin) if f.is_used}
     return substitute(score, used) if used else score
