@@ -14,13 +14,11 @@ from flexdsl.aot.compile import Compiled
 from flexdsl.aot.specs import Job, plan_kind
 from flexdsl.bundle.assembly import sizes_in_amdgcn, sizes_in_ptx
 from flexdsl.bundle.manifest import Code, Parameter, TensorMap
-from flexdsl.bundle.words import SIZES, machine_types
+from flexdsl.bundle.words import MAP_ELEMENTS, SIZES, machine_types
 from flexdsl.codegen import OF_KEYS, Argument, Role
 from flexdsl.errors import InternalError
 from flexdsl.runtime.tuning import ITEMSIZE, Config
 
-# CU_TENSOR_MAP_DATA_TYPE_... of cuda.h.
-_ELEMENTS = {"fp16": 6, "bf16": 9, "fp32": 7}
 _DESCRIPTORS = (Role.DESCRIPTOR, Role.ROWS_DESCRIPTOR)
 
 
@@ -108,7 +106,7 @@ def _parameter(
     if maps:
         about = maps.pop(0)
         lengths = tuple(about["block_size"])
-        box = TensorMap(_ELEMENTS[dtype], ITEMSIZE[dtype], about["swizzle"], lengths)
+        box = TensorMap(MAP_ELEMENTS[dtype], ITEMSIZE[dtype], about["swizzle"], lengths)
     return Parameter(argument, "descriptor", "", box, len(block), block)
 
 

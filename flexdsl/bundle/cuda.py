@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from ctypes import Array, byref, c_char_p, c_int, c_uint, c_uint32, c_uint64, c_void_p
+from ctypes import Array, byref, c_char, c_char_p, c_int, c_uint, c_uint32, c_uint64, c_void_p
 from functools import cache
 
 from flexdsl.bundle.manifest import TensorMap
@@ -62,8 +62,7 @@ class Cuda:
         rank = len(shape)
         lengths = (c_uint64 * rank)(*reversed(shape))
         steps = [s * box.itemsize for s in reversed(strides[:-1])]
-        space = ctypes.create_string_buffer(MAP_BYTES + 64)
-        place = -(-ctypes.addressof(space) // 64) * 64
+        _space, place = aligned_space(MAP_BYTES)
         self._call(
             "cuTensorMapEncodeTiled",
             c_void_p(place),
@@ -105,8 +104,7 @@ class Cuda:
         offsets: Sequence[int],
     ) -> None:
         """See `Driver`."""
-        space = ctypes.create_string_buffer(len(buffer) + 64)
-        place = -(-ctypes.addressof(space) // 64) * 64
+        _space, place = aligned_space(len(buffer))
         ctypes.memmove(place, buffer, len(buffer))
         parameters = (c_void_p * len(offsets))(*[place + o for o in offsets])
         self.start(function, programs, threads, shared_bytes, stream, device, parameters)
@@ -154,6 +152,12 @@ class Cuda:
             why="the GPU's driver refused it",
             fix="a bundle built for this GPU, and a driver as new as flexdsl doctor says",
         )
+
+
+def aligned_space(size: int) -> tuple[Array[c_char], int]:
+    """Memory, and the first address in it that is a multiple of 64 with `size` bytes after it."""
+    space = ctypes.create_string_buffer(size + 64)
+    return space, -(-ctypes.addressof(space) // 64) * 64
 
 
 @cache

@@ -15,6 +15,8 @@ from flexdsl.bundle.manifest import Code, Parameter
 
 MAP_BYTES = 128
 _FORMATS = {"i8": "b", "i16": "h", "i32": "i", "i64": "q", "fp32": "f", "pointer": "Q"}
+# CU_TENSOR_MAP_DATA_TYPE_... of cuda.h, by element type.
+MAP_ELEMENTS = {"fp16": 6, "bf16": 9, "fp32": 7}
 Word = int | float | bytes
 # Bytes of each type of `machine_types`.
 SIZES = {n: struct.calcsize(f"={code}") for n, code in _FORMATS.items()} | {"map": MAP_BYTES}

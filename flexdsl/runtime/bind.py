@@ -28,10 +28,14 @@ _CHECKS = Memory(REMEMBERED)
 # Calls without mask and score; and how many calls are remembered there, or for a program.
 _BARE: dict[Hashable, Any] = {}
 _MEMO = 64
+# Counts what `forget` was asked: calls that programs remember from before it are not found.
+_forgotten = 0
 
 
 def forget() -> None:
-    """Forget all plans and checks: the next call makes its own."""
+    """Forget all plans, checks and calls: the next call makes its own."""
+    global _forgotten
+    _forgotten += 1
     _PLANS.clear()
     _CHECKS.clear()
 
@@ -167,7 +171,7 @@ def bind_again(
         return bind(mask, score, lengths, tile, learned)
     holder = mask if mask is not None else score
     memo = _BARE if holder is None else holder.memo
-    key = score, lengths, tile, learned
+    key = _forgotten, score, lengths, tile, learned
     found = memo.get(key)
     if found is None or found[0] != versions:
         if len(memo) >= _MEMO:

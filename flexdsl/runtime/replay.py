@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from flexdsl.bundle.assembly import sizes_in_ptx
-from flexdsl.bundle.cuda import Cuda, cuda
+from flexdsl.bundle.cuda import Cuda, aligned_space, cuda
 from flexdsl.bundle.manifest import Parameter, TensorMap
 from flexdsl.bundle.words import (
     MAP_BYTES,
+    MAP_ELEMENTS,
     SIZES,
     Layout,
     Word,
@@ -31,7 +32,7 @@ from flexdsl.bundle.words import (
 )
 from flexdsl.codegen import Kernel, Role
 from flexdsl.runtime.blocks import Blocks
-from flexdsl.runtime.call import Call
+from flexdsl.runtime.call import DTYPES, Call
 
 # Arguments whose addresses change from call to call, and what of a call has them, by name.
 _GROUPS = {
@@ -41,8 +42,6 @@ _GROUPS = {
     Role.SUMS: "sums",
     Role.GRADIENT: "gradients",
 }
-# CU_TENSOR_MAP_DATA_TYPE_... of cuda.h.
-_ELEMENTS = {torch.float16: 6, torch.bfloat16: 9, torch.float32: 7}
 _ALIGNMENT = 16  # bytes: what a kernel was compiled for, where the address is such a multiple
 _MOST_MAPS = 64
 
@@ -151,10 +150,9 @@ def replay_of(
         place = _place(offset, parameter, value)
         if place is not None:
             places.append(place)
-    space = ctypes.create_string_buffer(len(layout.pack(words)) + 64)
-    base = -(-ctypes.addressof(space) // 64) * 64
-    start = base - ctypes.addressof(space)
     packed = layout.pack(words)
+    space, base = aligned_space(len(packed))
+    start = base - ctypes.addressof(space)
     view = memoryview(space).cast("B")[start : start + len(packed)]
     view[:] = packed
     pointers = (ctypes.c_void_p * len(layout.offsets))(*[base + o for o in layout.offsets])
@@ -212,9 +210,8 @@ def _parameters(
             if not maps:
                 return None
             meta, dtype = maps.pop(0), value.tensor.dtype
-            box = TensorMap(
-                _ELEMENTS[dtype], dtype.itemsize, meta["swizzle"], tuple(meta["block_size"])
-            )
+            element, lengths = MAP_ELEMENTS[DTYPES[dtype]], tuple(meta["block_size"])
+            box = TensorMap(element, dtype.itemsize, meta["swizzle"], lengths)
             block = tuple(value.block)
             parameters.append(Parameter(argument, "descriptor", "", box, len(block), block))
         elif name.startswith("*"):

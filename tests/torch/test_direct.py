@@ -8,7 +8,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import flexdsl as fx
-from flexdsl.runtime import executors, operator, operator_direct
+from flexdsl.runtime import bind, executors, operator, operator_direct
 
 
 class Seen(TorchDispatchMode):
@@ -116,6 +116,8 @@ def test_bound_once_and_again_after_a_change(monkeypatch):
         q.double(), k.double(), v.double(), mask=mask, score=score, backend="reference"
     )
     torch.testing.assert_close(other.double(), wanted, rtol=1e-4, atol=1e-4)
+    bind.forget()
+    assert torch.equal(call(), other) and seen[4] is not seen[3]
 
 
 def test_an_inference_tensor_in_a_mask():
