@@ -209,6 +209,8 @@ class Model(torch.nn.Module):
         return fx.attention(q, k, v, mask=self.mask, bundle=self.bundle).sin()
 
 
+# Packaging imports modules of torch that torch itself warns of.
+@pytest.mark.filterwarnings("default")
 def test_a_packaged_model_runs_with_a_bundle(bundle: Path, tmp_path: Path) -> None:
     q, k, v, _ = (x.detach() for x in inputs(CASES["window"], torch.bfloat16))
     model = Model(bundle)
