@@ -13,12 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from flexdsl.ir import Expr
+
 from ..forward import write_query_program
 from ..kernel import Argument, Kernel, KernelSpec, Role, pieces
 from ..loops import KEYS
-from ..lower import Lowering, Scope
+from ..lower import Lowering, Scope, Text
 from ..tiles import descriptors, loads_at, names_of_kernel, tile_scope, write_allowed
 from ..writer import Block
+from .key_loads import KeyLoads, loads_of_keys, write_first_loads, write_keys, write_more_loads
 from .module import (
     BARRIERS,
     GROUP_ROWS,
@@ -156,11 +159,13 @@ def _write_consumer(body: Block, spec: KernelSpec, schedule: Schedule, lowering:
     body.line("\n# The first tile: nothing to weigh with yet.")
     body.line("kv_tile = first_tile\nstep = 0")
     _write_start_scores(body, spec)
+    loads = loads_of_keys(spec)
+    early = write_first_loads(body, spec, loads, lowering, scope)
     _write_wait_scores(body, 0)
-    _write_weights(body, spec, "True", lowering, scope)
+    _write_weights(body, spec, "True", early, lowering, scope)
     _write_operands(body, spec)
     with schedule.loop(body) as tile:
-        _write_step(tile, spec, schedule.masked, lowering, scope)
+        _write_step(tile, spec, schedule.masked, loads, early, lowering, scope)
     body.line("\n# The last tile's values.")
     body.line(f"before = {schedule.last_step}")
     _write_start_out(body, spec)
@@ -180,14 +185,21 @@ def _write_layouts(body: Block, spec: KernelSpec) -> None:
 
 
 def _write_step(
-    body: Block, spec: KernelSpec, masked: str, lowering: Lowering, scope: Scope
+    body: Block,
+    spec: KernelSpec,
+    masked: str,
+    loads: KeyLoads,
+    early: dict[Expr, Text],
+    lowering: Lowering,
+    scope: Scope,
 ) -> None:
     """Write the work of one tile: its scores and weights, and the values of the one before."""
     _write_start_scores(body, spec)
     body.line("before = step - 1")
     _write_start_out(body, spec)
+    write_more_loads(body, spec, loads, masked, early, lowering, scope)
     _write_wait_scores(body, len(pieces(spec.value_dim)))
-    _write_weights(body, spec, masked, lowering, scope)
+    _write_weights(body, spec, masked, early, lowering, scope)
     _write_wait_out(body, spec)
     for i in range(len(pieces(spec.value_dim))):
         rescale = f"gl.convert_layout(rescale, gl.SliceLayout(1, OUT_{i}))[:, None]"
@@ -211,45 +223,48 @@ def _write_wait_scores(body: Block, outstanding: int) -> None:
 
 
 def _write_weights(
-    body: Block, spec: KernelSpec, masked: str, lowering: Lowering, outer: Scope
+    body: Block,
+    spec: KernelSpec,
+    masked: str,
+    early: dict[Expr, Text],
+    lowering: Lowering,
+    outer: Scope,
 ) -> None:
     """Write the modified scores, the mask, and one step of the online softmax.
 
     Args:
         masked: source of the bool that the mask is to be looked at; "" where it never is.
+        early: source of what has been loaded for the tile's keys.
     """
     scope = tile_scope(body, outer, "kv")
+    scope.known.update(early)
     if spec.score is not None:
-        _write_keys(scope.block, spec)
+        write_keys(scope.block, spec)
         scope.block.line("score = scores * scale")
         scope.unscaled = ("scores", "scale")
         (modified,) = lowering.lower([spec.score.expr], scope)
         scope.block.line(f"scores = {modified}")
     if masked == "True":
-        _write_mask(scope.block, spec, lowering, outer)
+        _write_mask(scope.block, spec, early, lowering, outer)
     elif masked:
         with scope.block.indented(f"if {masked}:") as block:
-            _write_mask(block, spec, lowering, outer)
+            _write_mask(block, spec, early, lowering, outer)
     factor = "LOG2E" if spec.score is not None else "scale"
     found = "weights, rescale, max_log2, total"
     body.line(f"{found} = softmax(scores, max_log2, total, {factor})")
 
 
-def _write_keys(block: Block, spec: KernelSpec) -> None:
-    """Write the positions of the tile's keys."""
-    block.line("key_index = (kv_tile * BLOCK_N + gl.arange(0, BLOCK_N, KEYS))[None, :]")
-    clipped = "gl.minimum(key_index, kv_len - 1)" if loads_at("kv", spec) else "key_index"
-    block.line(f"kv = {clipped}")
-
-
-def _write_mask(block: Block, spec: KernelSpec, lowering: Lowering, outer: Scope) -> None:
+def _write_mask(
+    block: Block, spec: KernelSpec, early: dict[Expr, Text], lowering: Lowering, outer: Scope
+) -> None:
     """Write the end of the keys and the mask.
 
     It has a scope of its own: what the score computed may stand in registers that are needed here.
     """
     if spec.score is None:
-        _write_keys(block, spec)
+        write_keys(block, spec)
     scope = tile_scope(block, outer, "kv")
+    scope.known.update(early)
     allowed = write_allowed(spec, lowering, scope, f"(key_index < {end_of_tiles(spec, 'kv_len')})")
     scope.block.line(f'scores = gl.where({allowed}, scores, -float("inf"))')
 

@@ -1,0 +1,109 @@
+"""What the forward kernel loads for each key of a tile, while the tile's scores are computed.
+
+A load that is asked for where it is used, after the scores are there, has nothing to hide behind.
+Loads of the mask are done for masked tiles only; what was loaded for the tile before stays in their
+variables else. Loads of pairs stand where they are used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flexdsl.ir import Expr, Op, Program, walk
+
+from ..kernel import KernelSpec
+from ..lower import Lowering, Scope, Text
+from ..tiles import loads_at
+from ..writer import Block
+
+
+@dataclass(frozen=True)
+class KeyLoads:
+    """The loads of a kernel that depend on the key, and neither on the query nor on the score.
+
+    Attributes:
+        always: those of the score modification.
+        masked: those of the mask alone.
+    """
+
+    always: tuple[Expr, ...]
+    masked: tuple[Expr, ...]
+
+
+def loads_of_keys(spec: KernelSpec) -> KeyLoads:
+    """What is loaded for each key, whatever the row.
+
+    Three consumers have no registers for it to wait in: theirs are loaded where they are used.
+    """
+    if spec.consumers > 2:
+        return KeyLoads((), ())
+    always = _loads(spec.score)
+    return KeyLoads(always, tuple(n for n in _loads(spec.mask) if n not in always))
+
+
+def _loads(program: Program | None) -> tuple[Expr, ...]:
+    nodes = () if program is None else walk(program.expr)
+    loads = (n for n in nodes if n.op is Op.LOAD and "kv" in n.variables)
+    return tuple(n for n in loads if not n.variables & {"q", "score"})
+
+
+def write_first_loads(
+    block: Block, spec: KernelSpec, loads: KeyLoads, lowering: Lowering, outer: Scope
+) -> dict[Expr, Text]:
+    """Write the loads of the first tile.
+
+    Returns:
+        The source of each load, a variable.
+    """
+    return _write(block, spec, (*loads.always, *loads.masked), lowering, outer)
+
+
+def write_more_loads(
+    block: Block,
+    spec: KernelSpec,
+    loads: KeyLoads,
+    masked: str,
+    names: dict[Expr, Text],
+    lowering: Lowering,
+    outer: Scope,
+) -> None:
+    """Write the loads of another tile, into the variables `names` of the first.
+
+    Args:
+        masked: source of the bool that the mask is to be looked at; "" where it never is.
+    """
+    _write_into(block, spec, loads.always, names, lowering, outer)
+    if masked and loads.masked:
+        with block.indented(f"if {masked}:") as inner:
+            _write_into(inner, spec, loads.masked, names, lowering, outer)
+
+
+def _write_into(
+    block: Block,
+    spec: KernelSpec,
+    loads: tuple[Expr, ...],
+    names: dict[Expr, Text],
+    lowering: Lowering,
+    outer: Scope,
+) -> None:
+    found = _write(block, spec, loads, lowering, outer)
+    for node in loads:
+        block.line(f"{names[node][0]} = {found[node][0]}")
+
+
+def _write(
+    block: Block, spec: KernelSpec, loads: tuple[Expr, ...], lowering: Lowering, outer: Scope
+) -> dict[Expr, Text]:
+    if not loads:
+        return {}
+    scope = Scope(block.block(), outer, {**outer.variables, "kv": "kv"})
+    write_keys(scope.block, spec)
+    lowering.lower(loads, scope)
+    return {n: scope.known[n] for n in loads}
+
+
+def write_keys(block: Block, spec: KernelSpec) -> None:
+    """Write the positions of the tile's keys."""
+    block.line("key_index = (kv_tile * BLOCK_N + gl.arange(0, BLOCK_N, KEYS))[None, :]")
+    clipped = "gl.minimum(key_index, kv_len - 1)" if loads_at("kv", spec) else "key_index"
+    block.line(f"kv = {clipped}")
