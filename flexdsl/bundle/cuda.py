@@ -7,7 +7,8 @@ for the caller.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from ctypes import Array, byref, c_char, c_char_p, c_int, c_uint, c_uint32, c_uint64, c_void_p
 from functools import cache
 
@@ -37,7 +38,8 @@ class Cuda:
         version = c_int()
         self._call("cuDriverGetVersion", byref(version))
         self._version = version.value
-        # Called at each launch: with types declared, plain numbers are arguments.
+        self._contexts: dict[int, c_void_p] = {}
+        # Called at each launch: with types declared, a plain number is the stream.
         self._get_device = self._library.cuCtxGetDevice
         self._launch_kernel = self._library.cuLaunchKernel
         sizes = [c_uint] * 7
@@ -45,31 +47,26 @@ class Cuda:
 
     def load(self, code: bytes, entry: str, shared_bytes: int, device: int) -> int:
         """See `Driver`."""
-        self._enter(device)
         module, function = c_void_p(), c_void_p()
-        self._call("cuModuleLoadData", byref(module), c_char_p(code))
-        self._call("cuModuleGetFunction", byref(function), module, c_char_p(entry.encode()))
-        if shared_bytes > _STATIC_SHARED_LIMIT:
-            attribute = c_int(_MAX_DYNAMIC_SHARED_SIZE_BYTES)
-            self._call("cuFuncSetAttribute", function, attribute, c_int(shared_bytes))
+        with self._inside(device):
+            self._call("cuModuleLoadData", byref(module), c_char_p(code))
+            self._call("cuModuleGetFunction", byref(function), module, c_char_p(entry.encode()))
+            if shared_bytes > _STATIC_SHARED_LIMIT:
+                attribute = c_int(_MAX_DYNAMIC_SHARED_SIZE_BYTES)
+                self._call("cuFuncSetAttribute", function, attribute, c_int(shared_bytes))
         assert function.value is not None
         return function.value
 
-    def encode(
-        self, box: TensorMap, address: int, shape: Sequence[int], strides: Sequence[int]
-    ) -> bytes:
+    def encoder(
+        self, box: TensorMap, shape: Sequence[int], strides: Sequence[int]
+    ) -> Callable[[int], bytes]:
         """See `Driver`."""
         rank = len(shape)
-        lengths = (c_uint64 * rank)(*reversed(shape))
+        lengths = list(reversed(shape))
         steps = [s * box.itemsize for s in reversed(strides[:-1])]
-        _space, place = aligned_space(MAP_BYTES)
-        self._call(
-            "cuTensorMapEncodeTiled",
-            c_void_p(place),
-            c_int(box.element),
-            c_uint32(rank),
-            c_void_p(address),
-            lengths,
+        before = c_int(box.element), c_uint32(rank)
+        after = (
+            (c_uint64 * rank)(*lengths),
             (c_uint64 * max(rank - 1, 1))(*steps),
             (c_uint32 * rank)(*reversed(box.block)),
             (c_uint32 * rank)(*[1] * rank),
@@ -78,65 +75,72 @@ class Cuda:
             c_int(_L2_PROMOTION_128B),
             c_int(0),  # CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE
         )
-        encoded = ctypes.string_at(place, MAP_BYTES)
-        return self._corrected(encoded, [box.itemsize, *steps], list(reversed(shape)))
+        last = sum((n - 1) * s for n, s in zip(lengths, [box.itemsize, *steps], strict=True))
+        is_small = last + 1 < 128 * 1024
 
-    def _corrected(self, encoded: bytes, steps: list[int], lengths: list[int]) -> bytes:
+        def encode(address: int) -> bytes:
+            _space, place = aligned_space(MAP_BYTES)
+            self._call(
+                "cuTensorMapEncodeTiled", c_void_p(place), *before, c_void_p(address), *after
+            )
+            encoded = ctypes.string_at(place, MAP_BYTES)
+            return self._corrected(encoded) if is_small else encoded
+
+        return encode
+
+    def _corrected(self, encoded: bytes) -> bytes:
         """Drivers up to 13.1 set a bit of tensors below 128 KiB that makes copies fail.
 
         CUTLASS clears it too, in `make_tma_copy_desc`.
         """
-        last = sum((n - 1) * s for n, s in zip(lengths, steps, strict=True))
-        if self._version > 13010 or last + 1 >= 128 * 1024:
+        if self._version > 13010:
             return encoded
         word = int.from_bytes(encoded[8:16], "little") & ~(1 << 21)
         return encoded[:8] + word.to_bytes(8, "little") + encoded[16:]
 
-    def launch(
+    def prepare(
         self,
         function: int,
         programs: int,
         threads: int,
         shared_bytes: int,
-        stream: int,
-        device: int,
-        buffer: bytes,
-        offsets: Sequence[int],
-    ) -> None:
-        """See `Driver`."""
-        _space, place = aligned_space(len(buffer))
-        ctypes.memmove(place, buffer, len(buffer))
-        parameters = (c_void_p * len(offsets))(*[place + o for o in offsets])
-        self.start(function, programs, threads, shared_bytes, stream, device, parameters)
-
-    def start(
-        self,
-        function: int,
-        programs: int,
-        threads: int,
-        shared_bytes: int,
-        stream: int,
         device: int,
         parameters: Array[c_void_p],
-    ) -> None:
-        """Start `programs` programs; `parameters` has the address of each parameter.
+    ) -> Callable[[int], None]:
+        """See `Driver`."""
+        numbers = programs, 1, 1, threads, 1, 1, shared_bytes
+        shape = c_void_p(function), *map(c_uint, numbers)
+        launch_kernel = self._launch_kernel
 
-        Raises:
-            BackendError: the driver refuses the launch.
-        """
-        self._enter(device)  # autograd has threads of its own
-        shape = programs, 1, 1, threads, 1, 1, shared_bytes
-        code = self._launch_kernel(function, *shape, stream, parameters, None)
-        if code != 0:
-            raise self._error("cuLaunchKernel", code)
+        def start(stream: int) -> None:
+            if self._is_current(device):
+                code = launch_kernel(*shape, stream, parameters, None)
+            else:  # autograd has threads of its own
+                with self._inside(device):
+                    code = launch_kernel(*shape, stream, parameters, None)
+            if code != 0:
+                raise self._error("cuLaunchKernel", code)
 
-    def _enter(self, device: int) -> None:
-        """Make the primary context of a device this thread's current one, where it is not."""
-        context, handle = c_void_p(), c_int()
-        if self._get_device(byref(handle)) != 0 or handle.value != device:
+        return start
+
+    def _is_current(self, device: int) -> bool:
+        """Is this thread's context one of `device`? torch has no other than the primary one."""
+        handle = c_int()
+        return self._get_device(byref(handle)) == 0 and handle.value == device
+
+    @contextmanager
+    def _inside(self, device: int) -> Iterator[None]:
+        """The primary context of a device is this thread's; then the one that was before."""
+        if device not in self._contexts:
+            context, handle = c_void_p(), c_int()
             self._call("cuDeviceGet", byref(handle), c_int(device))
             self._call("cuDevicePrimaryCtxRetain", byref(context), handle)
-            self._call("cuCtxSetCurrent", context)
+            self._contexts[device] = context
+        self._call("cuCtxPushCurrent_v2", self._contexts[device])
+        try:
+            yield
+        finally:
+            self._call("cuCtxPopCurrent_v2", byref(c_void_p()))
 
     def _call(self, name: str, *arguments: object) -> None:
         code = getattr(self._library, name)(*arguments)

@@ -97,8 +97,11 @@ def run_forward(
     bound: bind.Bound, scale: float, backend: str, q: Tensor, k: Tensor, v: Tensor
 ) -> Pair:
     """Output and lse by an executor."""
+    run = executor(backend).forward
+    if not torch._C._is_any_autocast_enabled():
+        return run(bound, scale, q, k, v)
     with _no_autocast(q):
-        return executor(backend).forward(bound, scale, q, k, v)
+        return run(bound, scale, q, k, v)
 
 
 def run_backward(

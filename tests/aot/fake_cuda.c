@@ -60,6 +60,10 @@ CUresult cuCtxSetCurrent(CUcontext context) {
     return CUDA_SUCCESS;
 }
 
+CUresult cuCtxPushCurrent(CUcontext context) { return cuCtxSetCurrent(context); }
+
+CUresult cuCtxPopCurrent(CUcontext *context) { return cuDevicePrimaryCtxRetain(context, 0); }
+
 CUresult cuCtxGetCurrent(CUcontext *context) { return cuDevicePrimaryCtxRetain(context, 0); }
 
 CUresult cuCtxGetDevice(CUdevice *device) { return cuDeviceGet(device, 0); }

@@ -1,0 +1,83 @@
+"""Calls of `attention` that were made before, found again by what they depend on.
+
+What a call depends on: the programs of its mods, with their values; shapes, strides and types of
+q, k and v; the numbers that are its arguments; and whether autograd records. Those are a key, of
+which a program holds the first ones itself, so that a call that is found needs no check of its
+arguments. Elements of captured tensors are not in it: a `Direct` sees for itself whether they stay
+as they were. Bundles of the environment are looked for when a kind of call is met first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flexdsl.analysis import BlockPlan
+from flexdsl.ir import Program
+from flexdsl.runtime import bind
+from flexdsl.runtime.bind import Source
+from flexdsl.runtime.blocks import ALIGNMENT
+from flexdsl.runtime.operator_direct import Direct
+
+Key = tuple[Any, ...]
+
+# Calls without a mod; and how many calls are remembered there, or for a program.
+_BARE: dict[Hashable, Direct] = {}
+_MOST_CALLS = 64
+
+
+def key_of(
+    mask: Source,
+    score: Source,
+    scale: Any,
+    q_offset: Any,
+    backend: Any,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+) -> Key | None:
+    """Equal for calls of one kind. The tensors are plain ones, and nobody watches."""
+    if isinstance(mask, Program) and bind.has_arrays(mask):
+        mask = bind.with_tensors(mask, q.device)
+    if isinstance(score, Program) and bind.has_arrays(score):
+        score = bind.with_tensors(score, q.device)
+    try:
+        places = q.data_ptr() % ALIGNMENT, k.data_ptr() % ALIGNMENT, v.data_ptr() % ALIGNMENT
+        return (
+            *(mask, score, backend, scale, type(scale), q_offset, type(q_offset), places),
+            *(q.shape, k.shape, v.shape, q.stride(), k.stride(), v.stride()),
+            *(q.dtype, k.dtype, v.dtype, q.device, k.device, v.device),
+            *(torch.is_grad_enabled(), q.requires_grad or k.requires_grad or v.requires_grad),
+            bind.forgotten,
+        )
+    except RuntimeError:  # a tensor without memory or strides, which is refused
+        return None
+
+
+def find(key: Key) -> Direct | None:
+    """The call of that key, if there was one and no tensor that it captures has changed since."""
+    try:
+        found = _memo_of(key).get(key)
+    except TypeError:  # a number that is none
+        return None
+    return found if found is not None and found.is_current() else None
+
+
+def keep(key: Key, call: Direct) -> None:
+    """Remember a call."""
+    memo = _memo_of(key)
+    if len(memo) >= _MOST_CALLS:
+        memo.clear()
+    memo[key] = call
+
+
+def _memo_of(key: Key) -> dict[Hashable, Any]:
+    """Where a call is remembered: its programs keep it alive, and nothing else does."""
+    mask, score = key[0], key[1]
+    if isinstance(mask, BlockPlan):
+        mask = mask.mask
+    holder = mask if isinstance(mask, Program) else score
+    return holder.memo if isinstance(holder, Program) else _BARE
