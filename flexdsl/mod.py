@@ -312,11 +312,12 @@ class Combination:
 
     def __init__(self, op: Op, mods: tuple[Mod, ...], name: str) -> None:
         self.mods, self._op, self._name = mods, op, name
-        self._known: tuple[tuple[Program, ...], Program] | None = None
+        self._leaves = tuple(_leaves(mods))
+        self._known: tuple[list[Program], Program] | None = None
 
     def __call__(self) -> Program:
         """The program: the same object while those of all mods in it are the same."""
-        programs = tuple(m.program for m in _leaves(self.mods))
+        programs = [m.program for m in self._leaves]
         known = self._known
         if known is None or any(a is not b for a, b in zip(known[0], programs, strict=True)):
             apart: dict[int, Program] = {}

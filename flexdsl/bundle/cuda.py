@@ -22,6 +22,18 @@ _L2_PROMOTION_128B = 2  # CU_TENSOR_MAP_L2_PROMOTION_...
 _STATIC_SHARED_LIMIT = 48 * 1024  # more has to be asked for
 
 
+class _Launch(ctypes.Structure):
+    """`CUlaunchConfig` of cuda.h, without attributes."""
+
+    _fields_ = (
+        *((name, c_uint) for name in ("grid_x", "grid_y", "grid_z")),
+        *((name, c_uint) for name in ("block_x", "block_y", "block_z", "shared_bytes")),
+        ("stream", c_void_p),
+        ("attributes", c_void_p),
+        ("attribute_count", c_uint),
+    )
+
+
 class Cuda:
     """The driver; made once, by `cuda`."""
 
@@ -39,11 +51,6 @@ class Cuda:
         self._call("cuDriverGetVersion", byref(version))
         self._version = version.value
         self._contexts: dict[int, c_void_p] = {}
-        # Called at each launch: with types declared, a plain number is the stream.
-        self._get_device = self._library.cuCtxGetDevice
-        self._launch_kernel = self._library.cuLaunchKernel
-        sizes = [c_uint] * 7
-        self._launch_kernel.argtypes = [c_void_p, *sizes, c_void_p, c_void_p, c_void_p]
 
     def load(self, code: bytes, entry: str, shared_bytes: int, device: int) -> int:
         """See `Driver`."""
@@ -108,25 +115,24 @@ class Cuda:
         parameters: Array[c_void_p],
     ) -> Callable[[int], None]:
         """See `Driver`."""
-        numbers = programs, 1, 1, threads, 1, 1, shared_bytes
-        shape = c_void_p(function), *map(c_uint, numbers)
-        launch_kernel = self._launch_kernel
+        launch = _Launch(programs, 1, 1, threads, 1, 1, shared_bytes)
+        arguments = byref(launch), c_void_p(function), parameters, None
+        get_device, launch_kernel = self._library.cuCtxGetDevice, self._library.cuLaunchKernelEx
+        current = c_int()
+        place = byref(current)
 
         def start(stream: int) -> None:
-            if self._is_current(device):
-                code = launch_kernel(*shape, stream, parameters, None)
-            else:  # autograd has threads of its own
+            launch.stream = stream
+            # torch has no context but the primary one, and autograd has threads of its own.
+            if get_device(place) == 0 and current.value == device:
+                code = launch_kernel(*arguments)
+            else:
                 with self._inside(device):
-                    code = launch_kernel(*shape, stream, parameters, None)
+                    code = launch_kernel(*arguments)
             if code != 0:
-                raise self._error("cuLaunchKernel", code)
+                raise self._error("cuLaunchKernelEx", code)
 
         return start
-
-    def _is_current(self, device: int) -> bool:
-        """Is this thread's context one of `device`? torch has no other than the primary one."""
-        handle = c_int()
-        return self._get_device(byref(handle)) == 0 and handle.value == device
 
     @contextmanager
     def _inside(self, device: int) -> Iterator[None]:

@@ -45,5 +45,5 @@ class Driver(Protocol):
             parameters: the address of each parameter, as `words.py` lays them out. They are read
                 at each start.
 
-        The start raises `BackendError` where the driver refuses it.
+        One thread at a time may start it. A start raises `BackendError` where the driver refuses.
         """

@@ -18,7 +18,7 @@ import torch
 from flexdsl.analysis import BlockPlan, check_loads, make_plan
 from flexdsl.errors import CaptureError, PlanError
 from flexdsl.ir import Expr, Kind, Op, Program, captures_of, rename_apart, walk
-from flexdsl.mod import as_mod
+from flexdsl.mod import Mod, as_mod
 from flexdsl.runtime.memory import Memory, as_tensor
 
 # A mask or score as it is now; a mask that is given as a plan is the plan.
@@ -101,7 +101,11 @@ def source_of(value: Any, kind: Kind) -> Source:
     Raises:
         KindError: it is neither a Mod of its kind, a function, text nor (a mask) a BlockPlan.
     """
-    if value is None or (isinstance(value, BlockPlan) and kind is Kind.MASK):
+    if value is None:
+        return None
+    if isinstance(value, Mod) and value.kind is kind:
+        return value.program
+    if isinstance(value, BlockPlan) and kind is Kind.MASK:
         return value
     return as_mod(value, kind).program
 

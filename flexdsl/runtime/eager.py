@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flexdsl.runtime import bind, operator_direct, remembered, validate
+from flexdsl.runtime import bind, operator, operator_direct, remembered, validate
 from flexdsl.runtime.bind import Source
 from flexdsl.runtime.operator import Pair
 from flexdsl.runtime.slabs import TILE
@@ -34,9 +34,9 @@ def attend(
         key = remembered.key_of(mask, score, scale, q_offset, backend, q, k, v)
         known = None if key is None else remembered.find(key)
         if known is not None:
-            return operator_direct.attention(known, q, k, v)
+            return operator.differentiable(known, q, k, v, known.captures)
     call = _checked(mask, score, scale, q_offset, backend, q, k, v)
-    if key is not None:
+    if key is not None and call.is_plain:
         remembered.keep(key, call)
     return operator_direct.attention(call, q, k, v)
 

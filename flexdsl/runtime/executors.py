@@ -77,7 +77,8 @@ def _gpu_forward(
     if run is None:
         kernels = _kernels(backend, bound, q, v)
         run = bound.memo["forward"] = triton_forward.forward(kernels, bound, scale, q, k, v)
-    return run(q, k, v)  # type: ignore[no-any-return]
+    out, lse = run(q, k, v)
+    return out, lse
 
 
 def _gpu_backward(

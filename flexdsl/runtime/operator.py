@@ -115,10 +115,13 @@ def run_backward(
 ) -> list[Tensor]:
     """Gradients by an executor, of the inputs' shapes and dtypes."""
     inputs = saved.q, saved.k, saved.v
-    with _no_autocast(saved.q):
-        gradients = executor(backend).backward(
-            bound, scale, inputs, saved.out, saved.lse, d_out, d_lse
-        )
+    given = inputs, saved.out, saved.lse, d_out, d_lse
+    run = executor(backend).backward
+    if not torch._C._is_any_autocast_enabled():
+        gradients = run(bound, scale, *given)
+    else:
+        with _no_autocast(saved.q):
+            gradients = run(bound, scale, *given)
     likes = (*inputs, *(saved.captures[i] for i in learned))
     return [_like(x, g) for x, g in zip(likes, gradients, strict=True)]
 
@@ -179,7 +182,7 @@ class Work(Protocol):
     def mask_captures(self) -> int:
         """How many captured tensors, the first ones, are the mask's."""
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, captures: list[Tensor]) -> Pair:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, captures: Sequence[Tensor]) -> Pair:
         """Output and lse."""
 
     def backward(
@@ -198,8 +201,10 @@ class Differentiable(torch.autograd.Function):
         out, lse = work.forward(q, k, v, captures)
         # Captures are saved for autograd's check that nobody has changed them since, too; inference
         # tensors have no such check, and autograd does not save them.
-        ctx.save_for_backward(out, lse, *(None if x.is_inference() else x for x in tensors))
         ctx.unchecked = [x if x.is_inference() else None for x in tensors]
+        unchecked = ctx.unchecked
+        saved = [x if y is None else None for x, y in zip(tensors, unchecked, strict=True)]
+        ctx.save_for_backward(out, lse, *saved)
         ctx.work = work
         ctx.set_materialize_grads(False)
         return out, lse
@@ -236,7 +241,7 @@ class _Dispatched:
     def mask_captures(self) -> int:
         return capture_count(self.static[0])
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, captures: list[Tensor]) -> Pair:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, captures: Sequence[Tensor]) -> Pair:
         call = (q, k, v, captures, self.numbers, *self.static)
         with torch._C._AutoDispatchBelowAutograd():
             out, lse = attention.redispatch(self.keys & torch._C._after_autograd_keyset, *call)
@@ -284,10 +289,11 @@ def _autograd(
 
 def differentiable(work: Work, q: Tensor, k: Tensor, v: Tensor, captures: Sequence[Tensor]) -> Pair:
     """Output and lse by `work`, with a gradient where autograd wants one."""
-    tensors = (q, k, v, *captures)
-    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
-        return Differentiable.apply(work, *tensors)  # type: ignore[no-any-return, no-untyped-call]
-    return work.forward(q, k, v, list(captures))
+    if torch.is_grad_enabled():
+        wanted = q.requires_grad or k.requires_grad or v.requires_grad
+        if wanted or any(x.requires_grad for x in captures):
+            return Differentiable.apply(work, q, k, v, *captures)  # type: ignore[no-any-return, no-untyped-call]
+    return work.forward(q, k, v, captures)
 
 
 def _refuse(ctx: Any, *gradients: Any) -> None:

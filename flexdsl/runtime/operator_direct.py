@@ -63,9 +63,11 @@ class Direct:
 
         Never so where that cannot be told.
         """
+        if not self.captures:
+            return True
         return self._versions is not None and self._versions == self._now()
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, captures: list[Tensor]) -> Pair:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, captures: Sequence[Tensor]) -> Pair:
         """Output and lse, of captures as they were when the call was made or found."""
         bound = self._bounds.get(()) or self._bind(())
         return operator.run_forward(bound, self._scale, self._backend, q, k, v)
@@ -114,6 +116,9 @@ def attention(call: Direct, q: Tensor, k: Tensor, v: Tensor) -> Pair:
 
 def is_watched(*tensors: Tensor) -> bool:
     """Does a mode, a transform, a tracer, a profiler or a kind of tensor see operators?"""
+    for x in tensors:
+        if type(x) not in _PLAIN:
+            return True
     of_torch = torch._C
     return (
         of_torch._len_torch_dispatch_stack() > 0
@@ -121,5 +126,4 @@ def is_watched(*tensors: Tensor) -> bool:
         or of_torch._are_functorch_transforms_active()
         or of_torch._get_tracing_state() is not None
         or torch.autograd.profiler._is_profiler_enabled
-        or not _PLAIN.issuperset(map(type, tensors))
     )

@@ -7,7 +7,8 @@ of a pass have tensors of the same shapes, strides and types, in memory of whole
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import accumulate
 from math import prod
 from typing import Any
@@ -47,11 +48,11 @@ class Made:
         self._shape, self._dtype = tuple(shape), dtype
         self._strides = strides_of(shape, dtype, padded)
 
-    def allocate(self, device: torch.device) -> Tensor:
-        """A new one."""
+    def on(self, device: torch.device) -> Callable[[], Tensor]:
+        """What makes one on `device`."""
         layout = self._shape, self._strides
-        made = torch.empty_strided(*layout, dtype=self._dtype, device=device)
-        return made.zero_() if self._zeroed else made
+        make = partial(torch.empty_strided, *layout, dtype=self._dtype, device=device)
+        return (lambda: make().zero_()) if self._zeroed else make
 
 
 class Pass:
@@ -60,7 +61,7 @@ class Pass:
     Args:
         kernels: what runs.
         phases: the kernels, in order.
-        bound, scale: of the calls.
+        bound, scale, device: of the calls.
         given: what kernels have the tensors for that a run is given.
         made: what a run allocates and gives back.
         work: shapes of float32 tensors that a run allocates for itself, filled with zeros.
@@ -72,29 +73,31 @@ class Pass:
         phases: tuple[Phase, ...],
         bound: Bound,
         scale: float,
+        device: torch.device,
         given: Sequence[Slot],
         made: Sequence[Made],
         work: dict[Slot, tuple[int, ...]] | None = None,
     ) -> None:
         self._kernels, self._phases, self._bound, self._scale = kernels, phases, bound, scale
-        self._made, self._work = tuple(made), work or {}
+        self._made, self._work = [m.on(device) for m in made], work or {}
         self._order = (*given, *(m.slot for m in made), *self._work)
         sizes = [-(-prod(shape) // _APART) * _APART for shape in self._work.values()]
-        *self._starts, self._size = accumulate(sizes, initial=0)
+        *self._starts, size = accumulate(sizes, initial=0)
+        self._space = partial(torch.zeros, size, dtype=torch.float32, device=device)
         self._launches: tuple[Again, ...] | None = None
 
-    def run(self, given: Sequence[Tensor]) -> list[Tensor]:
+    def run(self, *given: Tensor) -> list[Tensor]:
         """Run the kernels; what was made for it, in that order."""
-        device = given[0].device
-        made = [m.allocate(device) for m in self._made]
+        made = [make() for make in self._made]
         tensors = (*given, *made)
         addresses = [x.data_ptr() for x in tensors]
-        if self._size:
-            space = torch.zeros(self._size, dtype=torch.float32, device=device)
+        space = None
+        if self._work:
+            space = self._space()
             base = space.data_ptr()
             addresses += [base + 4 * start for start in self._starts]
         if self._launches is None:
-            parts = [] if not self._size else self._parts(space)
+            parts = [] if space is None else self._parts(space)
             self._launches = self._launch((*tensors, *parts))
         else:
             for launch in self._launches:

@@ -45,13 +45,13 @@ def key_of(
     if isinstance(score, Program) and bind.has_arrays(score):
         score = bind.with_tensors(score, q.device)
     try:
-        places = q.data_ptr() % ALIGNMENT, k.data_ptr() % ALIGNMENT, v.data_ptr() % ALIGNMENT
         return (
-            *(mask, score, backend, scale, type(scale), q_offset, type(q_offset), places),
-            *(q.shape, k.shape, v.shape, q.stride(), k.stride(), v.stride()),
-            *(q.dtype, k.dtype, v.dtype, q.device, k.device, v.device),
-            *(torch.is_grad_enabled(), q.requires_grad or k.requires_grad or v.requires_grad),
-            bind.forgotten,
+            (mask, score, backend, scale, type(scale), q_offset, type(q_offset), bind.forgotten),
+            (q.shape, k.shape, v.shape),
+            (q.stride(), k.stride(), v.stride()),
+            (q.dtype, k.dtype, v.dtype, q.device, k.device, v.device),
+            (q.data_ptr() % ALIGNMENT, k.data_ptr() % ALIGNMENT, v.data_ptr() % ALIGNMENT),
+            (q.requires_grad or k.requires_grad or v.requires_grad, torch.is_grad_enabled()),
         )
     except RuntimeError:  # a tensor without memory or strides, which is refused
         return None
@@ -76,8 +76,8 @@ def keep(key: Key, call: Direct) -> None:
 
 def _memo_of(key: Key) -> dict[Hashable, Any]:
     """Where a call is remembered: its programs keep it alive, and nothing else does."""
-    mask, score = key[0], key[1]
+    mask, score, *_ = key[0]
     if isinstance(mask, BlockPlan):
         mask = mask.mask
-    holder = mask if isinstance(mask, Program) else score
-    return holder.memo if isinstance(holder, Program) else _BARE
+    holder = score if mask is None else mask
+    return _BARE if holder is None else holder.memo

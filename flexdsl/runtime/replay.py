@@ -58,27 +58,21 @@ class Function:
     layout: Layout
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class _Map:
-    """A parameter that is a tensor map.
+class _Maps(dict[int, bytes]):
+    """Tensor maps of one parameter by the address of the tensor, made as they are asked for.
 
-    Attributes:
-        part: its bytes.
-        index: of the tensor's address.
+    Args:
         encode: makes the map of an address.
-        known: those made before, by address.
     """
 
-    part: slice
-    index: int
-    encode: Callable[[int], bytes]
-    known: dict[int, bytes] = field(default_factory=dict[int, bytes])
+    def __init__(self, encode: Callable[[int], bytes]) -> None:
+        super().__init__()
+        self._encode = encode
 
-    def of(self, address: int) -> bytes:
-        """The map of the tensor at `address`."""
-        if len(self.known) >= _MOST_MAPS:
-            self.known.clear()
-        found = self.known[address] = self.encode(address)
+    def __missing__(self, address: int) -> bytes:
+        if len(self) >= _MOST_MAPS:
+            self.clear()
+        found = self[address] = self._encode(address)
         return found
 
 
@@ -91,7 +85,7 @@ class Replay:
         device: index of the GPU.
         view: the bytes of the parameters.
         pointers: parameters that are addresses: their first byte, and the index of the address.
-        maps: those that are tensor maps.
+        maps: those that are tensor maps: their bytes, the index of the address, and the maps.
         kept: what must not be freed.
     """
 
@@ -99,7 +93,7 @@ class Replay:
     device: int
     view: memoryview
     pointers: tuple[tuple[int, int], ...]
-    maps: tuple[_Map, ...]
+    maps: tuple[tuple[slice, int, _Maps], ...]
     kept: tuple[Any, ...]
     lock: Lock = field(default_factory=Lock)
 
@@ -114,9 +108,8 @@ class Replay:
         with self.lock:
             for offset, index in self.pointers:
                 _put_address(view, offset, addresses[index])
-            for place in self.maps:
-                address = addresses[place.index]
-                view[place.part] = place.known.get(address) or place.of(address)
+            for part, index, maps in self.maps:
+                view[part] = maps[addresses[index]]
             self.start(machine.MACHINE.stream(self.device))
 
 
@@ -132,7 +125,7 @@ def replay_of(
     """
     words: list[Word] = []
     pointers: list[tuple[int, int]] = []
-    maps: list[_Map] = []
+    maps: list[tuple[slice, int, _Maps]] = []
     offsets, driver = function.layout.offsets, machine.MACHINE.driver
     for parameter, value in zip(function.parameters, values, strict=True):
         offset, argument = offsets[len(words)], parameter.argument
@@ -146,7 +139,7 @@ def replay_of(
             pointers.append((offset, index))
             continue
         encode = driver.encoder(parameter.tensor_map, value.shape, value.strides)
-        maps.append(_Map(slice(offset, offset + MAP_BYTES), index, encode))
+        maps.append((slice(offset, offset + MAP_BYTES), index, _Maps(encode)))
     packed = function.layout.pack([*words, *[0] * (len(offsets) - len(words))])
     space, base = aligned_space(len(packed))
     first = base - ctypes.addressof(space)

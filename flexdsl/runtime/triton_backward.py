@@ -58,7 +58,7 @@ def backward(
     if out.numel() == 0 or inputs[1].numel() == 0:
         return lambda inputs, *_: [
             *(torch.zeros_like(x) for x in inputs),
-            *(x.allocate(inputs[0].device) for x in learned),
+            *(x.on(inputs[0].device)() for x in learned),
         ]
     names = ("query", "key", "value", "out", "d_out")
     tensors = dict(zip(names, map(aligned, (*inputs, out, d_out)), strict=True))
@@ -70,6 +70,7 @@ def backward(
     if d_lse is None:
         work[_D_LSE] = tuple(lse.shape)
     run = prepare(kernels, phases, call, learned, work)
+    lie_well = all(x is y for x, y in zip(tensors.values(), (*inputs, out, d_out), strict=True))
 
     def backward(
         inputs: tuple[Tensor, Tensor, Tensor],
@@ -78,8 +79,11 @@ def backward(
         d_out: Tensor,
         d_lse: Tensor | None,
     ) -> list[Tensor]:
-        given = [*map(aligned, (*inputs, out, d_out)), aligned_rows(lse)]
-        return run(given if d_lse is None else [*given, aligned_rows(d_lse)])
+        given: Sequence[Tensor] = (*inputs, out, d_out)
+        if not lie_well:
+            given = [aligned(x) for x in given]
+        rows = [aligned_rows(x) for x in (lse, d_lse) if x is not None]
+        return run(*given, *rows)
 
     return backward
 
@@ -90,7 +94,7 @@ def _portable(
     call: Call,
     learned: list[Made],
     work: dict[Slot, tuple[int, ...]],
-) -> Callable[[Sequence[Tensor]], list[Tensor]]:
+) -> Backward:
     """Gradients of q, k and v; those of captured tensors are added up after the kernels."""
     bound, tensors = call.bound, call.tensors
     loads = loads_of(bound)
@@ -104,8 +108,8 @@ def _portable(
     ]
     run = _pass(kernels, phases, call, (*of_inputs, *learned, *sums), work)
 
-    def backward(given: Sequence[Tensor]) -> list[Tensor]:
-        made = run(given)
+    def backward(*given: Tensor) -> list[Tensor]:
+        made = run(*given)
         results, of_loads = made[: 3 + len(learned)], made[3 + len(learned) :]
         gradients = dict(zip(bound.learned, results[3:], strict=True))
         for load, found in zip(loads, of_loads, strict=True):
@@ -122,7 +126,7 @@ def _hopper(
     call: Call,
     learned: list[Made],
     work: dict[Slot, tuple[int, ...]],
-) -> Callable[[Sequence[Tensor]], list[Tensor]]:
+) -> Backward:
     """Gradients of q, k and v by the one kernel of a Hopper GPU; dQ is added up in float32.
 
     It gives dK and dV of each query head, which are added up here where heads share keys.
@@ -136,8 +140,8 @@ def _hopper(
     run = _pass(kernels, phases, call, (*made, *learned), work)
     group = q.shape[1] // k.shape[1]
 
-    def backward(given: Sequence[Tensor]) -> list[Tensor]:
-        of_q, of_k, of_v, *rest = run(given)
+    def backward(*given: Tensor) -> list[Tensor]:
+        of_q, of_k, of_v, *rest = run(*given)
         of_k, of_v = (x.unflatten(1, (-1, group)).sum(2) for x in (of_k, of_v))
         return [of_q, of_k, of_v, *rest]
 
@@ -154,9 +158,9 @@ def _pass(
     call: Call,
     made: Sequence[Made],
     work: dict[Slot, tuple[int, ...]],
-) -> Callable[[Sequence[Tensor]], list[Tensor]]:
+) -> Backward:
     given = _GIVEN if _D_LSE in work else (*_GIVEN, _D_LSE)
-    return Pass(kernels, phases, call.bound, call.scale, given, made, work).run
+    return Pass(kernels, phases, call.bound, call.scale, call.device, given, made, work).run
 
 
 def _shape_of_sums(load: LearnedLoad, bound: bind.Bound, tile: Config) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from flexdsl.runtime.blocks import ALIGNMENT, aligned
 from flexdsl.runtime.call import Kernels
 from flexdsl.runtime.passes import Made, Pass
 
-Forward = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+Forward = Callable[[Tensor, Tensor, Tensor], Sequence[Tensor]]
 _GIVEN = tuple(("tensors", name) for name in ("query", "key", "value"))
 
 
@@ -41,15 +41,13 @@ def forward(
         return lambda q, k, v: turned(turn(q), k, v)
     out = Made(("tensors", "out"), shape, dtype, padded=True)
     lse = Made(("rows", "lse"), shape[:3])
-    run = Pass(kernels, (Phase.FORWARD,), bound, scale, _GIVEN, (out, lse)).run
+    run = Pass(kernels, (Phase.FORWARD,), bound, scale, q.device, _GIVEN, (out, lse)).run
 
-    def copying(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        out, lse = run((aligned(q), aligned(k), aligned(v)))
-        return out.contiguous(), lse
+    if shape[3] * dtype.itemsize % ALIGNMENT == 0 and all(aligned(x) is x for x in (q, k, v)):
+        return run
 
-    def direct(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        out, lse = run((q, k, v))
-        return out, lse
+    def copying(q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
+        out, lse = run(aligned(q), aligned(k), aligned(v))
+        return [out.contiguous(), lse]
 
-    fits = shape[3] * dtype.itemsize % ALIGNMENT == 0
-    return direct if fits and all(aligned(x) is x for x in (q, k, v)) else copying
+    return copying

@@ -180,3 +180,12 @@ CUresult cuLaunchKernel(CUfunction function, unsigned x, unsigned y, unsigned z,
     fclose(log);
     return CUDA_SUCCESS;
 }
+
+CUresult cuLaunchKernelEx(const CUlaunchConfig *how, CUfunction function, void **places,
+                          void **extra) {
+    if (how->numAttrs != 0)
+        return CUDA_ERROR_INVALID_VALUE;
+    return cuLaunchKernel(function, how->gridDimX, how->gridDimY, how->gridDimZ, how->blockDimX,
+                          how->blockDimY, how->blockDimZ, how->sharedMemBytes, how->hStream, places,
+                          extra);
+}
