@@ -121,8 +121,8 @@ def read(mask: Source, score: Source, lengths: Lengths, device: torch.device) ->
     if plan is not None:
         plan = plan if plan.outer == "q" else plan.transposed()
         check_plan(plan, lengths)
-    programs = [with_tensors(program_of(x), device) for x in (mask, score)]
-    reading = Reading(*programs, plan)
+    of_mask, of_score = (with_tensors(program_of(x), device) for x in (mask, score))
+    reading = Reading(of_mask, of_score, plan)
     check_learned(captured(reading.mask), captured(reading.score))
     if plan is not None:
         remember_plan(reading.mask, lengths, plan)

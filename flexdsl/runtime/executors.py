@@ -106,7 +106,7 @@ def _gpu_backward(
         if len(bound.memo) >= _MOST_PASSES:
             bound.memo.clear()
         run = bound.memo[key] = _prepare_backward(backend, bound, scale, *given)
-    return run(*given)  # type: ignore[no-any-return]
+    return run(*given)
 
 
 def _prepare_backward(

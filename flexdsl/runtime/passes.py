@@ -114,7 +114,7 @@ class Pass:
         groups: dict[str, Any] = {"tensors": {}, "rows": {}, "sums": {}, "gradients": {}}
         for (group, name), tensor in zip(self._order, tensors, strict=True):
             groups[group][name] = tensor
-        options = {"hopper": self._kernels.hopper, "order": self._order}
-        call = Call(self._bound, self._scale, **groups, **options)
+        hopper, order = self._kernels.hopper, self._order
+        call = Call(self._bound, self._scale, **groups, hopper=hopper, order=order)
         launches = [self._kernels.run(phase, call) for phase in self._phases]
         return None if None in launches else tuple(x for x in launches if x is not None)
