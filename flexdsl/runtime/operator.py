@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -31,8 +31,7 @@ _Function = Callable[..., Any]
 Pair = tuple[Tensor, Tensor]
 
 
-@dataclass(frozen=True, eq=False)
-class Saved:
+class Saved(NamedTuple):
     """What autograd keeps from the forward to the backward pass."""
 
     q: Tensor
@@ -201,10 +200,11 @@ class Differentiable(torch.autograd.Function):
         out, lse = work.forward(q, k, v, captures)
         # Captures are saved for autograd's check that nobody has changed them since, too; inference
         # tensors have no such check, and autograd does not save them.
-        ctx.unchecked = [x if x.is_inference() else None for x in tensors]
-        unchecked = ctx.unchecked
-        saved = [x if y is None else None for x, y in zip(tensors, unchecked, strict=True)]
-        ctx.save_for_backward(out, lse, *saved)
+        ctx.unchecked = {i: x for i, x in enumerate(tensors) if x.is_inference()}
+        checked: Sequence[Tensor | None] = tensors
+        if ctx.unchecked:
+            checked = [None if i in ctx.unchecked else x for i, x in enumerate(tensors)]
+        ctx.save_for_backward(out, lse, *checked)
         ctx.work = work
         ctx.set_materialize_grads(False)
         return out, lse
@@ -212,9 +212,10 @@ class Differentiable(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d_out: Tensor | None, d_lse: Tensor | None) -> tuple[Any, ...]:
         """Gradients of the inputs of `forward`."""
-        out, lse, *saved_tensors = ctx.saved_tensors
-        pairs = zip(saved_tensors, ctx.unchecked, strict=True)
-        q, k, v, *captures = (a if b is None else b for a, b in pairs)
+        out, lse, *inputs = ctx.saved_tensors
+        for i, x in ctx.unchecked.items():
+            inputs[i] = x
+        q, k, v, *captures = inputs
         wanted = ctx.needs_input_grad[4:]
         learned = [i for i in range(ctx.work.mask_captures, len(captures)) if wanted[i]]
         saved = Saved(q, k, v, out, lse, captures)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import struct
+import time
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -173,6 +175,35 @@ def test_maps_are_encoded_once_for_an_address(driver):
     for _ in range(3):
         again.run(addresses(call))
     assert driver.encoded == 4
+
+
+def test_threads_do_not_mix_their_addresses(driver, monkeypatch):
+    """Each start takes a while, as one does that waits for the GPU: its parameters stay."""
+    compiled, kernel, config = made(MASK, SCORE)
+    calls = [call_of(MASK, SCORE) for _ in range(2)]
+    seen = []
+
+    def prepare(*arguments: Any) -> Any:
+        *_, pointers = arguments
+        begin, end = pointers[0], pointers[len(pointers) - 1]
+
+        def start(stream: int) -> None:
+            before = ctypes.string_at(begin, end - begin)
+            time.sleep(0.001)
+            seen.append(before == ctypes.string_at(begin, end - begin))
+
+        return start
+
+    monkeypatch.setattr(driver, "prepare", prepare, raising=False)
+    again = replay_of_compiled(compiled, kernel, values(kernel, calls[0], config), 6, 0, ORDER)
+    assert again is not None
+    run = again.run
+    threads = [Thread(target=lambda c=c: [run(addresses(c)) for _ in range(20)]) for c in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [True] * 40
 
 
 @pytest.mark.parametrize(
