@@ -208,12 +208,15 @@ def check_ranges(
     return _CHECKS.get((program, mask), lengths, check)
 
 
-def has_arrays(program: Program) -> bool:
-    """Does it capture arrays of numpy, whose elements are to be looked at in every call?"""
-    if "has arrays" not in program.memo:
-        arrays = any(isinstance(x, np.ndarray) for x in captured(program).values())
-        program.memo["has arrays"] = arrays
-    return program.memo["has arrays"]  # type: ignore[no-any-return]
+def kind_of_captures(program: Program) -> str:
+    """ "none", "tensors", or "arrays" where some are numpy's, whose elements each call looks at."""
+    known = program.memo.get("kind of captures")
+    if known is None:
+        found = captured(program).values()
+        arrays = any(isinstance(x, np.ndarray) for x in found)
+        known = "arrays" if arrays else "tensors" if found else "none"
+        program.memo["kind of captures"] = known
+    return str(known)
 
 
 def with_tensors(program: Program | None, device: torch.device) -> Program | None:

@@ -40,10 +40,7 @@ def key_of(
     v: Tensor,
 ) -> Key | None:
     """Equal for calls of one kind. The tensors are plain ones, and nobody watches."""
-    if isinstance(mask, Program) and bind.has_arrays(mask):
-        mask = bind.with_tensors(mask, q.device)
-    if isinstance(score, Program) and bind.has_arrays(score):
-        score = bind.with_tensors(score, q.device)
+    mask, score = _settled(mask, q.device), _settled(score, q.device)
     try:
         return (
             (mask, score, backend, scale, type(scale), q_offset, type(q_offset), bind.forgotten),
@@ -55,6 +52,13 @@ def key_of(
         )
     except RuntimeError:  # a tensor without memory or strides, which is refused
         return None
+
+
+def _settled(source: Source, device: torch.device) -> Source:
+    """The same program for the same elements of arrays that it captures."""
+    if not isinstance(source, Program) or bind.kind_of_captures(source) != "arrays":
+        return source
+    return bind.with_tensors(source, device)
 
 
 def find(key: Key) -> Direct | None:
@@ -75,9 +79,13 @@ def keep(key: Key, call: Direct) -> None:
 
 
 def _memo_of(key: Key) -> dict[Hashable, Any]:
-    """Where a call is remembered: its programs keep it alive, and nothing else does."""
+    """Where a call is remembered, with its programs and captured tensors: in one of the programs.
+
+    That is one that captures tensors, if there is one: no mod that lives on keeps them.
+    """
     mask, score, *_ = key[0]
     if isinstance(mask, BlockPlan):
         mask = mask.mask
-    holder = score if mask is None else mask
-    return _BARE if holder is None else holder.memo
+    if mask is None or (score is not None and bind.kind_of_captures(mask) == "none"):
+        mask = score
+    return _BARE if mask is None else mask.memo

@@ -157,17 +157,28 @@ def test_a_captured_tensor_changes_its_shape_in_place():
         fx.attention(*tensors, score=score)
 
 
-def test_what_is_remembered_goes_with_its_mod():
+def captured_once(other):
+    """Tensors that a mask and a score captured; each was used beside a mod that lives on."""
     tensors = SHAPE.tensors()
-    ids = torch.arange(20) // 7
+    ids, bias = torch.arange(20) // 7, torch.rand(20)
     mask = fx.mask_mod(lambda b, h, q, kv: ids[q] == ids[kv])
-    warm(fx.attention, *tensors, mask=mask)
-    program = weakref.ref(mask.program)
-    assert any(isinstance(x, remembered.Direct) for x in mask.program.memo.values())
-    del mask
+    score = fx.score_mod(lambda s, b, h, q, kv: s + bias[kv])
+    warm(fx.attention, *tensors, mask=mask, score=SOFTCAP)
+    warm(fx.attention, *tensors, mask=other, score=score)
+    for mod in (mask, score):
+        assert sum(isinstance(x, remembered.Direct) for x in mod.program.memo.values()) == 1
+    return weakref.ref(ids), weakref.ref(bias)
+
+
+SOFTCAP = fx.stdlib.softcap(5.0)
+
+
+@pytest.mark.parametrize("other", [None, "q >= kv"])
+def test_what_is_remembered_goes_with_its_mod(other):
+    gone = captured_once(other)
     bind.forget()
     gc.collect()
-    assert program() is None
+    assert [x() for x in gone] == [None, None]
 
 
 def test_only_so_many_calls_are_remembered(monkeypatch):
