@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from functools import reduce
+from functools import lru_cache, reduce
 from itertools import count
 from typing import Any
 from weakref import WeakSet, WeakValueDictionary
@@ -246,6 +246,10 @@ def parse(text: str) -> Mod:
     return from_program(program)
 
 
+# Text that is given with each call is one mod, of which things are remembered between calls.
+_parsed = lru_cache(maxsize=256)(parse)
+
+
 def from_program(program: Program) -> Mod:
     """The mod of a program that no Python function stands behind."""
 
@@ -265,7 +269,7 @@ def as_mod(value: Any, kind: Kind) -> Mod:
         KindError: it is none of these, or a mod of the other kind.
     """
     if isinstance(value, str):
-        value = parse(value)
+        value = _parsed(value)
     if isinstance(value, Mod):
         if value.kind is not kind:
             raise KindError(
@@ -308,11 +312,12 @@ class Combination:
 
     def __init__(self, op: Op, mods: tuple[Mod, ...], name: str) -> None:
         self.mods, self._op, self._name = mods, op, name
-        self._known: tuple[tuple[Program, ...], Program] | None = None
+        self._leaves = tuple(_leaves(mods))
+        self._known: tuple[list[Program], Program] | None = None
 
     def __call__(self) -> Program:
         """The program: the same object while those of all mods in it are the same."""
-        programs = tuple(m.program for m in _leaves(self.mods))
+        programs = [m.program for m in self._leaves]
         known = self._known
         if known is None or any(a is not b for a, b in zip(known[0], programs, strict=True)):
             apart: dict[int, Program] = {}

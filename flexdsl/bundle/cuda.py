@@ -7,7 +7,8 @@ for the caller.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from ctypes import Array, byref, c_char, c_char_p, c_int, c_uint, c_uint32, c_uint64, c_void_p
 from functools import cache
 
@@ -19,6 +20,18 @@ from flexdsl.errors import BackendError
 _MAX_DYNAMIC_SHARED_SIZE_BYTES = 8  # CU_FUNC_ATTRIBUTE_...
 _L2_PROMOTION_128B = 2  # CU_TENSOR_MAP_L2_PROMOTION_...
 _STATIC_SHARED_LIMIT = 48 * 1024  # more has to be asked for
+
+
+class _Launch(ctypes.Structure):
+    """`CUlaunchConfig` of cuda.h, without attributes."""
+
+    _fields_ = (
+        *((name, c_uint) for name in ("grid_x", "grid_y", "grid_z")),
+        *((name, c_uint) for name in ("block_x", "block_y", "block_z", "shared_bytes")),
+        ("stream", c_void_p),
+        ("attributes", c_void_p),
+        ("attribute_count", c_uint),
+    )
 
 
 class Cuda:
@@ -37,39 +50,30 @@ class Cuda:
         version = c_int()
         self._call("cuDriverGetVersion", byref(version))
         self._version = version.value
-        # Called at each launch: with types declared, plain numbers are arguments.
-        self._get_device = self._library.cuCtxGetDevice
-        self._launch_kernel = self._library.cuLaunchKernel
-        sizes = [c_uint] * 7
-        self._launch_kernel.argtypes = [c_void_p, *sizes, c_void_p, c_void_p, c_void_p]
+        self._contexts: dict[int, c_void_p] = {}
 
     def load(self, code: bytes, entry: str, shared_bytes: int, device: int) -> int:
         """See `Driver`."""
-        self._enter(device)
         module, function = c_void_p(), c_void_p()
-        self._call("cuModuleLoadData", byref(module), c_char_p(code))
-        self._call("cuModuleGetFunction", byref(function), module, c_char_p(entry.encode()))
-        if shared_bytes > _STATIC_SHARED_LIMIT:
-            attribute = c_int(_MAX_DYNAMIC_SHARED_SIZE_BYTES)
-            self._call("cuFuncSetAttribute", function, attribute, c_int(shared_bytes))
+        with self._inside(device):
+            self._call("cuModuleLoadData", byref(module), c_char_p(code))
+            self._call("cuModuleGetFunction", byref(function), module, c_char_p(entry.encode()))
+            if shared_bytes > _STATIC_SHARED_LIMIT:
+                attribute = c_int(_MAX_DYNAMIC_SHARED_SIZE_BYTES)
+                self._call("cuFuncSetAttribute", function, attribute, c_int(shared_bytes))
         assert function.value is not None
         return function.value
 
-    def encode(
-        self, box: TensorMap, address: int, shape: Sequence[int], strides: Sequence[int]
-    ) -> bytes:
+    def encoder(
+        self, box: TensorMap, shape: Sequence[int], strides: Sequence[int]
+    ) -> Callable[[int], bytes]:
         """See `Driver`."""
         rank = len(shape)
-        lengths = (c_uint64 * rank)(*reversed(shape))
+        lengths = list(reversed(shape))
         steps = [s * box.itemsize for s in reversed(strides[:-1])]
-        _space, place = aligned_space(MAP_BYTES)
-        self._call(
-            "cuTensorMapEncodeTiled",
-            c_void_p(place),
-            c_int(box.element),
-            c_uint32(rank),
-            c_void_p(address),
-            lengths,
+        before = c_int(box.element), c_uint32(rank)
+        after = (
+            (c_uint64 * rank)(*lengths),
             (c_uint64 * max(rank - 1, 1))(*steps),
             (c_uint32 * rank)(*reversed(box.block)),
             (c_uint32 * rank)(*[1] * rank),
@@ -78,65 +82,71 @@ class Cuda:
             c_int(_L2_PROMOTION_128B),
             c_int(0),  # CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE
         )
-        encoded = ctypes.string_at(place, MAP_BYTES)
-        return self._corrected(encoded, [box.itemsize, *steps], list(reversed(shape)))
+        last = sum((n - 1) * s for n, s in zip(lengths, [box.itemsize, *steps], strict=True))
+        is_small = last + 1 < 128 * 1024
 
-    def _corrected(self, encoded: bytes, steps: list[int], lengths: list[int]) -> bytes:
+        def encode(address: int) -> bytes:
+            _space, place = aligned_space(MAP_BYTES)
+            self._call(
+                "cuTensorMapEncodeTiled", c_void_p(place), *before, c_void_p(address), *after
+            )
+            encoded = ctypes.string_at(place, MAP_BYTES)
+            return self._corrected(encoded) if is_small else encoded
+
+        return encode
+
+    def _corrected(self, encoded: bytes) -> bytes:
         """Drivers up to 13.1 set a bit of tensors below 128 KiB that makes copies fail.
 
         CUTLASS clears it too, in `make_tma_copy_desc`.
         """
-        last = sum((n - 1) * s for n, s in zip(lengths, steps, strict=True))
-        if self._version > 13010 or last + 1 >= 128 * 1024:
+        if self._version > 13010:
             return encoded
         word = int.from_bytes(encoded[8:16], "little") & ~(1 << 21)
         return encoded[:8] + word.to_bytes(8, "little") + encoded[16:]
 
-    def launch(
+    def prepare(
         self,
         function: int,
         programs: int,
         threads: int,
         shared_bytes: int,
-        stream: int,
-        device: int,
-        buffer: bytes,
-        offsets: Sequence[int],
-    ) -> None:
-        """See `Driver`."""
-        _space, place = aligned_space(len(buffer))
-        ctypes.memmove(place, buffer, len(buffer))
-        parameters = (c_void_p * len(offsets))(*[place + o for o in offsets])
-        self.start(function, programs, threads, shared_bytes, stream, device, parameters)
-
-    def start(
-        self,
-        function: int,
-        programs: int,
-        threads: int,
-        shared_bytes: int,
-        stream: int,
         device: int,
         parameters: Array[c_void_p],
-    ) -> None:
-        """Start `programs` programs; `parameters` has the address of each parameter.
+    ) -> Callable[[int], None]:
+        """See `Driver`."""
+        launch = _Launch(programs, 1, 1, threads, 1, 1, shared_bytes)
+        arguments = byref(launch), c_void_p(function), parameters, None
+        get_device, launch_kernel = self._library.cuCtxGetDevice, self._library.cuLaunchKernelEx
+        current = c_int()
+        place = byref(current)
 
-        Raises:
-            BackendError: the driver refuses the launch.
-        """
-        self._enter(device)  # autograd has threads of its own
-        shape = programs, 1, 1, threads, 1, 1, shared_bytes
-        code = self._launch_kernel(function, *shape, stream, parameters, None)
-        if code != 0:
-            raise self._error("cuLaunchKernel", code)
+        def start(stream: int) -> None:
+            launch.stream = stream
+            # torch has no context but the primary one, and autograd has threads of its own.
+            if get_device(place) == 0 and current.value == device:
+                code = launch_kernel(*arguments)
+            else:
+                with self._inside(device):
+                    code = launch_kernel(*arguments)
+            if code != 0:
+                raise self._error("cuLaunchKernelEx", code)
 
-    def _enter(self, device: int) -> None:
-        """Make the primary context of a device this thread's current one, where it is not."""
-        context, handle = c_void_p(), c_int()
-        if self._get_device(byref(handle)) != 0 or handle.value != device:
+        return start
+
+    @contextmanager
+    def _inside(self, device: int) -> Iterator[None]:
+        """The primary context of a device is this thread's; then the one that was before."""
+        if device not in self._contexts:
+            context, handle = c_void_p(), c_int()
             self._call("cuDeviceGet", byref(handle), c_int(device))
             self._call("cuDevicePrimaryCtxRetain", byref(context), handle)
-            self._call("cuCtxSetCurrent", context)
+            self._contexts[device] = context
+        self._call("cuCtxPushCurrent_v2", self._contexts[device])
+        try:
+            yield
+        finally:
+            self._call("cuCtxPopCurrent_v2", byref(c_void_p()))
 
     def _call(self, name: str, *arguments: object) -> None:
         code = getattr(self._library, name)(*arguments)

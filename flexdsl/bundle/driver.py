@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from ctypes import Array, c_void_p
 from typing import Protocol
 
 from flexdsl.bundle.manifest import TensorMap
@@ -18,31 +19,31 @@ class Driver(Protocol):
             BackendError: the driver refuses the machine code.
         """
 
-    def encode(
-        self, box: TensorMap, address: int, shape: Sequence[int], strides: Sequence[int]
-    ) -> bytes:
-        """The 128 bytes of a tensor map. `shape` and `strides` are in elements, outermost first.
+    def encoder(
+        self, box: TensorMap, shape: Sequence[int], strides: Sequence[int]
+    ) -> Callable[[int], bytes]:
+        """What makes the tensor map of 128 bytes of a tensor at the address that it is given.
 
-        Raises:
-            BackendError: the driver refuses them.
+        Args:
+            shape, strides: of the tensor, in elements, outermost first.
+
+        Making one raises `BackendError` where the driver refuses it.
         """
 
-    def launch(
+    def prepare(
         self,
         function: int,
         programs: int,
         threads: int,
         shared_bytes: int,
-        stream: int,
         device: int,
-        buffer: bytes,
-        offsets: Sequence[int],
-    ) -> None:
-        """Start `programs` programs of `threads` threads each on `stream` of `device`.
+        parameters: Array[c_void_p],
+    ) -> Callable[[int], None]:
+        """What starts `programs` programs of `threads` threads each, on the stream it is given.
 
         Args:
-            buffer, offsets: the parameters and where each one begins, as `words.py` lays them out.
+            parameters: the address of each parameter, as `words.py` lays them out. They are read
+                at each start.
 
-        Raises:
-            BackendError: the driver refuses the launch.
+        One thread at a time may start it. A start raises `BackendError` where the driver refuses.
         """

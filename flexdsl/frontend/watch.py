@@ -35,14 +35,22 @@ class Watch:
         self._programs: list[tuple[Any, Program]] = []
 
     def unchanged(self) -> bool:
-        """Is everything as it was, so that a trace would give the same program?"""
-        return (
-            self._complete
-            and all(held.get(name, _ABSENT) is value for held, name, value in self._entries)
-            and all(_contents(cell) is value for cell, value in self._cells)
-            and all(getattr(holder, name) is value for holder, name, value in self._attributes)
-            and all(owner.program is program for owner, program in self._programs)
-        )
+        """Is everything as it was, so that a trace would give the same program?
+
+        Asked at each call of `attention`: plain loops, which are the fastest.
+        """
+        if not self._complete:
+            return False
+        for held, name, value in self._entries:
+            if held.get(name, _ABSENT) is not value:
+                return False
+        for cell, value in self._cells:
+            if _contents(cell) is not value:
+                return False
+        for holder, name, value in self._attributes:
+            if getattr(holder, name) is not value:
+                return False
+        return all(owner.program is program for owner, program in self._programs)
 
     def give_up(self) -> None:
         """Something is read that may change unseen."""

@@ -1,19 +1,22 @@
 """The runtime: attention on tensors. Only it, and the rooms that stand on it, import torch.
 
-    attention -> validate, bind.read, eager             checks; what the user's functions are now
+    attention -> eager                                  outside of a graph:
+                 -> remembered                          a kind of call that was met is found, or
+                 -> validate, bind.read                 checks; what the user's functions are now
               -> operator_direct, operator              one node of a graph, with a gradient:
                  -> bind.bind (memory)                  ranges and plans
                  -> executors: cpu, cpu_backward        on the CPU
                     -> slabs, workers                   pieces of a plan, on threads
                  -> executors: triton_forward, ...      one pass by kernels, whoever brings them
+                    -> passes                           what it allocates; run again by addresses
                     -> call, blocks, low_rank           what each argument of a kernel is
-                    -> launch, descriptors              kernels compiled by triton
-                       -> replay                        and launched again by the driver
+                    -> launch, descriptors, compiled    kernels compiled by triton
                     -> bundles, bundled, machine        kernels of bundles, by the driver alone
+                       -> replay                        either, launched again by the driver
                     -> device_plan, extremes, members   plans made on the device, by kernels
               -> operator_compiled, operator_paths      the same, as torch.compile traces it
               -> reference                              dense float64, the oracle
-    load      -> bind.read, operator                    of a bundle: no compiler is imported
+    load      -> eager                                  of a bundle: no compiler is imported
     explain   -> the same choices                       in words, and nothing runs
 
 `attention` checks its arguments and reads the mods, and hands over to the operator: from there on a

@@ -11,9 +11,12 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
+from flexdsl.analysis import BlockPlan
 from flexdsl.errors import ArgumentError
+from flexdsl.ir import Kind
+from flexdsl.mod import as_mod, from_program
 from flexdsl.runtime import bind, bundles, operator_compiled, reference, validate
-from flexdsl.runtime.eager import autocast, operate, requires_gradient
+from flexdsl.runtime.eager import attend, autocast, requires_gradient
 from flexdsl.runtime.operator import Pair
 from flexdsl.runtime.slabs import TILE
 
@@ -108,19 +111,14 @@ def attention(
         BackendError: the backend cannot run this call here.
         BundleError: the bundle cannot be opened, or has no kernels of this call.
     """
-    q, k, v = autocast(q, k, v)
-    compiling = torch.compiler.is_dynamo_compiling()
-    if not compiling:  # else the operator's fake kernel does it, whose errors are seen as they are
-        validate.check_tensors(q, k, v)
-    factor = validate.check_scale(scale, q.shape[3])
-    offset = validate.check_q_offset(q_offset)
     backend = _of_bundle(bundle, backend) if bundle is not None else backend
-    backend = validate.check_backend(backend, q)
-    if not compiling:
-        out, lse = _eager(mask, score, factor, offset, backend, q, k, v)
+    if torch.compiler.is_dynamo_compiling():
+        out, lse = _compiled(mask, score, scale, q_offset, backend, q, k, v)
+    elif backend == "reference":
+        out, lse = _reference(mask, score, scale, q_offset, q, k, v)
     else:
-        call = (mask, score, factor, offset, TILE, backend)
-        out, lse = operator_compiled.attention(*call, q, k, v)
+        of_mask, of_score = bind.source_of(mask, Kind.MASK), bind.source_of(score, Kind.SCORE)
+        out, lse = attend(of_mask, of_score, scale, q_offset, backend, q, k, v)
     return (out, lse) if return_lse else out
 
 
@@ -136,35 +134,46 @@ def _of_bundle(bundle: Any, backend: str) -> str:
     return bundles.backend_of(bundle)
 
 
-def _eager(
+def _compiled(
     mask: Any,
     score: Any,
-    scale: float,
-    q_offset: int,
-    backend: str,
+    scale: Any,
+    q_offset: Any,
+    backend: Any,
     q: Tensor,
     k: Tensor,
     v: Tensor,
 ) -> Pair:
-    reading = bind.read(mask, score, bind.lengths_of(q, k, q_offset), q.device)
-    run = _reference if backend == "reference" else partial(operate, backend)
-    return run(reading, scale, q_offset, q, k, v)
+    """In a graph. The operator's fake kernel checks tensors, whose errors are seen as they are."""
+    q, k, v = autocast(q, k, v)
+    factor = validate.check_scale(scale, q.shape[3])
+    offset = validate.check_q_offset(q_offset)
+    backend = validate.check_backend(backend, q)
+    return operator_compiled.attention(mask, score, factor, offset, TILE, backend, q, k, v)
 
 
 def _reference(
-    reading: bind.Reading, scale: float, q_offset: int, q: Tensor, k: Tensor, v: Tensor
+    mask: Any, score: Any, scale: Any, q_offset: Any, q: Tensor, k: Tensor, v: Tensor
 ) -> Pair:
-    modify, program = None, reading.score
+    q, k, v = autocast(q, k, v)
+    validate.check_tensors(q, k, v)
+    factor = validate.check_scale(scale, q.shape[3])
+    lengths = bind.lengths_of(q, k, validate.check_q_offset(q_offset))
+    sources = bind.source_of(mask, Kind.MASK), bind.source_of(score, Kind.SCORE)
+    program = bind.read(*sources, lengths, q.device).score
+    modify = None
     if program is not None and any(map(requires_gradient, (q, k, v, *program.values.values()))):
         modify = partial(reference.evaluate_score, program.expr, program.values)
+    of_plan = isinstance(mask, BlockPlan)
+    allowed = mask if not of_plan else mask.mask and from_program(mask.mask)
     out, lse = reference.reference(
         q,
         k,
         v,
-        mask=reading.mask_function,
-        score=reading.score_function,
+        mask=None if allowed is None else as_mod(allowed, Kind.MASK),
+        score=None if score is None else as_mod(score, Kind.SCORE),
         modify=modify,
-        scale=scale,
-        q_offset=q_offset,
+        scale=factor,
+        q_offset=lengths.q_offset,
     )
     return out.to(q.dtype), lse.to(torch.promote_types(q.dtype, torch.float32))

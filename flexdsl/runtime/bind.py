@@ -18,24 +18,24 @@ import torch
 from flexdsl.analysis import BlockPlan, check_loads, make_plan
 from flexdsl.errors import CaptureError, PlanError
 from flexdsl.ir import Expr, Kind, Op, Program, captures_of, rename_apart, walk
-from flexdsl.mod import Mod, as_mod, from_program
-from flexdsl.runtime.memory import Memory, as_tensor, versions_of
+from flexdsl.mod import Mod, as_mod
+from flexdsl.runtime.memory import Memory, as_tensor
+
+# A mask or score as it is now; a mask that is given as a plan is the plan.
+Source = Program | BlockPlan | None
 
 # The most recent plans, and checks of ranges, that are kept. A plan keeps its captures alive.
 REMEMBERED = 16
 _PLANS = Memory(REMEMBERED)
 _CHECKS = Memory(REMEMBERED)
-# Calls without mask and score; and how many calls are remembered there, or for a program.
-_BARE: dict[Hashable, Any] = {}
-_MEMO = 64
-# Counts what `forget` was asked: calls that programs remember from before it are not found.
-_forgotten = 0
+# Counts what `forget` was asked: what was remembered of calls before it is not found.
+forgotten = 0
 
 
 def forget() -> None:
     """Forget all plans, checks and calls: the next call makes its own."""
-    global _forgotten
-    _forgotten += 1
+    global forgotten
+    forgotten += 1
     _PLANS.clear()
     _CHECKS.clear()
 
@@ -62,14 +62,11 @@ class Reading:
 
     Attributes:
         mask, score: their programs, with numbers and with tensors on the device of q.
-        mask_function, score_function: the same as functions of plain numbers, for the reference.
         plan: the plan that the user gave as mask, else None.
     """
 
     mask: Program | None
     score: Program | None
-    mask_function: Mod | None
-    score_function: Mod | None
     plan: BlockPlan | None
 
 
@@ -84,7 +81,7 @@ class Bound:
         lengths: of the call.
         clamped: loads of either whose index can leave its tensor at a pair that does not count.
         learned: names of the captured tensors of the score whose gradients the backward gives.
-        memo: what an executor remembers of this very object; it is gone when the object is.
+        memo: what an executor remembers of calls of one kind; it is gone when this object is.
     """
 
     mask: Program | None
@@ -98,11 +95,25 @@ class Bound:
     memo: dict[Hashable, Any] = field(default_factory=dict[Hashable, Any], init=False)
 
 
-def read(mask: Any, score: Any, lengths: Lengths, device: torch.device) -> Reading:
-    """Read the mask and score of a call and check what they capture.
+def source_of(value: Any, kind: Kind) -> Source:
+    """A mask or score as it is now: its program, or the plan that stands for the mask.
 
     Raises:
-        KindError: one is neither a Mod of its kind, a function, text nor (a mask) a BlockPlan.
+        KindError: it is neither a Mod of its kind, a function, text nor (a mask) a BlockPlan.
+    """
+    if value is None:
+        return None
+    if isinstance(value, Mod) and value.kind is kind:
+        return value.program
+    if isinstance(value, BlockPlan) and kind is Kind.MASK:
+        return value
+    return as_mod(value, kind).program
+
+
+def read(mask: Source, score: Source, lengths: Lengths, device: torch.device) -> Reading:
+    """The mask and score of a call, what they capture checked.
+
+    Raises:
         PlanError: a plan is for other lengths.
         CaptureError: a captured tensor is not there, is elsewhere, or cannot be learned.
     """
@@ -110,17 +121,17 @@ def read(mask: Any, score: Any, lengths: Lengths, device: torch.device) -> Readi
     if plan is not None:
         plan = plan if plan.outer == "q" else plan.transposed()
         check_plan(plan, lengths)
-        mask = None if plan.mask is None else from_program(plan.mask)
-    mask_mod = None if mask is None else as_mod(mask, Kind.MASK)
-    score_mod = None if score is None else as_mod(score, Kind.SCORE)
-    programs = [
-        None if m is None else with_tensors(m.program, device) for m in (mask_mod, score_mod)
-    ]
-    reading = Reading(programs[0], programs[1], mask_mod, score_mod, plan)
+    of_mask, of_score = (with_tensors(program_of(x), device) for x in (mask, score))
+    reading = Reading(of_mask, of_score, plan)
     check_learned(captured(reading.mask), captured(reading.score))
     if plan is not None:
         remember_plan(reading.mask, lengths, plan)
     return reading
+
+
+def program_of(source: Source) -> Program | None:
+    """The program of a mask or score."""
+    return source.mask if isinstance(source, BlockPlan) else source
 
 
 def bind(
@@ -155,49 +166,13 @@ def bind(
     )
 
 
-def bind_again(
-    mask: Program | None,
-    score: Program | None,
-    lengths: Lengths,
-    tile: tuple[int, int],
-    learned: tuple[str, ...] = (),
-) -> Bound:
-    """What `bind` gives, and the same object as before for the same programs and lengths.
-
-    A program has its captured tensors; where one was changed in place, it is bound anew.
-    """
-    versions = versions_of(tensors_of(mask), tensors_of(score), _indices_of(score))
-    if versions is None:
-        return bind(mask, score, lengths, tile, learned)
-    holder = mask if mask is not None else score
-    memo = _BARE if holder is None else holder.memo
-    key = _forgotten, score, lengths, tile, learned
-    found = memo.get(key)
-    if found is None or found[0] != versions:
-        if len(memo) >= _MEMO:
-            memo.clear()
-        memo[key] = found = versions, bind(mask, score, lengths, tile, learned)
-    return found[1]
-
-
-def tensors_of(program: Program | None) -> Sequence[torch.Tensor]:
-    """The tensors that a program loads from, in order of first use."""
+def indices_of(program: Program | None) -> Sequence[torch.Tensor]:
+    """Tensors that the indices of loads are made of: their elements decide what is read."""
     if program is None:
         return ()
-    if "tensors" not in program.memo:
-        program.memo["tensors"] = tuple(captured(program).values())
-    return program.memo["tensors"]  # type: ignore[no-any-return]
-
-
-def _indices_of(program: Program | None) -> Sequence[torch.Tensor]:
-    """Those that the indices of other loads are made of: their elements decide what is read."""
-    if program is None:
-        return ()
-    if "indices" not in program.memo:
-        loads = (n for n in walk(program.expr) if n.op is Op.LOAD)
-        names = {c.name for n in loads for i in n.args for c in captures_of(i)}
-        program.memo["indices"] = tuple(x for n, x in captured(program).items() if n in names)
-    return program.memo["indices"]  # type: ignore[no-any-return]
+    loads = (n for n in walk(program.expr) if n.op is Op.LOAD)
+    names = {c.name for n in loads for i in n.args for c in captures_of(i)}
+    return [x for n, x in captured(program).items() if n in names]
 
 
 def captured(program: Program | None) -> dict[str, Any]:
@@ -233,12 +208,25 @@ def check_ranges(
     return _CHECKS.get((program, mask), lengths, check)
 
 
-def with_tensors(program: Program, device: torch.device) -> Program:
+def kind_of_captures(program: Program) -> str:
+    """ "none", "tensors", or "arrays" where some are numpy's, whose elements each call looks at."""
+    known = program.memo.get("kind of captures")
+    if known is None:
+        found = captured(program).values()
+        arrays = any(isinstance(x, np.ndarray) for x in found)
+        known = "arrays" if arrays else "tensors" if found else "none"
+        program.memo["kind of captures"] = known
+    return str(known)
+
+
+def with_tensors(program: Program | None, device: torch.device) -> Program | None:
     """`program` with each capture as a torch tensor on `device`.
 
     Raises:
         CaptureError: a capture has no value, or is on another device.
     """
+    if program is None:
+        return None
     values = dict(program.values)
     found = captured(program)
     for name, value in found.items():

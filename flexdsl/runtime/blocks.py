@@ -7,12 +7,15 @@ descriptors (`descriptors.py`), or the words of a kernel of a bundle (`bundled.p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import mul
 
 import torch
 from torch import Tensor
 
-_ALIGNMENT = 16  # bytes
+ALIGNMENT = 16  # bytes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,31 +37,39 @@ class Blocks:
 
 def aligned(x: Tensor) -> Tensor:
     """`x` itself where a descriptor can be made of it, else a copy in rows of whole 16 bytes."""
-    rest = x.shape[3] * x.element_size() % _ALIGNMENT + x.data_ptr() % _ALIGNMENT
+    rest = x.shape[3] * x.element_size() % ALIGNMENT + x.data_ptr() % ALIGNMENT
     if rest == 0 and x.is_contiguous():
         return x
     strides = x.stride()
     whole = all(
-        size == 1 or (stride > 0 and stride * x.element_size() % _ALIGNMENT == 0)
+        size == 1 or (stride > 0 and stride * x.element_size() % ALIGNMENT == 0)
         for size, stride in zip(x.shape[:3], strides[:3], strict=True)
     )
-    if whole and strides[3] == 1 and x.data_ptr() % _ALIGNMENT == 0:
+    if whole and strides[3] == 1 and x.data_ptr() % ALIGNMENT == 0:
         return x
-    return empty_aligned(x.shape, x).copy_(x)
+    strides = strides_of(x.shape, x.dtype)
+    return torch.empty_strided(x.shape, strides, dtype=x.dtype, device=x.device).copy_(x)
 
 
-def empty_aligned(shape: torch.Size | tuple[int, ...], like: Tensor) -> Tensor:
-    """An empty tensor of dtype and device of `like`, its rows padded to whole 16 bytes."""
-    per_row = _ALIGNMENT // like.element_size()
-    padded = -(-shape[3] // per_row) * per_row
-    if padded == shape[3]:
-        return like.new_empty(shape)
-    return like.new_empty((*shape[:3], padded))[..., : shape[3]]
+def aligned_rows(x: Tensor) -> Tensor:
+    """`x` itself where it is contiguous and begins at whole 16 bytes, else such a copy."""
+    x = x.contiguous()
+    return x if x.data_ptr() % ALIGNMENT == 0 else x.clone()
+
+
+def strides_of(shape: Sequence[int], dtype: torch.dtype, padded: bool = True) -> tuple[int, ...]:
+    """Strides of a tensor [..., D] in rows of whole 16 bytes, or else of a contiguous one."""
+    if not shape:
+        return ()
+    per_row = ALIGNMENT // dtype.itemsize if padded else 1
+    *outer, width = shape
+    steps = accumulate(reversed(outer), mul, initial=-(-width // per_row) * per_row)
+    return (*reversed([*steps][:-1]), 1)
 
 
 def blocks_of(x: Tensor, rows: int, width: int) -> Blocks:
     """The blocks [1, 1, rows, width] of an aligned tensor [B, H, L, D]."""
-    per_row = _ALIGNMENT // x.element_size()
+    per_row = ALIGNMENT // x.element_size()
     strides = list(x.stride())
     # The stride of a dimension of length 1 is never used, but it is checked.
     for axis in (2, 1, 0):

@@ -15,19 +15,19 @@ from torch import Tensor
 
 from flexdsl.analysis import BlockPlan
 from flexdsl.bundle.files import Bundle
-from flexdsl.bundle.manifest import Build, Code, Parameter, Variant
-from flexdsl.bundle.words import Layout, Word, layout_of, words_of_blocks
+from flexdsl.bundle.manifest import Build, Code, Variant
+from flexdsl.bundle.words import layout_of
 from flexdsl.codegen import OF_KEYS, Language, Phase
 from flexdsl.errors import BundleError
 from flexdsl.ir import Program
 from flexdsl.runtime import device_plan, machine
-from flexdsl.runtime.blocks import Blocks
 from flexdsl.runtime.call import Call, device_table, programs_of, value_of
+from flexdsl.runtime.replay import Function, Replay, replay_of
 from flexdsl.runtime.tuning import Config, diagonal_config
 
 _INT32 = 2**31
 
-_FUNCTIONS: dict[tuple[str, str, int], int] = {}
+_FUNCTIONS: dict[tuple[str, Code, int], Function] = {}
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ class Bundled:
             )
         return tuple(phases)
 
-    def run(self, phase: Phase, call: Call) -> None:
-        """Run the kernel of `phase`.
+    def run(self, phase: Phase, call: Call) -> Replay:
+        """Run the kernel of `phase`; what does so for another call of its kind.
 
         Raises:
             BundleError: it was not built, or is not right for this call.
@@ -99,7 +99,10 @@ class Bundled:
         arguments = tuple(p.argument for p in code.parameters)
         values = [value_of(a, call, plan, table, config) for a in arguments]
         programs = programs_of(phase, arguments, call, config)
-        self._launch(code, programs, values, call.device)
+        function = self._function(code, call.device)
+        replay = replay_of(function, programs, _checked(code, values), call.order)
+        replay.run([getattr(call, group)[name].data_ptr() for group, name in call.order])
+        return replay
 
     def launch_planning(
         self,
@@ -115,7 +118,7 @@ class Bundled:
         if programs:
             code = self._code(phase, tile if mask is not None else None)
             values = [device_plan.value_of(p.argument, given, tensors) for p in code.parameters]
-            self._launch(code, programs, values, device)
+            replay_of(self._function(code, device), programs, _checked(code, values), ()).run(())
 
     def _code(self, phase: Phase, tile: tuple[int, int] | None) -> Code:
         code = self.build.of(phase.value, tile)
@@ -160,64 +163,34 @@ class Bundled:
             if most and value > most:
                 raise _not_proven(variant, name, value, 0, most)
 
-    def _launch(self, code: Code, programs: int, values: list[Any], device: torch.device) -> None:
-        words: list[Word] = []
-        for parameter, value in zip(code.parameters, values, strict=True):
-            words += _words(parameter, value)
-        words += [0] * code.null_pointers
-        layout = _layout(self.bundle.digest, code)
-        machine.MACHINE.driver.launch(
-            self._function(code, device),
-            programs,
-            code.threads,
-            code.shared_bytes,
-            machine.MACHINE.stream(device),
-            device.index or 0,
-            layout.pack(words),
-            layout.offsets,
-        )
-
-    def _function(self, code: Code, device: torch.device) -> int:
+    def _function(self, code: Code, device: torch.device) -> Function:
         index = device.index or 0
-        key = self.bundle.digest, f"{code.code}:{code.entry}", index
+        key = self.bundle.digest, code, index
         if key not in _FUNCTIONS:
-            machine_code = self.bundle.machine_code(code)
-            driver = machine.MACHINE.driver
-            _FUNCTIONS[key] = driver.load(machine_code, code.entry, code.shared_bytes, index)
+            handle = machine.MACHINE.driver.load(
+                self.bundle.machine_code(code), code.entry, code.shared_bytes, index
+            )
+            _FUNCTIONS[key] = Function(
+                handle, code.threads, code.shared_bytes, index, code.parameters, layout_of(code)
+            )
         return _FUNCTIONS[key]
-
-
-_LAYOUTS: dict[tuple[str, str], Layout] = {}
-
-
-def _layout(digest: str, code: Code) -> Layout:
-    key = digest, code.code
-    if key not in _LAYOUTS:
-        _LAYOUTS[key] = layout_of(code)
-    return _LAYOUTS[key]
 
 
 def _config(code: Code) -> Config:
     return Config(*code.tile, code.threads // 32, code.stages, Language(code.language))
 
 
-def _words(parameter: Parameter, value: Any) -> list[Word]:
-    """What the machine gets for the value of an argument."""
-    if isinstance(value, Blocks):
-        base: Any = value.tensor.data_ptr()
-        if parameter.tensor_map is not None:
-            driver = machine.MACHINE.driver
-            base = driver.encode(parameter.tensor_map, base, value.shape, value.strides)
-        return words_of_blocks(parameter, base, value.shape, value.strides)
-    if isinstance(value, Tensor):
-        return [value.data_ptr()]
-    if parameter.type == "i32" and not -_INT32 <= value < _INT32:
-        raise BundleError(
-            f"{parameter.argument.name} is {value}, and the kernel takes 32 bits",
-            why="kernels of bundles count elements of captured tensors and positions in 32 bits",
-            fix="fx.attention without a bundle, which compiles a kernel of 64 bits",
-        )
-    return [value]
+def _checked(code: Code, values: list[Any]) -> list[Any]:
+    """`values`, each integer in the bits that the kernel has for it."""
+    for parameter, value in zip(code.parameters, values, strict=True):
+        if parameter.type == "i32" and not -_INT32 <= value < _INT32:
+            raise BundleError(
+                f"{parameter.argument.name} is {value}, and the kernel takes 32 bits",
+                why="kernels of bundles count elements of captured tensors and positions in 32"
+                " bits",
+                fix="fx.attention without a bundle, which compiles a kernel of 64 bits",
+            )
+    return values
 
 
 def _not_proven(variant: Variant, name: str, value: int, low: int, high: int) -> BundleError:

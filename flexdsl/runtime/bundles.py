@@ -3,6 +3,7 @@
     FLEXDSL_BUNDLES    folders, separated as in PATH: backend "auto" looks for kernels there first
     FLEXDSL_NO_JIT=1   what no bundle has is an error, and is not compiled
 
+Both are read when a kind of call is met first (`remembered.py`): set them before Python starts.
 Bundles are opened by `flexdsl/bundle/`; what runs the kernels is `bundled.py`. Nothing is compiled.
 """
 

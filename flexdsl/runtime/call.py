@@ -7,7 +7,7 @@ triton, `bundled.py` by the driver alone. This file imports neither.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
@@ -37,6 +37,9 @@ OF_ROWS = (Phase.BACKWARD_ROWS, Phase.BACKWARD_SUMS)
 # Those that visit the live tiles of a plan, and no other.
 _BY_TILES = (Phase.FORWARD, Phase.BACKWARD_QUERY, Phase.BACKWARD_KEY)
 
+# A field of `Call` that holds tensors, and a name in it.
+Slot = tuple[str, str]
+
 _TABLES: WeakKeyDictionary[BlockPlan, dict[torch.device, DeviceTable]] = WeakKeyDictionary()
 
 
@@ -53,6 +56,7 @@ class Call:
         sums: float32 sums of learned loads, by their number.
         gradients: float32 gradients of captured tensors, by name.
         hopper: kernels in Gluon are to be tried first.
+        order: of the addresses that a launch is given when it is done again.
     """
 
     bound: bind.Bound
@@ -62,18 +66,12 @@ class Call:
     sums: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     gradients: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     hopper: bool = False
+    order: tuple[Slot, ...] = ()
 
     @cached_property
     def values(self) -> dict[str, Any]:
         """Parameters and captures of mask and score, by name."""
         return {**self.bound.mask_values, **self.bound.score_values}
-
-    @cached_property
-    def layouts(self) -> tuple[Any, ...]:
-        """Device, element type, and lengths and strides of all tensors."""
-        query = self.tensors["query"]
-        lying = [(x.shape, x.stride()) for x in self.tensors.values()]
-        return query.device, query.dtype, *lying
 
     @property
     def device(self) -> torch.device:
@@ -131,6 +129,13 @@ class Call:
         return frozenset(c for c in captures if values[c.name].numel() >= 2**31)
 
 
+class Again(Protocol):
+    """A launch that is done again: a `Replay`."""
+
+    def run(self, addresses: Sequence[int]) -> None:
+        """Launch the kernel on tensors at these addresses, in the order of the call's `order`."""
+
+
 class Kernels(Protocol):
     """Where the kernels of calls come from: a compiler, or a bundle."""
 
@@ -138,8 +143,8 @@ class Kernels(Protocol):
     def hopper(self) -> bool:
         """Are kernels in Gluon to be tried first?"""
 
-    def run(self, phase: Phase, call: Call) -> None:
-        """Run the kernel of `phase`."""
+    def run(self, phase: Phase, call: Call) -> Again | None:
+        """Run the kernel of `phase`; what does so for another call of its kind, if possible."""
 
     def backward_phases(self, call: Call) -> tuple[Phase, ...]:
         """The kernels of a call's backward pass, in the order in which they run."""

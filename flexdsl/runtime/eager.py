@@ -1,6 +1,7 @@
-"""From a call that was read to the operator, outside of any graph: `attention` and `load` share it.
+"""A call of attention outside of any graph: `attention` and `load` share it.
 
-It imports nothing of torch's compiler, which is slow to import and needs sympy.
+A call of a kind that was met before is found (`remembered.py`) and runs; any other one is checked
+and read first. It imports nothing of torch's compiler, which is slow to import and needs sympy.
 """
 
 from __future__ import annotations
@@ -10,10 +11,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flexdsl.runtime import bind, operator_direct
+from flexdsl.runtime import bind, operator, operator_direct, remembered, validate
+from flexdsl.runtime.bind import Source
 from flexdsl.runtime.operator import Pair
 from flexdsl.runtime.slabs import TILE
 from flexdsl.runtime.steps import warn_of_steps
+
+
+def attend(
+    mask: Source, score: Source, scale: Any, q_offset: Any, backend: Any, q: Any, k: Any, v: Any
+) -> Pair:
+    """Output and lse of a call by an executor.
+
+    Args:
+        mask, score: as they are now.
+        scale, q_offset, backend, q, k, v: as the user gave them.
+    """
+    if torch._C._is_any_autocast_enabled():
+        q, k, v = autocast(q, k, v)
+    key = None
+    if not operator_direct.is_watched(q, k, v):
+        key = remembered.key_of(mask, score, scale, q_offset, backend, q, k, v)
+        known = None if key is None else remembered.find(key)
+        if known is not None:
+            return operator.differentiable(known, q, k, v, known.captures)
+    call = _checked(mask, score, scale, q_offset, backend, q, k, v)
+    if key is not None and call.is_plain:
+        remembered.keep(key, call)
+    return operator_direct.attention(call, q, k, v)
 
 
 def autocast(*tensors: Any) -> Any:
@@ -29,22 +54,19 @@ def _is_cast(x: Any) -> bool:
     return isinstance(x, Tensor) and x.is_floating_point() and x.dtype is not torch.float64
 
 
-def operate(
-    backend: str,
-    reading: bind.Reading,
-    scale: float,
-    q_offset: int,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-) -> Pair:
-    """Output and lse of a call that was read, by an executor."""
-    mask, score = reading.mask, reading.score
-    if score is not None and any(map(requires_gradient, (q, k, v))):
-        warn_of_steps(score)
+def _checked(
+    mask: Source, score: Source, scale: Any, q_offset: Any, backend: Any, q: Any, k: Any, v: Any
+) -> operator_direct.Direct:
+    """The call, its arguments checked."""
+    validate.check_tensors(q, k, v)
+    factor = validate.check_scale(scale, q.shape[3])
+    lengths = bind.lengths_of(q, k, validate.check_q_offset(q_offset))
+    backend = validate.check_backend(backend, q)
+    reading = bind.read(mask, score, lengths, q.device)
+    if reading.score is not None and any(map(requires_gradient, (q, k, v))):
+        warn_of_steps(reading.score)
     tile = tile_of(backend, reading)
-    call = operator_direct.Direct(mask, score, scale, q_offset, tile, backend)
-    return operator_direct.attention(call, q, k, v)
+    return operator_direct.Direct(reading.mask, reading.score, factor, lengths, tile, backend)
 
 
 def tile_of(backend: str, reading: bind.Reading) -> tuple[int, int]:

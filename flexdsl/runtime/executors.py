@@ -4,6 +4,9 @@
     backward(bound, scale, (q, k, v), out, lse, d_out, d_lse) -> gradients of q, k, v and, in the
         order of `bound.learned`, of captured tensors; in any strides and float dtype
 
+A `bound` is for one kind of call (`remembered.py`): what a GPU's executor found out for it once,
+it keeps there.
+
 On a GPU, "triton" has portable kernels alone, "hopper" must have a Hopper GPU's own, and "auto"
 takes those where they cover the call, and kernels of bundles before either; "bundle:DIGEST" has
 those of one bundle alone. None knows of autograd. Triton is imported when first used.
@@ -14,17 +17,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from flexdsl.runtime import bundles, cpu, cpu_backward, triton_backward, triton_forward
 from flexdsl.runtime.bind import Bound
+from flexdsl.runtime.blocks import ALIGNMENT
 from flexdsl.runtime.bundled import Bundled
 from flexdsl.runtime.call import Kernels
 from flexdsl.runtime.problem import Problem
 
 Inputs = tuple[Tensor, Tensor, Tensor]
+_MOST_PASSES = 16  # of one kind of call
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,12 @@ def _cpu_backward(
 def _gpu_forward(
     backend: str, bound: Bound, scale: float, q: Tensor, k: Tensor, v: Tensor
 ) -> tuple[Tensor, Tensor]:
-    return triton_forward.forward(_kernels(backend, bound, q, v), bound, scale, q, k, v)
+    run = bound.memo.get("forward")
+    if run is None:
+        kernels = _kernels(backend, bound, q, v)
+        run = bound.memo["forward"] = triton_forward.forward(kernels, bound, scale, q, k, v)
+    out, lse = run(q, k, v)
+    return out, lse
 
 
 def _gpu_backward(
@@ -80,15 +91,48 @@ def _gpu_backward(
     d_out: Tensor | None,
     d_lse: Tensor | None,
 ) -> Sequence[Tensor]:
-    kernels = _kernels(backend, bound, inputs[0], inputs[2])
     d_out = torch.zeros_like(out) if d_out is None else d_out
-    learned = bound.learned
-    if isinstance(kernels, Bundled):  # it adds up the gradients that it was built with
-        bound = replace(bound, learned=kernels.learned(learned))
-    run = triton_backward.backward
-    of_q, of_k, of_v, *rest = run(kernels, bound, scale, inputs, out, lse, d_out, d_lse)
-    by_name = dict(zip(bound.learned, rest, strict=True))
-    return [of_q, of_k, of_v, *(by_name[name] for name in learned)]
+    given = inputs, out, lse, d_out, d_lse
+    # Hooks of autograd may have laid out anew what it kept, and d_out lies as its maker likes.
+    tensors = *inputs, out, d_out
+    key = (
+        d_lse is None,
+        torch.are_deterministic_algorithms_enabled(),
+        tuple([x.stride() for x in tensors]),
+        tuple([x.data_ptr() % ALIGNMENT for x in tensors]),
+    )
+    run = bound.memo.get(key)
+    if run is None:
+        if len(bound.memo) >= _MOST_PASSES:
+            bound.memo.clear()
+        run = bound.memo[key] = _prepare_backward(backend, bound, scale, *given)
+    return run(*given)
+
+
+def _prepare_backward(
+    backend: str,
+    bound: Bound,
+    scale: float,
+    inputs: Inputs,
+    out: Tensor,
+    lse: Tensor,
+    d_out: Tensor,
+    d_lse: Tensor | None,
+) -> triton_backward.Backward:
+    kernels = _kernels(backend, bound, inputs[0], inputs[2])
+    tensors = inputs, out, lse, d_out, d_lse
+    if not isinstance(kernels, Bundled):
+        return triton_backward.backward(kernels, bound, scale, *tensors)
+    # It adds up the gradients that it was built with.
+    of_build = replace(bound, learned=kernels.learned(bound.learned))
+    run = triton_backward.backward(kernels, of_build, scale, *tensors)
+
+    def backward(*tensors: Any) -> list[Tensor]:
+        of_q, of_k, of_v, *rest = run(*tensors)
+        by_name = dict(zip(of_build.learned, rest, strict=True))
+        return [of_q, of_k, of_v, *(by_name[name] for name in bound.learned)]
+
+    return backward
 
 
 def _kernels(backend: str, bound: Bound, q: Tensor, v: Tensor) -> Kernels:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flexdsl.analysis import BlockPlan
 from flexdsl.analysis.derivative import describe_steps
-from flexdsl.ir import Program, print_expr
+from flexdsl.ir import Kind, Program, print_expr
 from flexdsl.runtime import bind, bundles, validate
 from flexdsl.runtime.bundled import Bundled
 from flexdsl.runtime.eager import autocast, tile_of
@@ -61,7 +61,8 @@ def explain(
     offset = validate.check_q_offset(q_offset)
     chosen = validate.check_backend(backend, q)
     lengths = bind.lengths_of(q, k, offset)
-    reading = bind.read(mask, score, lengths, q.device)
+    sources = bind.source_of(mask, Kind.MASK), bind.source_of(score, Kind.SCORE)
+    reading = bind.read(*sources, lengths, q.device)
     head = [f"attention of q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}, {q.dtype}"]
     if chosen == "reference":
         return "\n".join([*head, _REFERENCE])

@@ -42,13 +42,13 @@ from flexdsl.runtime.call import (
     programs_of,
     value_of,
 )
+from flexdsl.runtime.compiled import replay_of_compiled
 from flexdsl.runtime.descriptors import describe
-from flexdsl.runtime.replay import Replay, replay_of
+from flexdsl.runtime.replay import Replay
 from flexdsl.runtime.tuning import Config, configs
 
 _KERNELS: dict[tuple[Any, ...], Kernel] = {}
 _CHOSEN: dict[tuple[Any, ...], Config] = {}
-_MOST_REPLAYS = 32  # of one mask and score with their values
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class Compiling:
 
     hopper: bool
 
-    def run(self, phase: Phase, call: Call) -> None:
-        """Run the kernel of `phase`."""
-        run(phase, call)
+    def run(self, phase: Phase, call: Call) -> Replay | None:
+        """Run the kernel of `phase`; what does so for another call of its kind, if possible."""
+        return run(phase, call)
 
     def backward_phases(self, call: Call) -> tuple[Phase, ...]:
         """The kernels of the backward pass, in the order in which they run."""
@@ -79,16 +79,15 @@ def compiling(backend: str, q: Tensor, v: Tensor) -> Compiling:
     return Compiling(takes_hopper(backend, capability(q.device), q, v))
 
 
-def run(phase: Phase, call: Call) -> None:
+def run(phase: Phase, call: Call) -> Replay | None:
     """Run the kernel of `phase` with the first configuration that fits, remembered for such calls.
+
+    Returns:
+        What does the same for another call of its kind, where that is possible.
 
     Raises:
         BackendError: none fits the GPU.
     """
-    key = _replay_key(phase, call)
-    known: Replay | None = call.bound.memo.get(key)
-    if known is not None and known.run(call):
-        return
     reason = ""
     for config in candidates(phase, call, capability(call.device)):
         plan = None if phase in OF_ROWS else call.plan(phase, config)
@@ -99,22 +98,13 @@ def run(phase: Phase, call: Call) -> None:
             reason = str(error)
             continue
         _CHOSEN[_kind(phase, call)] = config
-        if replay is not None:
-            if len(call.bound.memo) >= _MOST_REPLAYS:
-                call.bound.memo.clear()
-            call.bound.memo[key] = replay
-        return
+        return replay
     query, value = call.tensors["query"], call.tensors["value"]
     raise BackendError(
         f"no tile size fits this GPU for head dimensions {query.shape[3]} and {value.shape[3]}",
         why=reason,
         fix="backend='cpu', or a smaller head dimension",
     )
-
-
-def _replay_key(phase: Phase, call: Call) -> tuple[Any, ...]:
-    """Equal for calls of one `Bound` whose launches of `phase` differ in addresses alone."""
-    return phase, call.hopper, call.scale, call.layouts
 
 
 def candidates(phase: Phase, call: Call, gpu: int) -> tuple[Config, ...]:
@@ -228,7 +218,10 @@ def launch(
             num_warps=config.num_warps,
             num_stages=config.num_stages,
         )
-    return replay_of(compiled, kernel, values, programs, call.device) if on_gpu else None
+    if not on_gpu:
+        return None
+    assert call.device.index is not None
+    return replay_of_compiled(compiled, kernel, values, programs, call.device.index, call.order)
 
 
 @cache

@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from flexdsl.bundle.files import Bundle
 from flexdsl.bundle.manifest import Variant
 from flexdsl.errors import BundleError, CaptureError
 from flexdsl.ir import DTYPE_BY_LIBRARY_NAME, Capture, Program, captures_of, params_of
-from flexdsl.runtime import bind, bundles, validate
-from flexdsl.runtime.eager import autocast, operate
+from flexdsl.runtime import bundles
+from flexdsl.runtime.eager import attend
 
 
 def load(folder: str | Path, name: str | None = None, **values: Any) -> Loaded:
@@ -61,6 +60,8 @@ class Loaded:
 
     def __init__(self, bundle: Bundle, variant: Variant, values: Mapping[str, Any]) -> None:
         self.bundle, self.variant, self.values = bundle, variant, values
+        self._programs: tuple[Program | None, Program | None] | None = None
+        self._latest: tuple[Any, Loaded] | None = None
 
     def bind(self, **values: Any) -> Loaded:
         """The same with numbers of parameters and captured tensors bound.
@@ -121,20 +122,31 @@ class Loaded:
             BundleError: the bundle has no kernels of this GPU, dtype, head dimension or pass.
             CaptureError, IndexRangeError: a captured tensor is missing, or does not fit the call.
         """
-        bound = self.bind(**values) if values else self
-        q, k, v = autocast(q, k, v)
-        validate.check_tensors(q, k, v)
-        factor = validate.check_scale(scale, q.shape[3])
-        offset = validate.check_q_offset(q_offset)
-        programs = [bound._program(p, q.device) for p in (self.variant.mask, self.variant.score)]
-        reading = bind.Reading(programs[0], programs[1], None, None, None)
-        bind.check_learned(*map(bind.captured, programs))
+        bound = self._bound_to(values) if values else self
         backend = bundles.backend_of(self.bundle)
-        out, lse = operate(backend, reading, factor, offset, q, k, v)
+        out, lse = attend(*bound._sources(), scale, q_offset, backend, q, k, v)
         return (out, lse) if return_lse else out
 
-    def _program(self, program: Program | None, device: torch.device) -> Program | None:
-        """A program with its values, its captured tensors on `device`."""
+    def _bound_to(self, values: Mapping[str, Any]) -> Loaded:
+        """The same with `values` bound: the same object while these are the same."""
+        names, objects = tuple(values), tuple(map(id, values.values()))
+        known = self._latest
+        if known is None or known[0] != (names, objects):
+            # The values are held there too, so that no other object has their identity.
+            self._latest = known = (names, objects), self.bind(**values)
+        return known[1]
+
+    def _sources(self) -> tuple[Program | None, Program | None]:
+        """Mask and score with their values: the same objects in each call.
+
+        Raises:
+            CaptureError: a captured tensor is missing.
+        """
+        if self._programs is None:
+            self._programs = self._program(self.variant.mask), self._program(self.variant.score)
+        return self._programs
+
+    def _program(self, program: Program | None) -> Program | None:
         if program is None:
             return None
         values = {**program.values}
@@ -147,7 +159,7 @@ class Loaded:
                     why="a bundle has the kernels, and none of the tensors that mods captured",
                     fix=f"attention(q, k, v, {name}=...), or fx.load(FOLDER, {name}=...)",
                 )
-        return bind.with_tensors(replace(program, values=values), device)
+        return replace(program, values=values)
 
 
 def _check(variant: Variant, name: str, value: Any) -> None:

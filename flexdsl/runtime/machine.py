@@ -39,9 +39,9 @@ class Machine:
             )
         return _target(device)
 
-    def stream(self, device: torch.device) -> int:
-        """The handle of torch's current stream."""
-        return int(torch.cuda.current_stream(device).cuda_stream)
+    def stream(self, device: int) -> int:
+        """The handle of torch's current stream on the GPU of that index."""
+        return torch._C._cuda_getCurrentRawStream(device)
 
 
 MACHINE = Machine()

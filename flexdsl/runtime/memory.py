@@ -85,20 +85,19 @@ def as_tensor(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
     return tensor
 
 
-def versions_of(
-    deciding: Sequence[Tensor], others: Sequence[Tensor], indices: Sequence[Tensor]
-) -> tuple[Any, ...] | None:
-    """What changes with elements of `deciding` or `indices`, or with an address of `others`.
+def versions_of(deciding: Sequence[Tensor], others: Sequence[Tensor]) -> list[Any] | None:
+    """What changes with elements of `deciding`, or with where any of them all lies.
 
     None where nothing that is cheap does.
     """
-    elements = (*deciding, *indices)
-    if any(t.is_inference() or _is_fleeting(t) for t in elements):
-        return None
-    return (
-        *[(t.data_ptr(), t._version) for t in elements],
-        *[t.data_ptr() for t in others],
-    )
+    found: list[Any] = []
+    for x in deciding:
+        if x.is_inference() or _is_fleeting(x):
+            return None
+        found += x.data_ptr(), x._version, x.requires_grad, x.shape, x.stride()
+    for x in others:
+        found += x.data_ptr(), x.shape, x.stride()
+    return found
 
 
 def _is_fleeting(tensor: Tensor) -> bool:

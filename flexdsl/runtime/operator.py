@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -31,8 +31,7 @@ _Function = Callable[..., Any]
 Pair = tuple[Tensor, Tensor]
 
 
-@dataclass(frozen=True, eq=False)
-class Saved:
+class Saved(NamedTuple):
     """What autograd keeps from the forward to the backward pass."""
 
     q: Tensor
@@ -97,8 +96,11 @@ def run_forward(
     bound: bind.Bound, scale: float, backend: str, q: Tensor, k: Tensor, v: Tensor
 ) -> Pair:
     """Output and lse by an executor."""
+    run = executor(backend).forward
+    if not torch._C._is_any_autocast_enabled():
+        return run(bound, scale, q, k, v)
     with _no_autocast(q):
-        return executor(backend).forward(bound, scale, q, k, v)
+        return run(bound, scale, q, k, v)
 
 
 def run_backward(
@@ -112,10 +114,13 @@ def run_backward(
 ) -> list[Tensor]:
     """Gradients by an executor, of the inputs' shapes and dtypes."""
     inputs = saved.q, saved.k, saved.v
-    with _no_autocast(saved.q):
-        gradients = executor(backend).backward(
-            bound, scale, inputs, saved.out, saved.lse, d_out, d_lse
-        )
+    given = inputs, saved.out, saved.lse, d_out, d_lse
+    run = executor(backend).backward
+    if not torch._C._is_any_autocast_enabled():
+        gradients = run(bound, scale, *given)
+    else:
+        with _no_autocast(saved.q):
+            gradients = run(bound, scale, *given)
     likes = (*inputs, *(saved.captures[i] for i in learned))
     return [_like(x, g) for x, g in zip(likes, gradients, strict=True)]
 
@@ -176,7 +181,7 @@ class Work(Protocol):
     def mask_captures(self) -> int:
         """How many captured tensors, the first ones, are the mask's."""
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, captures: list[Tensor]) -> Pair:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, captures: Sequence[Tensor]) -> Pair:
         """Output and lse."""
 
     def backward(
@@ -195,8 +200,11 @@ class Differentiable(torch.autograd.Function):
         out, lse = work.forward(q, k, v, captures)
         # Captures are saved for autograd's check that nobody has changed them since, too; inference
         # tensors have no such check, and autograd does not save them.
-        ctx.save_for_backward(out, lse, *(None if x.is_inference() else x for x in tensors))
-        ctx.unchecked = [x if x.is_inference() else None for x in tensors]
+        ctx.unchecked = {i: x for i, x in enumerate(tensors) if x.is_inference()}
+        checked: Sequence[Tensor | None] = tensors
+        if ctx.unchecked:
+            checked = [None if i in ctx.unchecked else x for i, x in enumerate(tensors)]
+        ctx.save_for_backward(out, lse, *checked)
         ctx.work = work
         ctx.set_materialize_grads(False)
         return out, lse
@@ -204,9 +212,10 @@ class Differentiable(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d_out: Tensor | None, d_lse: Tensor | None) -> tuple[Any, ...]:
         """Gradients of the inputs of `forward`."""
-        out, lse, *saved_tensors = ctx.saved_tensors
-        pairs = zip(saved_tensors, ctx.unchecked, strict=True)
-        q, k, v, *captures = (a if b is None else b for a, b in pairs)
+        out, lse, *inputs = ctx.saved_tensors
+        for i, x in ctx.unchecked.items():
+            inputs[i] = x
+        q, k, v, *captures = inputs
         wanted = ctx.needs_input_grad[4:]
         learned = [i for i in range(ctx.work.mask_captures, len(captures)) if wanted[i]]
         saved = Saved(q, k, v, out, lse, captures)
@@ -233,7 +242,7 @@ class _Dispatched:
     def mask_captures(self) -> int:
         return capture_count(self.static[0])
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, captures: list[Tensor]) -> Pair:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, captures: Sequence[Tensor]) -> Pair:
         call = (q, k, v, captures, self.numbers, *self.static)
         with torch._C._AutoDispatchBelowAutograd():
             out, lse = attention.redispatch(self.keys & torch._C._after_autograd_keyset, *call)
@@ -281,10 +290,11 @@ def _autograd(
 
 def differentiable(work: Work, q: Tensor, k: Tensor, v: Tensor, captures: Sequence[Tensor]) -> Pair:
     """Output and lse by `work`, with a gradient where autograd wants one."""
-    tensors = (q, k, v, *captures)
-    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
-        return Differentiable.apply(work, *tensors)  # type: ignore[no-any-return, no-untyped-call]
-    return work.forward(q, k, v, list(captures))
+    if torch.is_grad_enabled():
+        wanted = q.requires_grad or k.requires_grad or v.requires_grad
+        if wanted or any(x.requires_grad for x in captures):
+            return Differentiable.apply(work, q, k, v, *captures)  # type: ignore[no-any-return, no-untyped-call]
+    return work.forward(q, k, v, captures)
 
 
 def _refuse(ctx: Any, *gradients: Any) -> None:

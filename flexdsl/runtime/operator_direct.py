@@ -9,7 +9,6 @@ watch between the forward and the backward pass sees the backward pass as the op
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,43 +16,61 @@ from torch import Tensor
 
 from flexdsl.ir import Program
 from flexdsl.runtime import bind, operator
+from flexdsl.runtime.memory import versions_of
 from flexdsl.runtime.operator import Pair, Saved
 from flexdsl.runtime.operator_programs import numbers_of, text_of
 
-_PLAIN = (Tensor, torch.nn.Parameter)
+_PLAIN = frozenset((Tensor, torch.nn.Parameter))
 
 
-@dataclass(frozen=True, eq=False)
 class Direct:
-    """One call of attention, as `operator.Work`.
+    """One kind of call of attention, as `operator.Work`: it may be run many times.
 
-    Attributes:
+    Args:
         mask, score: their programs.
+        scale: factor of the scores.
+        lengths: of the calls.
         tile: of the plan; zeros where the executor chooses.
         backend: a name in `executors.py`.
+
+    Attributes:
+        captures: captured tensors of the mask, then of the score.
+        mask_captures: how many of them, the first ones, are the mask's.
+        is_plain: is each of them a tensor of torch's own kinds?
     """
 
-    mask: Program | None
-    score: Program | None
-    scale: float
-    q_offset: int
-    tile: tuple[int, int]
-    backend: str
+    def __init__(
+        self,
+        mask: Program | None,
+        score: Program | None,
+        scale: float,
+        lengths: bind.Lengths,
+        tile: tuple[int, int],
+        backend: str,
+    ) -> None:
+        self._mask, self._score, self._scale = mask, score, scale
+        self._lengths, self._tile, self._backend = lengths, tile, backend
+        of_mask, of_score = (list(bind.captured(p).values()) for p in (mask, score))
+        self.captures: list[Tensor] = [*of_mask, *of_score]
+        self.mask_captures = len(of_mask)
+        self.is_plain = all(type(x) in _PLAIN for x in self.captures)
+        self._deciding = [*of_mask, *bind.indices_of(score)]
+        self._versions: list[Any] | None = None
+        self._bounds: dict[tuple[int, ...], bind.Bound] = {}
 
-    @property
-    def mask_captures(self) -> int:
-        """How many captured tensors, the first ones, are the mask's."""
-        return len(bind.tensors_of(self.mask))
+    def is_current(self) -> bool:
+        """Are captured tensors where they were, and the elements that a plan depends on as well?
 
-    @property
-    def captures(self) -> list[Tensor]:
-        """Captured tensors of the mask, then of the score."""
-        return [*bind.tensors_of(self.mask), *bind.tensors_of(self.score)]
+        Never so where that cannot be told.
+        """
+        if not self.captures:
+            return True
+        return self._versions is not None and self._versions == self._now()
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, captures: list[Tensor]) -> Pair:
-        """Output and lse."""
-        bound = self._bind(q, k, ())
-        return operator.run_forward(bound, self.scale, self.backend, q, k, v)
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, captures: Sequence[Tensor]) -> Pair:
+        """Output and lse, of captures as they were when the call was made or found."""
+        bound = self._bounds.get(()) or self._bind(())
+        return operator.run_forward(bound, self._scale, self._backend, q, k, v)
 
     def backward(
         self, saved: Saved, d_out: Tensor | None, d_lse: Tensor | None, learned: list[int]
@@ -63,42 +80,50 @@ class Direct:
         if torch.is_grad_enabled() or is_watched(saved.q, saved.k, saved.v, *saved.captures):
             numbers, static = self.dispatched()
             return operator.differentiate(saved, d_out, d_lse, numbers, static, learned)
-        bound = self._bind(saved.q, saved.k, learned)
-        call = bound, self.scale, self.backend
+        known = tuple(learned)
+        bound = self._bounds.get(known) if self.is_current() else None
+        call = bound or self._bind(known), self._scale, self._backend
         return operator.run_backward(*call, saved, d_out, d_lse, learned)
 
     def dispatched(self) -> tuple[Tensor, tuple[Any, ...]]:
         """The operator's arguments: `numbers`, and those after them."""
-        numbers = numbers_of((self.mask, self.score))
-        texts = text_of(self.mask), text_of(self.score)
-        return numbers, (*texts, self.scale, self.q_offset, list(self.tile), self.backend)
+        numbers = numbers_of((self._mask, self._score))
+        texts = text_of(self._mask), text_of(self._score)
+        offset = self._lengths.q_offset
+        return numbers, (*texts, self._scale, offset, list(self._tile), self._backend)
 
-    def _bind(self, q: Tensor, k: Tensor, learned: Sequence[int]) -> bind.Bound:
-        lengths = bind.lengths_of(q, k, self.q_offset)
-        names: tuple[str, ...] = ()
-        if learned:
-            known = [name for p in (self.mask, self.score) for name in bind.captured(p)]
-            names = tuple(known[i] for i in learned)
-        return bind.bind_again(self.mask, self.score, lengths, self.tile, names)
+    def _now(self) -> list[Any] | None:
+        return versions_of(self._deciding, self.captures[self.mask_captures :])
+
+    def _bind(self, learned: tuple[int, ...]) -> bind.Bound:
+        """What an executor is given; kept if captured tensors are as at the first time."""
+        names = [name for p in (self._mask, self._score) for name in bind.captured(p)]
+        wanted, now = tuple(names[i] for i in learned), self._now()
+        bound = bind.bind(self._mask, self._score, self._lengths, self._tile, wanted)
+        if now is not None and self._versions in (None, now):
+            self._versions, self._bounds[learned] = now, bound
+        return bound
 
 
 def attention(call: Direct, q: Tensor, k: Tensor, v: Tensor) -> Pair:
     """Output [B, Hq, Lq, Dv] and lse [B, Hq, Lq] of a call, by the operator if that is watched."""
-    captures = call.captures
-    if not is_watched(q, k, v, *captures):
-        return operator.differentiable(call, q, k, v, captures)
+    if call.is_plain and not is_watched(q, k, v):
+        return operator.differentiable(call, q, k, v, call.captures)
     numbers, static = call.dispatched()
-    out, lse = operator.attention(q, k, v, captures, numbers, *static)
+    out, lse = operator.attention(q, k, v, call.captures, numbers, *static)
     return out, lse
 
 
 def is_watched(*tensors: Tensor) -> bool:
     """Does a mode, a transform, a tracer, a profiler or a kind of tensor see operators?"""
+    for x in tensors:
+        if type(x) not in _PLAIN:
+            return True
+    of_torch = torch._C
     return (
-        torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._len_torch_function_stack() > 0
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch._C._get_tracing_state() is not None
+        of_torch._len_torch_dispatch_stack() > 0
+        or of_torch._len_torch_function_stack() > 0
+        or of_torch._are_functorch_transforms_active()
+        or of_torch._get_tracing_state() is not None
         or torch.autograd.profiler._is_profiler_enabled
-        or any(type(x) not in _PLAIN for x in tensors)
     )

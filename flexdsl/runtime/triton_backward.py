@@ -7,7 +7,7 @@ the backward pass is autograd's: see `operator.py`.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,10 +15,19 @@ from torch import Tensor
 from flexdsl.analysis.gradient import LearnedLoad, Reduction
 from flexdsl.codegen import Phase
 from flexdsl.runtime import bind
-from flexdsl.runtime.blocks import aligned, empty_aligned
-from flexdsl.runtime.call import Call, Kernels, loads_of, row_stride, tile_counts
+from flexdsl.runtime.blocks import aligned, aligned_rows
+from flexdsl.runtime.call import Call, Kernels, Slot, loads_of, row_stride, tile_counts
 from flexdsl.runtime.evaluate import evaluate
+from flexdsl.runtime.passes import Made, Pass
 from flexdsl.runtime.tuning import Config, diagonal_config
+
+# Gradients from (q, k, v), out, lse, d_out and d_lse.
+Backward = Callable[..., list[Tensor]]
+_GIVEN: tuple[Slot, ...] = (
+    *(("tensors", name) for name in ("query", "key", "value", "out", "d_out")),
+    ("rows", "lse"),
+)
+_D_LSE: Slot = ("rows", "d_lse")
 
 
 def backward(
@@ -30,8 +39,11 @@ def backward(
     lse: Tensor,
     d_out: Tensor,
     d_lse: Tensor | None,
-) -> list[Tensor]:
-    """Gradients of q, k and v, then of the captured tensors that are learned.
+) -> Backward:
+    """The backward pass of calls whose tensors are laid out like these.
+
+    It gives gradients of q, k and v, then of the captured tensors that are learned, or raises
+    `BackendError` where no configuration fits the GPU.
 
     Args:
         kernels: what runs, as in the forward pass.
@@ -39,81 +51,130 @@ def backward(
         out, lse: what it gave.
         d_out: gradient by the output.
         d_lse: gradient by lse, or None.
-
-    Raises:
-        BackendError: no configuration fits the GPU.
     """
-    learned = {
-        n: torch.zeros_like(bound.score_values[n], dtype=torch.float32) for n in bound.learned
-    }
-    q, k, v = inputs
-    if out.numel() == 0 or k.numel() == 0:
-        return [*(torch.zeros_like(x) for x in inputs), *learned.values()]
-    d_lse = torch.zeros_like(lse) if d_lse is None else d_lse.contiguous()
-    rows = {"lse": lse, "d_lse": d_lse}
-    padded = (*lse.shape[:2], row_stride(lse.shape[2]))
-    rows |= {name: lse.new_empty(padded) for name in ("delta", "lse_log2")}
-    given = map(aligned, (q, k, v, out, d_out))
-    tensors = dict(zip(("query", "key", "value", "out", "d_out"), given, strict=True))
-    call = Call(bound, scale, tensors, rows, gradients=learned, hopper=kernels.hopper)
+    learned = [
+        Made(("gradients", n), bound.score_values[n].shape, zeroed=True) for n in bound.learned
+    ]
+    if out.numel() == 0 or inputs[1].numel() == 0:
+        return lambda inputs, *_: [
+            *(torch.zeros_like(x) for x in inputs),
+            *(x.on(inputs[0].device)() for x in learned),
+        ]
+    names = ("query", "key", "value", "out", "d_out")
+    tensors = dict(zip(names, map(aligned, (*inputs, out, d_out)), strict=True))
+    call = Call(bound, scale, tensors, {"lse": lse}, hopper=kernels.hopper)
     phases = kernels.backward_phases(call)
-    run_all = _hopper if Phase.BACKWARD in phases else _portable
-    return [*run_all(kernels, phases, call), *learned.values()]
+    prepare = _hopper if Phase.BACKWARD in phases else _portable
+    row = (*lse.shape[:2], row_stride(lse.shape[2]))
+    work: dict[Slot, tuple[int, ...]] = {("rows", name): row for name in ("delta", "lse_log2")}
+    if d_lse is None:
+        work[_D_LSE] = tuple(lse.shape)
+    run = prepare(kernels, phases, call, learned, work)
+    lie_well = all(x is y for x, y in zip(tensors.values(), (*inputs, out, d_out), strict=True))
+
+    def backward(
+        inputs: tuple[Tensor, Tensor, Tensor],
+        out: Tensor,
+        lse: Tensor,
+        d_out: Tensor,
+        d_lse: Tensor | None,
+    ) -> list[Tensor]:
+        given: Sequence[Tensor] = (*inputs, out, d_out)
+        if not lie_well:
+            given = [aligned(x) for x in given]
+        rows = [aligned_rows(x) for x in (lse, d_lse) if x is not None]
+        return run(*given, *rows)
+
+    return backward
 
 
-def _portable(kernels: Kernels, phases: tuple[Phase, ...], call: Call) -> list[Tensor]:
-    """Gradients of q, k and v; those of captured tensors are added to the call's own."""
-    tensors, bound = call.tensors, call.bound
-    of = {f"d_{n}": empty_aligned(tensors[n].shape, tensors[n]) for n in ("query", "key", "value")}
+def _portable(
+    kernels: Kernels,
+    phases: tuple[Phase, ...],
+    call: Call,
+    learned: list[Made],
+    work: dict[Slot, tuple[int, ...]],
+) -> Backward:
+    """Gradients of q, k and v; those of captured tensors are added up after the kernels."""
+    bound, tensors = call.bound, call.tensors
     loads = loads_of(bound)
     query, value = tensors["query"], tensors["value"]
     tile = diagonal_config(max(query.shape[3], value.shape[3]), query.element_size())
-    sums = {str(i): _buffer(x, bound, tile, call.rows["lse"]) for i, x in enumerate(loads)}
-    call = replace(call, tensors={**tensors, **of}, sums=sums)
-    for phase in phases:
-        kernels.run(phase, call)
-    for number, load in enumerate(loads):
-        if load.reduction is not Reduction.PAIR:
-            _scatter(load, sums[str(number)], bound, tile, call.gradients[load.capture])
-    return list(of.values())
+    of_inputs = [_gradient(n, tensors[n].shape, query.dtype) for n in ("query", "key", "value")]
+    shape = query.shape[:2]
+    sums = [
+        Made(("sums", str(i)), (*shape, *_shape_of_sums(x, bound, tile)))
+        for i, x in enumerate(loads)
+    ]
+    run = _pass(kernels, phases, call, (*of_inputs, *learned, *sums), work)
+
+    def backward(*given: Tensor) -> list[Tensor]:
+        made = run(*given)
+        results, of_loads = made[: 3 + len(learned)], made[3 + len(learned) :]
+        gradients = dict(zip(bound.learned, results[3:], strict=True))
+        for load, found in zip(loads, of_loads, strict=True):
+            if load.reduction is not Reduction.PAIR:
+                _scatter(load, found, bound, tile, gradients[load.capture])
+        return results
+
+    return backward
 
 
-def _hopper(kernels: Kernels, phases: tuple[Phase, ...], call: Call) -> list[Tensor]:
+def _hopper(
+    kernels: Kernels,
+    phases: tuple[Phase, ...],
+    call: Call,
+    learned: list[Made],
+    work: dict[Slot, tuple[int, ...]],
+) -> Backward:
     """Gradients of q, k and v by the one kernel of a Hopper GPU; dQ is added up in float32.
 
     It gives dK and dV of each query head, which are added up here where heads share keys.
     """
     q, k, v = (call.tensors[name] for name in ("query", "key", "value"))
-    of = {"d_query": empty_aligned(q.shape, q)}
-    of |= {
-        n: empty_aligned((*q.shape[:2], *x.shape[2:]), x) for n, x in (("d_key", k), ("d_value", v))
-    }
+    made = [_gradient("query", q.shape, q.dtype)]
+    for name, x in (("key", k), ("value", v)):
+        made.append(_gradient(name, (*q.shape[:2], *x.shape[2:]), x.dtype))
     rows = -(-q.shape[2] // 128) * 128
-    query_sums = q.new_zeros((*q.shape[:2], rows, q.shape[3]), dtype=torch.float32)
-    call = replace(call, tensors={**call.tensors, **of}, sums={"d_query": query_sums})
-    for phase in phases:
-        kernels.run(phase, call)
+    work[("sums", "d_query")] = (*q.shape[:2], rows, q.shape[3])
+    run = _pass(kernels, phases, call, (*made, *learned), work)
     group = q.shape[1] // k.shape[1]
-    of_keys = (of["d_key"], of["d_value"])
-    if group > 1:
-        of_keys = tuple(x.unflatten(1, (-1, group)).sum(2) for x in of_keys)
-    return [of["d_query"], *of_keys]
+
+    def backward(*given: Tensor) -> list[Tensor]:
+        of_q, of_k, of_v, *rest = run(*given)
+        of_k, of_v = (x.unflatten(1, (-1, group)).sum(2) for x in (of_k, of_v))
+        return [of_q, of_k, of_v, *rest]
+
+    return backward if group > 1 else run
 
 
-def _buffer(load: LearnedLoad, bound: bind.Bound, tile: Config, lse: Tensor) -> Tensor:
-    """Where a kernel writes the sums of a load, [B, Hq, ...]: of rows, of keys, of diagonals."""
+def _gradient(name: str, shape: Sequence[int], dtype: torch.dtype) -> Made:
+    return Made(("tensors", f"d_{name}"), shape, dtype, padded=True)
+
+
+def _pass(
+    kernels: Kernels,
+    phases: tuple[Phase, ...],
+    call: Call,
+    made: Sequence[Made],
+    work: dict[Slot, tuple[int, ...]],
+) -> Backward:
+    given = _GIVEN if _D_LSE in work else (*_GIVEN, _D_LSE)
+    return Pass(kernels, phases, call.bound, call.scale, call.device, given, made, work).run
+
+
+def _shape_of_sums(load: LearnedLoad, bound: bind.Bound, tile: Config) -> tuple[int, ...]:
+    """What a kernel writes of the sums of a load, for a head: of rows, of keys, of diagonals."""
     lengths = bound.lengths
-    shape: tuple[int, ...]
     match load.reduction:
         case Reduction.QUERY:
-            shape = (lengths.q_len,)
+            return (lengths.q_len,)
         case Reduction.KEY:
-            shape = (lengths.kv_len,)
+            return (lengths.kv_len,)
         case Reduction.DIAGONAL:
-            shape = (tile_counts(lengths, tile)["diagonals"], 2 * tile.block_n)
+            return (tile_counts(lengths, tile)["diagonals"], 2 * tile.block_n)
         case Reduction.PAIR:
-            shape = (0,)
-    return lse.new_empty((*lse.shape[:2], *shape))
+            return (0,)
 
 
 def _scatter(

@@ -18,10 +18,6 @@ from flexdsl.runtime.bundles import PREFIX
 
 BACKENDS = ("auto", "triton", "hopper", "cpu", "reference")
 _NAMES = ("q", "k", "v")
-_PLAIN = (Tensor, torch.nn.Parameter)
-# Kinds of q, k and v that were found to fit together.
-_FITTING: set[Any] = set()
-_MOST_FITTING = 1024
 _HALVES_AND_SINGLE = (torch.float16, torch.bfloat16, torch.float32)
 
 
@@ -30,24 +26,12 @@ def check_tensors(q: Any, k: Any, v: Any) -> None:
 
     q is [B, Hq, Lq, D], k [B, Hkv, Lkv, D], v [B, Hkv, Lkv, Dv]; Hq is a multiple of Hkv.
     """
-    kinds = _kind_of(q), _kind_of(k), _kind_of(v)
-    if None not in kinds and kinds in _FITTING:
-        return
     tensors = dict(zip(_NAMES, (q, k, v), strict=True))
     for name, tensor in tensors.items():
         _check_kind(name, tensor)
     _check_agreement("dtype", tensors, "q.to(k.dtype), so that all three have one dtype")
     _check_agreement("device", tensors, "x.to(q.device), so that all three are on one device")
     _check_shapes(q, k, v)
-    if None not in kinds:
-        if len(_FITTING) >= _MOST_FITTING:
-            _FITTING.clear()
-        _FITTING.add(kinds)
-
-
-def _kind_of(x: Any) -> tuple[Any, ...] | None:
-    """What of a tensor is checked; None of anything but a plain tensor."""
-    return (x.shape, x.dtype, x.device) if type(x) in _PLAIN else None
 
 
 def check_scale(scale: Any, head_dim: int) -> float:

@@ -1,7 +1,7 @@
 """A GPU that is not there: a driver that runs the kernels of a bundle under Triton's interpreter.
 
-It gets what the real driver gets (machine code, a buffer of parameters, where each begins), takes
-the buffer apart with ctypes, and runs the generated source of the same kernel on the CPU. Kernels
+It gets what the real driver gets (machine code, and where each parameter lies), reads parameters
+with ctypes, and runs the generated source of the same kernel on the CPU. Kernels
 for Hopper, which the interpreter does not know, are recorded only.
 """
 
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from ctypes import Array, c_void_p
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ class Emulated:
     def target(self, device: torch.device) -> str:
         return self.name
 
-    def stream(self, device: torch.device) -> int:
+    def stream(self, device: int) -> int:
         return 7
 
     def load(self, code: bytes, entry: str, shared_bytes: int, device: int) -> int:
@@ -88,31 +89,36 @@ class Emulated:
                     return len(self.loaded)
         raise AssertionError("machine code of no bundle")
 
-    def encode(
-        self, box: TensorMap, address: int, shape: Sequence[int], strides: Sequence[int]
-    ) -> bytes:
-        self.maps.append((box, address, list(shape), list(strides)))
-        return len(self.maps).to_bytes(128, "little")
+    def encoder(
+        self, box: TensorMap, shape: Sequence[int], strides: Sequence[int]
+    ) -> Callable[[int], bytes]:
+        def encode(address: int) -> bytes:
+            self.maps.append((box, address, list(shape), list(strides)))
+            return len(self.maps).to_bytes(128, "little")
 
-    def launch(
+        return encode
+
+    def prepare(
         self,
         function: int,
         programs: int,
         threads: int,
         shared_bytes: int,
-        stream: int,
         device: int,
-        buffer: bytes,
-        offsets: Sequence[int],
-    ) -> None:
+        parameters: Array[c_void_p],
+    ) -> Callable[[int], None]:
         bundle, code = self.loaded[function - 1]
-        values, place = [], iter(offsets)
-        for parameter in code.parameters:
-            values.append([_word(name, buffer, next(place)) for name in words_of(parameter)])
-        assert [_word("pointer", buffer, o) for o in place] == [0] * code.null_pointers
-        self.launches.append(Launch(code, programs, threads, shared_bytes, stream, values))
-        if self.runs:
-            self._run(bundle, code, programs, values)
+
+        def start(stream: int) -> None:
+            values, place = [], iter(parameters)
+            for parameter in code.parameters:
+                values.append([_word(name, next(place)) for name in words_of(parameter)])
+            assert [_word("pointer", at) for at in place] == [0] * code.null_pointers
+            self.launches.append(Launch(code, programs, threads, shared_bytes, stream, values))
+            if self.runs:
+                self._run(bundle, code, programs, values)
+
+        return start
 
     def _run(self, bundle: Bundle, code: Code, programs: int, values: list[list[Any]]) -> None:
         from triton.tools.tensor_descriptor import TensorDescriptor
@@ -157,13 +163,15 @@ def words_of(parameter: Parameter) -> list[str]:
     return ["pointer", *["i64"] * (2 * rank), *["i8"] * parameter.flags, *again]
 
 
-def _word(name: str, buffer: bytes, at: int) -> Any:
+def _word(name: str, at: int | None) -> Any:
+    """What lies at an address."""
+    assert at is not None
     if name == "map":
         assert at % 64 == 0
-        return buffer[at : at + 128]
+        return ctypes.string_at(at, 128)
     kind = _C[name]
     assert at % ctypes.sizeof(kind) == 0
-    return kind.from_buffer_copy(buffer, at).value
+    return kind.from_address(at).value
 
 
 def tensor_at(address: int, dtype: str, size: int) -> torch.Tensor:

@@ -60,6 +60,10 @@ CUresult cuCtxSetCurrent(CUcontext context) {
     return CUDA_SUCCESS;
 }
 
+CUresult cuCtxPushCurrent(CUcontext context) { return cuCtxSetCurrent(context); }
+
+CUresult cuCtxPopCurrent(CUcontext *context) { return cuDevicePrimaryCtxRetain(context, 0); }
+
 CUresult cuCtxGetCurrent(CUcontext *context) { return cuDevicePrimaryCtxRetain(context, 0); }
 
 CUresult cuCtxGetDevice(CUdevice *device) { return cuDeviceGet(device, 0); }
@@ -175,4 +179,13 @@ CUresult cuLaunchKernel(CUfunction function, unsigned x, unsigned y, unsigned z,
     fputc('\n', log);
     fclose(log);
     return CUDA_SUCCESS;
+}
+
+CUresult cuLaunchKernelEx(const CUlaunchConfig *how, CUfunction function, void **places,
+                          void **extra) {
+    if (how->numAttrs != 0)
+        return CUDA_ERROR_INVALID_VALUE;
+    return cuLaunchKernel(function, how->gridDimX, how->gridDimY, how->gridDimZ, how->blockDimX,
+                          how->blockDimY, how->blockDimZ, how->sharedMemBytes, how->hStream, places,
+                          extra);
 }

@@ -14,6 +14,7 @@ from torch import Tensor
 import flexdsl as fx
 from flexdsl.analysis.derivative import describe_steps
 from flexdsl.errors import ArgumentError, BackendError, PlanError
+from flexdsl.ir import Kind
 from flexdsl.runtime import bind, launch, triton_backward, triton_forward
 from flexdsl.runtime.explain import of_gpu
 
@@ -35,7 +36,8 @@ def tensors(dim: int, dtype: torch.dtype, heads: int = 4) -> list[Tensor]:
 
 def bound_of(q: Tensor, k: Tensor, mask: Any, score: Any) -> bind.Bound:
     lengths = bind.lengths_of(q, k, 0)
-    reading = bind.read(mask, score, lengths, q.device)
+    sources = bind.source_of(mask, Kind.MASK), bind.source_of(score, Kind.SCORE)
+    reading = bind.read(*sources, lengths, q.device)
     learned = tuple(n for n, x in bind.captured(reading.score).items() if x.requires_grad)
     return bind.bind(reading.mask, reading.score, lengths, (0, 0), learned)
 
@@ -116,8 +118,9 @@ def test_what_is_told_is_what_is_launched(
         text = "\n".join(of_gpu(backend, gpu, bound, 0.1, q, k, v))
         assert not launched
         kernels = launch.compiling(backend, q, v)
-        out, lse = triton_forward.forward(kernels, bound, 0.1, q, k, v)
-        triton_backward.backward(kernels, bound, 0.1, (q, k, v), out, lse, out, None)
+        out, lse = triton_forward.forward(kernels, bound, 0.1, q, k, v)(q, k, v)
+        given = (q, k, v), out, lse, out, None
+        triton_backward.backward(kernels, bound, 0.1, *given)(*given)
     assert told(text) == launched
     assert ("portable kernels, since" in text.splitlines()[0]) == (launched[0][1] == "triton")
     atomics = any(entry == "backward" for entry, *_ in launched)

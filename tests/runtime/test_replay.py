@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import struct
+import time
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,36 +16,57 @@ import flexdsl as fx
 from flexdsl.aot.specs import Shape, job_of
 from flexdsl.aot.targets import parse_target
 from flexdsl.bundle.words import MAP_BYTES
-from flexdsl.codegen import Phase
-from flexdsl.runtime import bind, replay
+from flexdsl.codegen import Phase, Role
+from flexdsl.runtime import bind, machine
 from flexdsl.runtime.blocks import Blocks
 from flexdsl.runtime.call import Call, programs_of, value_of
+from flexdsl.runtime.compiled import replay_of_compiled
 
 LENGTHS = bind.Lengths(1, 2, 300, 260, 40)
 STREAM = 77
 
 
 class Driver:
-    """Encodes a tensor map as its arguments, and keeps the buffer of the last launch."""
+    """A machine whose driver makes a tensor map of its arguments, and keeps the last launch."""
 
     encoded = 0
 
-    def encode(self, box: Any, address: int, shape: list[int], strides: list[int]) -> bytes:
-        self.encoded += 1
-        numbers = [address, *shape, *strides]
-        return struct.pack(f"<{len(numbers)}Q", *numbers).ljust(MAP_BYTES, b"\0")
+    @property
+    def driver(self) -> Driver:
+        return self
 
-    def start(self, *arguments: Any) -> None:
-        *self.launch, pointers = arguments
-        self.addresses = list(pointers)
+    def stream(self, device: int) -> int:
+        return STREAM
+
+    def encoder(self, box: Any, shape: list[int], strides: list[int]) -> Any:
+        def encode(address: int) -> bytes:
+            self.encoded += 1
+            numbers = [address, *shape, *strides]
+            return struct.pack(f"<{len(numbers)}Q", *numbers).ljust(MAP_BYTES, b"\0")
+
+        return encode
+
+    def prepare(self, *arguments: Any) -> Any:
+        *shape, pointers = arguments
+
+        def start(stream: int) -> None:
+            self.launch, self.addresses = [*shape, stream], list(pointers)
+
+        return start
 
 
 @pytest.fixture
 def driver(monkeypatch):
     found = Driver()
-    monkeypatch.setattr(replay, "cuda", lambda: found)
-    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda _: STREAM, raising=False)
+    monkeypatch.setattr(machine, "MACHINE", found)
     return found
+
+
+ORDER = (*(("tensors", n) for n in ("query", "key", "value", "out")), ("rows", "lse"))
+
+
+def addresses(call: Call) -> list[int]:
+    return [getattr(call, group)[name].data_ptr() for group, name in ORDER]
 
 
 def call_of(mask: fx.Mod, score: fx.Mod, shift: int = 0) -> Call:
@@ -62,7 +85,7 @@ def call_of(mask: fx.Mod, score: fx.Mod, shift: int = 0) -> Call:
         "out": tensor(1, 2, LENGTHS.q_len, 128),
     }
     rows = {"lse": tensor(1, 2, LENGTHS.q_len, dtype=torch.float32)}
-    return Call(bound, 0.25, tensors, rows, hopper=True)
+    return Call(bound, 0.25, tensors, rows, hopper=True, order=ORDER)
 
 
 def made(mask: fx.Mod, score: fx.Mod) -> tuple[Any, Any, Any]:
@@ -99,7 +122,7 @@ def made(mask: fx.Mod, score: fx.Mod) -> tuple[Any, Any, Any]:
 
 
 def job_type(job: Any, argument: Any) -> str:
-    of_blocks = argument.role in (replay.Role.DESCRIPTOR, replay.Role.ROWS_DESCRIPTOR)
+    of_blocks = argument.role in (Role.DESCRIPTOR, Role.ROWS_DESCRIPTOR)
     return "tensordesc<>" if of_blocks else job.type_of(argument)
 
 
@@ -116,18 +139,11 @@ def test_words_of_another_call(driver):
     compiled, kernel, config = made(MASK, SCORE)
     first, second = call_of(MASK, SCORE), call_of(MASK, SCORE)
     programs = programs_of(Phase.FORWARD, kernel.arguments, first, config)
-    again = replay.replay_of(
-        compiled, kernel, values(kernel, first, config), programs, torch.device("cpu", 0)
-    )
-    assert again is not None and again.run(second)
-    assert driver.launch == [
-        4711,
-        6,
-        compiled.metadata.num_warps * 32,
-        compiled.metadata.shared,
-        STREAM,
-        0,
-    ]
+    again = replay_of_compiled(compiled, kernel, values(kernel, first, config), programs, 2, ORDER)
+    assert again is not None
+    again.run(addresses(second))
+    threads, shared = compiled.metadata.num_warps * 32, compiled.metadata.shared
+    assert driver.launch == [4711, 6, threads, shared, 2, STREAM]
     at = iter(driver.addresses)
     for argument, value in zip(kernel.arguments, values(kernel, second, config), strict=True):
         place = next(at)
@@ -154,22 +170,40 @@ def test_words_of_another_call(driver):
 def test_maps_are_encoded_once_for_an_address(driver):
     compiled, kernel, config = made(MASK, SCORE)
     call = call_of(MASK, SCORE)
-    again = replay.replay_of(
-        compiled, kernel, values(kernel, call, config), 6, torch.device("cpu", 0)
-    )
+    again = replay_of_compiled(compiled, kernel, values(kernel, call, config), 6, 0, ORDER)
+    assert again is not None
     for _ in range(3):
-        assert again.run(call)
+        again.run(addresses(call))
     assert driver.encoded == 4
 
 
-def test_an_address_of_another_kind_is_not_launched(driver):
+def test_threads_do_not_mix_their_addresses(driver, monkeypatch):
+    """Each start takes a while, as one does that waits for the GPU: its parameters stay."""
     compiled, kernel, config = made(MASK, SCORE)
-    call = call_of(MASK, SCORE)
-    again = replay.replay_of(
-        compiled, kernel, values(kernel, call, config), 6, torch.device("cpu", 0)
-    )
-    assert not again.run(call_of(MASK, SCORE, shift=8))
-    assert not hasattr(driver, "launch")
+    calls = [call_of(MASK, SCORE) for _ in range(2)]
+    seen = []
+
+    def prepare(*arguments: Any) -> Any:
+        *_, pointers = arguments
+        begin, end = pointers[0], pointers[len(pointers) - 1]
+
+        def start(stream: int) -> None:
+            before = ctypes.string_at(begin, end - begin)
+            time.sleep(0.001)
+            seen.append(before == ctypes.string_at(begin, end - begin))
+
+        return start
+
+    monkeypatch.setattr(driver, "prepare", prepare, raising=False)
+    again = replay_of_compiled(compiled, kernel, values(kernel, calls[0], config), 6, 0, ORDER)
+    assert again is not None
+    run = again.run
+    threads = [Thread(target=lambda c=c: [run(addresses(c)) for _ in range(20)]) for c in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [True] * 40
 
 
 @pytest.mark.parametrize(
@@ -180,11 +214,11 @@ def test_what_only_triton_launches(driver, field, value):
     compiled, kernel, config = made(MASK, SCORE)
     setattr(compiled.metadata, field, value)
     given = values(kernel, call_of(MASK, SCORE), config)
-    assert replay.replay_of(compiled, kernel, given, 6, torch.device("cpu", 0)) is None
+    assert replay_of_compiled(compiled, kernel, given, 6, 0, ORDER) is None
 
 
 def test_parameters_that_the_assembly_does_not_have(driver):
     compiled, kernel, config = made(MASK, SCORE)
     compiled.src.signature["scale"] = "constexpr"
     given = values(kernel, call_of(MASK, SCORE), config)
-    assert replay.replay_of(compiled, kernel, given, 6, torch.device("cpu", 0)) is None
+    assert replay_of_compiled(compiled, kernel, given, 6, 0, ORDER) is None
