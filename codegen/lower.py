@@ -12,9 +12,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from flexdsl.ir import OPS, Capture, DType, Expr, Op, Operands, Type, walk
-from flexdsl.ir.ops import ATOM, BITAND, BITOR, LEAVES, TERM, UNARY
+from flexdsl.ir.ops import ATOM, BITAND, BITOR, LEAVES, SHIFT, TERM, UNARY
 
 from .kernel import Argument, Role
+from .signs import is_non_negative, is_positive, power_of_two
 from .writer import Block, Names
 
 _CALLS = {
@@ -74,6 +75,22 @@ def floor_mod(a, b):
     rest = a % b
     return tl.where((rest != 0) & ((rest < 0) != (b < 0)), rest + b, rest)
 ''',
+    "held_sum": '''\
+@triton.jit
+def held_sum(a, b):
+    """a + b, or the nearest number of 32 bits."""
+    b = tl.minimum(tl.maximum(b.to(tl.int64), -4294967296), 4294967296)
+    total = a.to(tl.int64) + b
+    return tl.minimum(tl.maximum(total, -2147483648), 2147483647).to(tl.int32)
+''',
+    "held_difference": '''\
+@triton.jit
+def held_difference(a, b):
+    """a - b, or the nearest number of 32 bits."""
+    b = tl.minimum(tl.maximum(b.to(tl.int64), -4294967296), 4294967296)
+    total = a.to(tl.int64) - b
+    return tl.minimum(tl.maximum(total, -2147483648), 2147483647).to(tl.int32)
+''',
 }
 
 Text = tuple[str, int]  # source and the precedence of its outermost operator
@@ -109,6 +126,7 @@ class Lowering:
         wide: captures whose offsets need 64 bits.
         arguments: the parameters and captures met so far, as arguments of the kernel.
         helpers: names of the helper functions met so far.
+        held: sums and differences of indices that are held inside 32 bits (`comparisons.py`).
         inverses: names of the inverses of scalar divisors, computed before the loops.
         language: the module of Triton's functions: "tl", or "gl" in a Gluon kernel.
     """
@@ -120,6 +138,7 @@ class Lowering:
         default_factory=dict[tuple[Role, str, int], Argument]
     )
     helpers: set[str] = field(default_factory=set[str])
+    held: set[Expr] = field(default_factory=set[Expr])
     inverses: dict[Expr, str] = field(default_factory=dict[Expr, str])
     language: str = "tl"
 
@@ -201,6 +220,10 @@ class Lowering:
                 (by,) = (a for a in node.args if a is not tanh)
                 if self._find(tanh, scope)[0].startswith("tanh("):  # else it has been computed
                     return self._tanh(tanh, self._find(by, scope)[0], scope), ATOM
+            case Op.ADD | Op.SUB if node in self.held:
+                name = "held_sum" if node.op is Op.ADD else "held_difference"
+                self.helpers.add(name)
+                return f"{name}({args[0][0]}, {args[1][0]})", ATOM
             case Op.LOAD:
                 return self._load(node, [t for t, _ in args])
             case Op.NOT:
@@ -211,8 +234,12 @@ class Lowering:
                 return f"({args[0][0]}).to({self.language}.float32)", ATOM
             case Op.TO_INDEX:
                 return f"({args[0][0]}).to({self.language}.int32)", ATOM
-            case Op.FLOORDIV | Op.MOD if _non_negative(node.args[0]) and _positive(node.args[1]):
-                pass  # rounding toward zero is rounding down
+            case Op.FLOORDIV | Op.MOD if is_non_negative(node.args[0]) and is_positive(
+                node.args[1]
+            ):
+                if (power := power_of_two(node.args[1])) is not None:
+                    return _by_power(node.op, args[0], power)
+                # Else rounding toward zero is rounding down.
             case op if op in _CALLS:
                 name = _CALLS[op]
                 if name in HELPERS:
@@ -341,25 +368,11 @@ def _at(text: Text, precedence: int) -> str:
     return text[0] if text[1] >= precedence else f"({text[0]})"
 
 
-def _non_negative(node: Expr) -> bool:
-    """Is the index `node` at least 0 by its form alone? Positions and heads are."""
-    match node.op:
-        case Op.VAR:
-            return node.type is Type.INDEX
-        case Op.CONST:
-            return isinstance(node.attribute, int) and node.attribute >= 0
-        case Op.ADD | Op.MUL | Op.MIN | Op.FLOORDIV | Op.BITAND | Op.SHR:
-            return all(_non_negative(a) for a in node.args)
-        case Op.MAX:
-            return any(_non_negative(a) for a in node.args)
-        case Op.MOD:
-            return _positive(node.args[1])
-        case Op.ABS:
-            return True
-        case Op.LOAD:
-            return isinstance(node.attribute, Capture) and node.attribute.dtype is DType.U8
-    return False
+def _by_power(op: Op, text: Text, power: int) -> Text:
+    """The quotient or the rest of a number that is not negative by 2**power: one instruction.
 
-
-def _positive(node: Expr) -> bool:
-    return node.op is Op.CONST and isinstance(node.attribute, int) and node.attribute > 0
+    The compiler, which does not know the sign, would have three for the one and five for the other.
+    """
+    if op is Op.MOD:
+        return f"{_at(text, BITAND)} & {2**power - 1}", BITAND
+    return f"{_at(text, SHIFT)} >> {power}", SHIFT

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 
 from flexdsl.ir import Op, walk
 
+from .comparisons import turn_comparisons
 from .kernel import Argument, KernelSpec, Role, pieces
 from .lower import Lowering, Scope
 from .module import SIZES
@@ -129,5 +130,8 @@ def write_allowed(spec: KernelSpec, lowering: Lowering, scope: Scope, inside: st
     """
     if spec.mask is None:
         return inside
-    (allowed,) = lowering.lower([spec.mask.expr], scope, "allowed")
+    (inner,) = {"q", "kv"} & (scope.variables.keys() - scope.outer.variables.keys())
+    turned = turn_comparisons(spec.mask.expr, inner)
+    lowering.held |= turned.held
+    (allowed,) = lowering.lower([turned.expr], scope, "allowed")
     return f"{allowed} & {inside}" if inside else allowed

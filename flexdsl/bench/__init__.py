@@ -8,6 +8,7 @@
     report          rows -> a table for the terminal, JSON, a picture
     plans           how long plans take and how large they are, by length
     host            what short calls cost the host
+    variants        all of the standard library (catalogue) beside the bound that plans give
 
     machine = find_machine()
     rows = measure(WORKLOADS[1], choose(None, machine.device), Settings(), machine)
