@@ -33,6 +33,7 @@ from flexdsl.bench.catalogue import DIM, QUICK, VARIANTS, Variant
 from flexdsl.bench.machine import Machine, describe, find_machine
 from flexdsl.bench.measure import brief
 from flexdsl.bench.report import number, title
+from flexdsl.ir import Kind
 from flexdsl.runtime import bind
 
 GOAL = 0.85  # of the bound
@@ -166,7 +167,8 @@ def _kernel_and_plan(ready: Ready) -> tuple[str, BlockPlan]:
     """The kernel that ran a call, in words, and the plan that it had."""
     q, k, v = ready.tensors
     lengths = bind.lengths_of(q, k, 0)
-    reading = bind.read(ready.mask, ready.score, lengths, q.device)
+    sources = bind.source_of(ready.mask, Kind.MASK), bind.source_of(ready.score, Kind.SCORE)
+    reading = bind.read(*sources, lengths, q.device)
     if q.device.type == "cpu":
         from flexdsl.runtime.slabs import TILE
 

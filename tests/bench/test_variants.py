@@ -15,6 +15,7 @@ from flexdsl import stdlib
 from flexdsl.bench import catalogue, variants
 from flexdsl.bench.catalogue import MASKS, SCORES, VARIANTS, Variant
 from flexdsl.bench.cpu import Cpu
+from flexdsl.ir import Kind
 from flexdsl.runtime import bind
 
 CPU = Cpu(torch.device("cpu"))
@@ -44,7 +45,8 @@ def test_captures_fit_the_lengths(variant):
     mod = variant.make(CPU.device)
     lengths = bind.Lengths(variant.batch, variant.heads, variant.q_len, variant.keys, 0)
     mask, score = (mod, None) if variant in MASKS else (None, mod)
-    reading = bind.read(mask, score, lengths, CPU.device)
+    sources = bind.source_of(mask, Kind.MASK), bind.source_of(score, Kind.SCORE)
+    reading = bind.read(*sources, lengths, CPU.device)
     bound = bind.bind(reading.mask, reading.score, lengths, (128, 128))
     assert max(variant.q_len, variant.keys) >= 16384 or variant.name == "neighborhood_96"
     assert variant in SCORES or 0 < bound.plan.density <= 1
