@@ -14,6 +14,7 @@ from flexdsl.analysis.overlay import absorb
 from flexdsl.analysis.prove import Prover
 from flexdsl.analysis.repeated import repeated_table
 from flexdsl.analysis.scene import Scene
+from flexdsl.analysis.stretches import stretched_table
 from flexdsl.analysis.strided import derive_form
 from flexdsl.analysis.subdivide import map_tiles
 from flexdsl.analysis.table import RunTable, table_of_maps
@@ -70,7 +71,8 @@ def plan_of(
 
 def table_of(scene: Scene, outer: Outer) -> RunTable:
     """The runs of each outer tile, of each batch and head that the mask tells apart."""
-    table = repeated_table(scene) or table_of_maps(map_tiles(scene), scene)
+    table = repeated_table(scene) or stretched_table(scene)
+    table = table or table_of_maps(map_tiles(scene), scene)
     return table if outer == "q" else _turned(table, scene, outer)
 
 

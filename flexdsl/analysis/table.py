@@ -139,6 +139,25 @@ def _table_of(rows: int, parts: list[Runs]) -> RunTable:
     return RunTable(offsets, offsets[:-1] + full_counts, starts, stops)
 
 
+def stacked(tables: list[RunTable], groups: int) -> RunTable:
+    """The table of rows of each group that follow on each other, in `tables` of all groups."""
+    counts = np.array([table.rows // groups for table in tables])
+    first = np.cumsum(counts * groups) - counts * groups
+    order = [
+        start + group * count + np.arange(count)
+        for group in range(groups)
+        for start, count in zip(first, counts, strict=True)
+    ]
+    runs = np.cumsum([0, *(len(table.starts) for table in tables)], dtype=np.int32)
+    joined = RunTable(
+        np.concatenate([runs[:1], *(t.offsets[1:] + n for t, n in zip(tables, runs[:-1]))]),
+        np.concatenate([t.full_ends + n for t, n in zip(tables, runs[:-1])]),
+        np.concatenate([t.starts for t in tables]),
+        np.concatenate([t.stops for t in tables]),
+    )
+    return joined if groups == 1 else joined.chosen(np.concatenate(order))
+
+
 def table_of_maps(maps: Iterable[TileMap], scene: Scene) -> RunTable:
     """The table of a scene's tile map, whose bands come in the order of rows."""
     grid, like = scene.grid, scene.like_groups
