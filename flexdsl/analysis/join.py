@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from flexdsl.analysis.scene import POINTS, Scene
 from flexdsl.analysis.truth import flatten
-from flexdsl.ir import Expr, Op, Type, evaluate
+from flexdsl.ir import Expr, Op, Type, evaluate, walk
 
 Array = NDArray[Any]
 FEW = 64  # pairs with equal values for each position: with more of them others find them as fast
@@ -57,8 +57,10 @@ def joins(scene: Scene) -> Iterator[tuple[int, int, Join]] | None:
     grid = scene.grid
     if found is None or grid.is_empty:
         return None
+    f, g = found
     made = [
-        (b, h, _join(scene, *found, b, h)) for b in range(grid.batch) for h in range(grid.heads)
+        (b, h, _join(_values(scene, f, "q", b, h), _values(scene, g, "kv", b, h)))
+        for b, h in np.ndindex(grid.batch, grid.heads)
     ]
     if sum(join.pairs for _, _, join in made) > FEW * len(made) * (grid.q_len + grid.kv_len):
         return None
@@ -76,12 +78,15 @@ def _equality(mask: Expr) -> tuple[Expr, Expr] | None:
     return None
 
 
-def _join(scene: Scene, f: Expr, g: Expr, b: int, h: int) -> Join:
-    grid, values = scene.grid, scene.bindings.all
-    rows, keys = np.arange(grid.q_len) + grid.q_offset, np.arange(grid.kv_len)
-    axes = {"b": np.asarray(b), "h": np.asarray(h)}
-    of_rows = np.broadcast_to(evaluate(f, {**axes, "q": rows}, values), rows.shape)
-    of_keys = np.broadcast_to(evaluate(g, {**axes, "kv": keys}, values), keys.shape)
+def _values(scene: Scene, side: Expr, axis: str, b: int, h: int) -> Array:
+    """One side of an equality at all positions of its axis."""
+    grid = scene.grid
+    positions = np.arange(grid.q_len) + grid.q_offset if axis == "q" else np.arange(grid.kv_len)
+    variables = {"b": np.asarray(b), "h": np.asarray(h), axis: positions}
+    return np.broadcast_to(evaluate(side, variables, scene.bindings.all), positions.shape)
+
+
+def _join(of_rows: Array, of_keys: Array) -> Join:
     order = np.argsort(of_keys, kind="stable")
     ascending = of_keys[order]
     first = np.searchsorted(ascending, of_rows, side="left")
@@ -117,3 +122,63 @@ def live_tiles(scene: Scene) -> Array | None:
             row = (b * grid.heads + h) * grid.q_tiles + rows[allowed] // height
             parts.append(np.unique(row * grid.kv_tiles + keys[allowed] // width))
     return np.unique(np.concatenate(parts))
+
+
+def is_searched(part: Expr) -> bool:
+    """Is a condition `f(q) == g(kv)`, of which a captured tensor tells where it holds?"""
+    loads = any(node.op is Op.LOAD for node in walk(part))
+    return loads and part.op is Op.EQ and _equality(part) is not None
+
+
+def equal_tiles(scene: Scene) -> tuple[Array, Array] | None:
+    """The tiles with a pair that `f(q) == g(kv)` allows, and are all of its pairs allowed?
+
+    Runs of equal values, cut at the tiles, are joined as one.
+
+    Returns:
+        Numbers as of `live_tiles`, ascending, and bools; None where many values are equal.
+    """
+    found, grid = _equality(scene.expr), scene.grid
+    if found is None or grid.is_empty:
+        return None
+    parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64))]
+    for b, h in np.ndindex(grid.batch, grid.heads):
+        rows, keys = (
+            _spans(_values(scene, side, axis, b, h), size)
+            for side, axis, size in zip(found, ("q", "kv"), grid.tile, strict=True)
+        )
+        join = _join(rows.values, keys.values)
+        if join.pairs > FEW * (len(rows.values) + len(keys.values)):
+            return None
+        first = (b * grid.heads + h) * grid.q_tiles
+        for row, key in join:
+            number = (first + rows.tiles[row]) * grid.kv_tiles + keys.tiles[key]
+            parts.append(_summed(number, rows.lengths[row] * keys.lengths[key]))
+    number, area = _summed(*(np.concatenate(x) for x in zip(*parts, strict=True)))
+    i, j = number // grid.kv_tiles % grid.q_tiles, number % grid.kv_tiles
+    height = np.minimum(grid.q_len - i * grid.tile[0], grid.tile[0])
+    width = np.minimum(grid.kv_len - j * grid.tile[1], grid.tile[1])
+    return number, area == height * width
+
+
+def _summed(number: Array, area: Array) -> tuple[Array, Array]:
+    """Each number once, ascending, with the sum of its areas."""
+    unique, of = np.unique(number, return_inverse=True)
+    return unique, np.bincount(of, area, len(unique)).astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class _Spans:
+    """Runs of positions with one value, none of which reaches into another tile: arrays [n]."""
+
+    values: Array
+    lengths: Array
+    tiles: Array
+
+
+def _spans(values: Array, size: int) -> _Spans:
+    """The spans of an axis in tiles of `size`."""
+    opens = np.append(True, values[1:] != values[:-1])
+    opens[::size] = True
+    starts = np.flatnonzero(opens)
+    return _Spans(values[starts], np.diff(starts, append=len(values)), starts // size)

@@ -19,6 +19,7 @@ from flexdsl.analysis.strided import derive_form
 from flexdsl.analysis.subdivide import map_tiles
 from flexdsl.analysis.table import RunTable, table_of_maps
 from flexdsl.analysis.transpose import transpose
+from flexdsl.analysis.union import united_table
 from flexdsl.ir import Op, Program, walk
 
 if TYPE_CHECKING:
@@ -71,9 +72,17 @@ def plan_of(
 
 def table_of(scene: Scene, outer: Outer) -> RunTable:
     """The runs of each outer tile, of each batch and head that the mask tells apart."""
-    table = repeated_table(scene) or stretched_table(scene)
+    table = repeated_table(scene) or stretched_table(scene) or united_table(scene, _table_of_part)
     table = table or table_of_maps(map_tiles(scene), scene)
     return table if outer == "q" else _turned(table, scene, outer)
+
+
+def _table_of_part(scene: Scene) -> RunTable:
+    """The runs of kv tiles of a part of a mask, whichever way to a plan it has."""
+    form = _closed_form(scene, "q")
+    if isinstance(form, ClosedForm):
+        return Ends(form, scene.grid, scene.bindings).table()
+    return table_of(scene, "q")
 
 
 def _turned(table: RunTable, scene: Scene, outer: Outer) -> RunTable:

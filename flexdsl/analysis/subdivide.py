@@ -80,7 +80,7 @@ def map_tiles(scene: Scene) -> Iterator[TileMap]:
             expected = max(unsure, min(by_area, _by_rows(scene, level)))
             if expected > MANY and not is_told:
                 is_told = True
-                _warn_of_cost(scene, expected)
+                warn_of_cost(scene, expected)
             has_true, has_false = decide(scene, pairs_of(level, grid))
             yield TileMap(concatenate([full, level[~has_false]]), level[has_true & has_false])
             continue
@@ -131,7 +131,7 @@ def _by_rows(scene: Scene, undecided: Rects) -> float:
     return len(undecided) * (len(np.unique(scene.like_groups)) * grid.q_tiles / max(rows, 1))
 
 
-def _warn_of_cost(scene: Scene, expected: float) -> None:
+def warn_of_cost(scene: Scene, expected: float) -> None:
     """Say, before they are evaluated, what a mask costs that proofs leave open nearly everywhere.
 
     Args:

@@ -149,11 +149,12 @@ def stacked(tables: list[RunTable], groups: int) -> RunTable:
         for start, count in zip(first, counts, strict=True)
     ]
     runs = np.cumsum([0, *(len(table.starts) for table in tables)], dtype=np.int32)
+    parts = list(zip(tables, runs[:-1], strict=True))
     joined = RunTable(
-        np.concatenate([runs[:1], *(t.offsets[1:] + n for t, n in zip(tables, runs[:-1]))]),
-        np.concatenate([t.full_ends + n for t, n in zip(tables, runs[:-1])]),
-        np.concatenate([t.starts for t in tables]),
-        np.concatenate([t.stops for t in tables]),
+        np.concatenate([runs[:1], *(table.offsets[1:] + before for table, before in parts)]),
+        np.concatenate([table.full_ends + before for table, before in parts]),
+        np.concatenate([table.starts for table in tables]),
+        np.concatenate([table.stops for table in tables]),
     )
     return joined if groups == 1 else joined.chosen(np.concatenate(order))
 

@@ -1,0 +1,147 @@
+"""The table of `a or b or ...` from those of its parts, where some of them are easy apart.
+
+Global tokens are whole rows and whole columns of tiles; random blocks are equal values, which a
+join finds. Boxes that hold all of them at once are undecided nearly everywhere, while each part has
+few tiles. A tile that is live in one part has the state that it has there, and one that is full in
+a part is full; what several parts share is evaluated on the whole mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexdsl.analysis.grid import Grid, Rects
+from flexdsl.analysis.join import equal_tiles, is_searched
+from flexdsl.analysis.scene import Scene
+from flexdsl.analysis.subdivide import MANY, decide, pairs_of, warn_of_cost
+from flexdsl.analysis.table import RunTable, make_table
+from flexdsl.analysis.truth import flatten
+from flexdsl.ir import Expr, Op, apply
+
+Array = NDArray[Any]
+
+
+def united_table(scene: Scene, planned: Callable[[Scene], RunTable]) -> RunTable | None:
+    """The runs of kv tiles of every q tile; None where no part of the mask is easy apart.
+
+    Args:
+        planned: makes the table of the parts that are not.
+    """
+    if scene.expr.op is not Op.OR or scene.grid.is_empty:
+        return None
+    rest: list[Expr] = []
+    rows, columns, tables = list[Expr](), list[Expr](), list[RunTable]()
+    for part in flatten(scene.expr):
+        axes = part.variables & {"q", "kv"}
+        of_part = rows if axes == {"q"} else columns if axes == {"kv"} else rest
+        joined = equal_tiles(replace(scene, expr=part)) if is_searched(part) else None
+        if joined is None:
+            of_part.append(part)
+        else:
+            tables.append(_of_tiles(*joined, scene.grid))
+    if not (rows or columns or tables):
+        return None
+    tables += [
+        _of_axis(_either(parts, scene), axis)
+        for parts, axis in ((rows, "q"), (columns, "kv"))
+        if parts
+    ]
+    if rest:
+        tables.append(planned(_either(rest, scene)))
+    return _united(tables, scene)
+
+
+def _either(parts: list[Expr], scene: Scene) -> Scene:
+    return replace(scene, expr=reduce(lambda a, b: apply(Op.OR, a, b), parts))
+
+
+def _of_tiles(number: Array, full: Array, grid: Grid) -> RunTable:
+    """The table of single tiles, by their numbers."""
+    row, tile = np.divmod(number, grid.kv_tiles)
+    return make_table(grid.batch * grid.heads * grid.q_tiles, row, tile, tile + 1, full)
+
+
+def _of_axis(scene: Scene, axis: str) -> RunTable:
+    """The table of a condition on one axis: its rows of tiles, or its columns, from end to end."""
+    grid = scene.grid
+    outer = axis == "q"
+    some, all_ = (x.reshape(-1) for x in _on_axis(scene, axis))
+    live = np.flatnonzero(some)
+    if outer:
+        row, start, stop = live, np.zeros_like(live), np.full_like(live, grid.kv_tiles)
+        return make_table(len(some), row, start, stop, all_[live])
+    group, tile = np.divmod(live, grid.kv_tiles)
+    columns = make_table(grid.batch * grid.heads, group, tile, tile + 1, all_[live])
+    return columns.chosen(np.repeat(np.arange(columns.rows), grid.q_tiles))
+
+
+def _on_axis(scene: Scene, axis: str) -> tuple[Array, Array]:
+    """Is the condition true somewhere in a tile, and everywhere? bool [groups, tiles] each."""
+    grid = scene.grid
+    length, size = (grid.q_len, grid.tile[0]) if axis == "q" else (grid.kv_len, grid.tile[1])
+    zero, starts = np.zeros(1, np.int64), np.arange(0, length, size)
+    found: tuple[list[Array], list[Array]] = ([], [])
+    for b, h in np.ndindex(grid.batch, grid.heads):
+        at = np.asarray(b), np.asarray(h)
+        along = np.arange(length)
+        value = (
+            scene.evaluate(*at, along, zero) if axis == "q" else scene.evaluate(*at, zero, along)
+        )
+        found[0].append(np.logical_or.reduceat(value, starts))
+        found[1].append(np.logical_and.reduceat(value, starts))
+    return np.stack(found[0]), np.stack(found[1])
+
+
+def _united(tables: list[RunTable], scene: Scene) -> RunTable:
+    """The table of the whole mask from those of its parts."""
+    row, start, stop, live, full = _overlaid(tables, scene.grid)
+    unsure = (live > 1) & ~full
+    rects = _tiles_of(row[unsure], start[unsure], stop[unsure], scene.grid)
+    if len(rects) > MANY:
+        warn_of_cost(scene, len(rects))
+    shared = ~decide(scene, pairs_of(rects, scene.grid), live=True)[1]
+    of_rects = (rects.b * scene.grid.heads + rects.h) * scene.grid.q_tiles + rects.r0
+    return make_table(
+        tables[0].rows,
+        np.concatenate([row[~unsure], of_rects]),
+        np.concatenate([start[~unsure], rects.c0]),
+        np.concatenate([stop[~unsure], rects.c1]),
+        np.concatenate([full[~unsure], shared]),
+    )
+
+
+def _overlaid(tables: list[RunTable], grid: Grid) -> tuple[Array, Array, Array, Array, Array]:
+    """The pieces of rows between the ends of all runs: row, start, stop, of how many parts, full.
+
+    Of the pieces that are of none there is none.
+    """
+    width = grid.kv_tiles + 1
+    begins, ends, fulls = (np.concatenate(x) for x in zip(*_ends(tables, width), strict=True))
+    at = np.concatenate([begins, ends])
+    order = np.argsort(at, kind="stable")
+    at = at[order]
+    live = np.cumsum(np.repeat([1, -1], len(begins))[order])
+    full = np.cumsum(np.concatenate([fulls, -fulls])[order])
+    some = np.flatnonzero((live[:-1] > 0) & (at[:-1] < at[1:]))
+    row, start = np.divmod(at[some], width)
+    return row, start, start + at[some + 1] - at[some], live[some], full[some] > 0
+
+
+def _ends(tables: list[RunTable], width: int) -> Iterator[tuple[Array, Array, Array]]:
+    """Where runs begin and end, counted through all rows, and is each full? 0 or 1."""
+    for table in tables:
+        first = table.row_of_runs() * width
+        yield first + table.starts, first + table.stops, table.full_runs().astype(np.int64)
+
+
+def _tiles_of(row: Array, start: Array, stop: Array, grid: Grid) -> Rects:
+    """The single tiles of runs."""
+    group, i = np.divmod(row, grid.q_tiles)
+    b, h = np.divmod(group, grid.heads)
+    return Rects(b, h, i, i + 1, start, stop).split(1, 1)[0]
