@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from flexdsl.analysis.scene import POINTS, Scene
 from flexdsl.analysis.truth import flatten
-from flexdsl.ir import Expr, Op, Type, evaluate, walk
+from flexdsl.ir import Expr, Op, Type, evaluate
 
 Array = NDArray[Any]
+AXES = ("q", "kv")
 FEW = 64  # pairs with equal values for each position: with more of them others find them as fast
 
 
@@ -57,10 +58,12 @@ def joins(scene: Scene) -> Iterator[tuple[int, int, Join]] | None:
     grid = scene.grid
     if found is None or grid.is_empty:
         return None
-    f, g = found
     made = [
-        (b, h, _join(_values(scene, f, "q", b, h), _values(scene, g, "kv", b, h)))
-        for b, h in np.ndindex(grid.batch, grid.heads)
+        (
+            *group,
+            join_of(*(values_of(scene, f, a, group) for f, a in zip(found, AXES, strict=True))),
+        )
+        for group in np.ndindex(grid.batch, grid.heads)
     ]
     if sum(join.pairs for _, _, join in made) > FEW * len(made) * (grid.q_len + grid.kv_len):
         return None
@@ -68,25 +71,36 @@ def joins(scene: Scene) -> Iterator[tuple[int, int, Join]] | None:
 
 
 def _equality(mask: Expr) -> tuple[Expr, Expr] | None:
-    """f and g where the mask needs f == g, f knows no key, g no query, and both are integers."""
-    for part in flatten(mask) if mask.op is Op.AND else [mask]:
-        if part.op is Op.EQ and part.args[0].type is Type.INDEX:
-            for f, g in (part.args, part.args[::-1]):
-                both = {"q", "kv"}
-                if f.variables & both == {"q"} and g.variables & both == {"kv"}:
-                    return f, g
+    """The first equality of integers that the mask needs."""
+    parts = flatten(mask) if mask.op is Op.AND else [mask]
+    found = (sides_of(part) for part in parts if part.args and part.args[0].type is Type.INDEX)
+    return next((sides for sides in found if sides is not None), None)
+
+
+def sides_of(part: Expr) -> tuple[Expr, Expr] | None:
+    """f and g where a condition is f == g, f knows no key, g no query, and neither is a float."""
+    if part.op is Op.EQ and part.args[0].type is not Type.FLOAT:
+        for f, g in (part.args, part.args[::-1]):
+            both = {"q", "kv"}
+            if f.variables & both == {"q"} and g.variables & both == {"kv"}:
+                return f, g
     return None
 
 
-def _values(scene: Scene, side: Expr, axis: str, b: int, h: int) -> Array:
-    """One side of an equality at all positions of its axis."""
+def values_of(
+    scene: Scene, side: Expr, axis: str, group: tuple[int, ...], part: slice | None = None
+) -> Array:
+    """One side of an equality at (some) positions of its axis, of one batch and head."""
     grid = scene.grid
-    positions = np.arange(grid.q_len) + grid.q_offset if axis == "q" else np.arange(grid.kv_len)
-    variables = {"b": np.asarray(b), "h": np.asarray(h), axis: positions}
+    length, first = (grid.q_len, grid.q_offset) if axis == "q" else (grid.kv_len, 0)
+    start, stop = (0, length) if part is None else (part.start, part.stop)
+    positions = np.arange(start, stop) + first
+    variables = {"b": np.asarray(group[0]), "h": np.asarray(group[1]), axis: positions}
     return np.broadcast_to(evaluate(side, variables, scene.bindings.all), positions.shape)
 
 
-def _join(of_rows: Array, of_keys: Array) -> Join:
+def join_of(of_rows: Array, of_keys: Array) -> Join:
+    """The pairs of two lists of values that are equal."""
     order = np.argsort(of_keys, kind="stable")
     ascending = of_keys[order]
     first = np.searchsorted(ascending, of_rows, side="left")
@@ -122,63 +136,3 @@ def live_tiles(scene: Scene) -> Array | None:
             row = (b * grid.heads + h) * grid.q_tiles + rows[allowed] // height
             parts.append(np.unique(row * grid.kv_tiles + keys[allowed] // width))
     return np.unique(np.concatenate(parts))
-
-
-def is_searched(part: Expr) -> bool:
-    """Is a condition `f(q) == g(kv)`, of which a captured tensor tells where it holds?"""
-    loads = any(node.op is Op.LOAD for node in walk(part))
-    return loads and part.op is Op.EQ and _equality(part) is not None
-
-
-def equal_tiles(scene: Scene) -> tuple[Array, Array] | None:
-    """The tiles with a pair that `f(q) == g(kv)` allows, and are all of its pairs allowed?
-
-    Runs of equal values, cut at the tiles, are joined as one.
-
-    Returns:
-        Numbers as of `live_tiles`, ascending, and bools; None where many values are equal.
-    """
-    found, grid = _equality(scene.expr), scene.grid
-    if found is None or grid.is_empty:
-        return None
-    parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64))]
-    for b, h in np.ndindex(grid.batch, grid.heads):
-        rows, keys = (
-            _spans(_values(scene, side, axis, b, h), size)
-            for side, axis, size in zip(found, ("q", "kv"), grid.tile, strict=True)
-        )
-        join = _join(rows.values, keys.values)
-        if join.pairs > FEW * (len(rows.values) + len(keys.values)):
-            return None
-        first = (b * grid.heads + h) * grid.q_tiles
-        for row, key in join:
-            number = (first + rows.tiles[row]) * grid.kv_tiles + keys.tiles[key]
-            parts.append(_summed(number, rows.lengths[row] * keys.lengths[key]))
-    number, area = _summed(*(np.concatenate(x) for x in zip(*parts, strict=True)))
-    i, j = number // grid.kv_tiles % grid.q_tiles, number % grid.kv_tiles
-    height = np.minimum(grid.q_len - i * grid.tile[0], grid.tile[0])
-    width = np.minimum(grid.kv_len - j * grid.tile[1], grid.tile[1])
-    return number, area == height * width
-
-
-def _summed(number: Array, area: Array) -> tuple[Array, Array]:
-    """Each number once, ascending, with the sum of its areas."""
-    unique, of = np.unique(number, return_inverse=True)
-    return unique, np.bincount(of, area, len(unique)).astype(np.int64)
-
-
-@dataclass(frozen=True, eq=False)
-class _Spans:
-    """Runs of positions with one value, none of which reaches into another tile: arrays [n]."""
-
-    values: Array
-    lengths: Array
-    tiles: Array
-
-
-def _spans(values: Array, size: int) -> _Spans:
-    """The spans of an axis in tiles of `size`."""
-    opens = np.append(True, values[1:] != values[:-1])
-    opens[::size] = True
-    starts = np.flatnonzero(opens)
-    return _Spans(values[starts], np.diff(starts, append=len(values)), starts // size)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from flexdsl.analysis.closed_form import ClosedForm, Declined
 from flexdsl.analysis.closed_runs import Ends
+from flexdsl.analysis.equal_runs import joined_table
 from flexdsl.analysis.overlay import absorb
 from flexdsl.analysis.prove import Prover
 from flexdsl.analysis.repeated import repeated_table
@@ -72,8 +73,13 @@ def plan_of(
 
 def table_of(scene: Scene, outer: Outer) -> RunTable:
     """The runs of each outer tile, of each batch and head that the mask tells apart."""
-    table = repeated_table(scene) or stretched_table(scene) or united_table(scene, _table_of_part)
-    table = table or table_of_maps(map_tiles(scene), scene)
+    table = (
+        repeated_table(scene)
+        or stretched_table(scene)
+        or united_table(scene, _table_of_part)
+        or joined_table(scene)
+        or table_of_maps(map_tiles(scene), scene)
+    )
     return table if outer == "q" else _turned(table, scene, outer)
 
 

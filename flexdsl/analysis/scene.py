@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from flexdsl.analysis.domain import Truth
 from flexdsl.analysis.grid import Grid, Rects
 from flexdsl.analysis.groups import like_groups
+from flexdsl.analysis.jumps import Jump, jumps_of
 from flexdsl.analysis.truth import Judge
-from flexdsl.analysis.values import Bindings
+from flexdsl.analysis.values import Bindings, specialise
 from flexdsl.ir import Expr, evaluate
 
 Array = NDArray[Any]
@@ -43,6 +44,12 @@ class Scene:
     def like_groups(self) -> Array:
         """For each group b * heads + h the first one with an equal mask."""
         return like_groups(self.expr, self.bindings, self.grid)
+
+    @cached_property
+    def jumps(self) -> tuple[list[Jump], list[Jump]]:
+        """Where rounded numbers jump along q and along kv."""
+        expr = specialise(self.expr, self.bindings)
+        return jumps_of(expr, "q"), jumps_of(expr, "kv")
 
     def truth(self, rects: Rects) -> Truth:
         """Truth on rectangles of pairs (rows, not positions), in chunks of LANES."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from flexdsl.analysis.grid import Grid, Rects, concatenate
 from flexdsl.analysis.join import live_tiles
+from flexdsl.analysis.jumps import first_jump
 from flexdsl.analysis.scene import POINTS, Scene, chunks
 from flexdsl.errors import CostWarning
 from flexdsl.ir import print_expr
@@ -197,29 +198,54 @@ def _decide_part(scene: Scene, rects: Rects, has_true: Array, has_false: Array) 
     """`decide` for one chunk, into views of its answers."""
     of = np.arange(len(rects))
     while len(rects):
-        for points in (CORNERS, SPREAD):
-            witnesses = _witnesses(scene, rects, points)
-            has_true[of[witnesses.any(axis=1)]] = True
-            has_false[of[~witnesses.all(axis=1)]] = True
-            open_ = ~(has_true & has_false)[of]
-            rects, of = rects[open_], of[open_]
-            if not len(rects):
-                return
-        small = _is_leaf(rects)
-        for leaf, allowed, inside in _leaves(scene, rects[small]):
-            number = of[small][leaf]
-            has_true[number[(allowed & inside).any(axis=(1, 2))]] = True
-            has_false[number[(~allowed & inside).any(axis=(1, 2))]] = True
-        if small.all():
-            return
-        rects, of = rects[~small], of[~small]
-        pieces, parent = rects.split(*_next_size(rects))
-        truth = scene.truth(pieces)
-        of = of[parent]
+        rects, of = _seen(scene, rects, of, CORNERS, has_true, has_false)
+        pieces, parent, whole = _at_jumps(scene, rects)
+        rest, of_rest = _seen_closely(scene, rects[whole], of[whole], has_true, has_false)
+        quarters, quarter_of = rest.split(*_next_size(rest))
+        rects, of = concatenate([pieces, quarters]), np.append(of[parent], of_rest[quarter_of])
+        truth = scene.truth(rects)
         has_true[of[truth.always]] = True
         has_false[of[~truth.possible]] = True
         open_ = truth.maybe & ~(has_true & has_false)[of]
-        rects, of = pieces[open_], of[open_]
+        rects, of = rects[open_], of[open_]
+
+
+def _seen(
+    scene: Scene, rects: Rects, of: Array, points: Array, has_true: Array, has_false: Array
+) -> tuple[Rects, Array]:
+    """The rectangles that are open after a look at points of each, and whose pieces they are."""
+    witnesses = _witnesses(scene, rects, points)
+    has_true[of[witnesses.any(axis=1)]] = True
+    has_false[of[~witnesses.all(axis=1)]] = True
+    open_ = ~(has_true & has_false)[of]
+    return rects[open_], of[open_]
+
+
+def _seen_closely(
+    scene: Scene, rects: Rects, of: Array, has_true: Array, has_false: Array
+) -> tuple[Rects, Array]:
+    """The same after a look at more points, and at all of those that are leaves."""
+    rects, of = _seen(scene, rects, of, SPREAD, has_true, has_false)
+    small = _is_leaf(rects)
+    for leaf, allowed, inside in _leaves(scene, rects[small]):
+        number = of[small][leaf]
+        has_true[number[(allowed & inside).any(axis=(1, 2))]] = True
+        has_false[number[(~allowed & inside).any(axis=(1, 2))]] = True
+    return rects[~small], of[~small]
+
+
+def _at_jumps(scene: Scene, rects: Rects) -> tuple[Rects, Array, Array]:
+    """Rectangles cut where numbers of the mask jump, whose pieces they are; which have no jump."""
+    along_q, along_kv = scene.jumps
+    row = first_jump(along_q, scene.grid.q_offset, rects.r0, rects.r1)
+    column = first_jump(along_kv, 0, rects.c0, rects.c1)
+    jumps = (row < rects.r1) | (column < rects.c1)
+    cut, column = np.flatnonzero(jumps), column[jumps]
+    halves = replace(rects, r1=row)[cut], replace(rects, r0=row)[cut]
+    left = [replace(half, c1=column) for half in halves]
+    pieces = concatenate(left + [replace(half, c0=column) for half in halves])
+    some = pieces.area > 0
+    return pieces[some], np.tile(cut, 4)[some], ~jumps
 
 
 def _is_leaf(rects: Rects) -> Array:

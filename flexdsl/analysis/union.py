@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flexdsl.analysis.equal_runs import joined_table
 from flexdsl.analysis.grid import Grid, Rects
-from flexdsl.analysis.join import equal_tiles, is_searched
 from flexdsl.analysis.scene import Scene
 from flexdsl.analysis.subdivide import MANY, decide, pairs_of, warn_of_cost
 from flexdsl.analysis.table import RunTable, make_table
 from flexdsl.analysis.truth import flatten
-from flexdsl.ir import Expr, Op, apply
+from flexdsl.ir import Expr, Op, apply, walk
 
 Array = NDArray[Any]
 
@@ -40,11 +40,11 @@ def united_table(scene: Scene, planned: Callable[[Scene], RunTable]) -> RunTable
     for part in flatten(scene.expr):
         axes = part.variables & {"q", "kv"}
         of_part = rows if axes == {"q"} else columns if axes == {"kv"} else rest
-        joined = equal_tiles(replace(scene, expr=part)) if is_searched(part) else None
+        joined = joined_table(replace(scene, expr=part)) if _is_searched(part) else None
         if joined is None:
             of_part.append(part)
         else:
-            tables.append(_of_tiles(*joined, scene.grid))
+            tables.append(joined)
     if not (rows or columns or tables):
         return None
     tables += [
@@ -61,10 +61,9 @@ def _either(parts: list[Expr], scene: Scene) -> Scene:
     return replace(scene, expr=reduce(lambda a, b: apply(Op.OR, a, b), parts))
 
 
-def _of_tiles(number: Array, full: Array, grid: Grid) -> RunTable:
-    """The table of single tiles, by their numbers."""
-    row, tile = np.divmod(number, grid.kv_tiles)
-    return make_table(grid.batch * grid.heads * grid.q_tiles, row, tile, tile + 1, full)
+def _is_searched(part: Expr) -> bool:
+    """Does a captured tensor tell where a condition holds? Others are seldom hard to prove."""
+    return any(node.op is Op.LOAD for node in walk(part))
 
 
 def _of_axis(scene: Scene, axis: str) -> RunTable:
