@@ -64,7 +64,8 @@ def first_jump(jumps: list[Jump], offset: int, start: Array, stop: Array) -> Arr
     Args:
         offset: position of index 0.
     """
-    found = stop.copy()
+    start, stop = start.astype(np.int64), stop.astype(np.int64)
+    found = stop
     least = int((stop - start).max(initial=0)) // 4
     for jump in jumps:
         if jump.period > least:

@@ -6,6 +6,7 @@ What is asked of a plan, and whether it may be made at all, is for `plan.py`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from flexdsl.analysis.closed_form import ClosedForm, Declined
@@ -21,7 +22,7 @@ from flexdsl.analysis.subdivide import map_tiles
 from flexdsl.analysis.table import RunTable, table_of_maps
 from flexdsl.analysis.transpose import transpose
 from flexdsl.analysis.union import united_table
-from flexdsl.ir import Op, Program, walk
+from flexdsl.ir import Expr, Op, Program, apply, walk
 
 if TYPE_CHECKING:
     from flexdsl.analysis.plan import BlockPlan
@@ -73,22 +74,27 @@ def plan_of(
 
 def table_of(scene: Scene, outer: Outer) -> RunTable:
     """The runs of each outer tile, of each batch and head that the mask tells apart."""
-    table = (
+    table = _table_by_form(scene) or table_of_maps(map_tiles(scene), scene)
+    return table if outer == "q" else _turned(table, scene, outer)
+
+
+def _table_by_form(scene: Scene) -> RunTable | None:
+    """The runs of kv tiles where the form of the mask tells how to find them fast."""
+    return (
         repeated_table(scene)
         or stretched_table(scene)
         or united_table(scene, _table_of_part)
         or joined_table(scene)
-        or table_of_maps(map_tiles(scene), scene)
     )
-    return table if outer == "q" else _turned(table, scene, outer)
 
 
-def _table_of_part(scene: Scene) -> RunTable:
-    """The runs of kv tiles of a part of a mask, whichever way to a plan it has."""
+def _table_of_part(scene: Scene, elsewhere: Expr) -> RunTable:
+    """The runs of kv tiles of a part of a mask, of which `elsewhere` is all that is needed."""
     form = _closed_form(scene, "q")
     if isinstance(form, ClosedForm):
         return Ends(form, scene.grid, scene.bindings).table()
-    return table_of(scene, "q")
+    needed = replace(scene, expr=apply(Op.AND, elsewhere, scene.expr))
+    return _table_by_form(scene) or table_of_maps(map_tiles(needed), needed)
 
 
 def _turned(table: RunTable, scene: Scene, outer: Outer) -> RunTable:

@@ -23,7 +23,7 @@ from flexdsl.ir import Expr, evaluate
 
 Array = NDArray[Any]
 
-LANES = 1 << 14  # boxes judged at once
+LANES = 3584  # boxes judged at once
 POINTS = 1 << 18  # pairs evaluated at once
 
 
@@ -53,24 +53,15 @@ class Scene:
 
     def truth(self, rects: Rects) -> Truth:
         """Truth on rectangles of pairs (rows, not positions), in chunks of LANES."""
-        parts = [self._truth(rects[s]) for s in chunks(len(rects), LANES)]
-        if not parts:
-            nothing = np.zeros(0, np.bool_)
-            return Truth(nothing, nothing)
-        return Truth(
-            np.concatenate([t.always for t in parts]), np.concatenate([t.possible for t in parts])
-        )
+        return joined_truth([self._truth(rects[s]) for s in chunks(len(rects), LANES)])
 
     def _truth(self, rects: Rects) -> Truth:
-        offset = self.grid.q_offset
-        truth = self.judge.truth(
-            {
-                "b": (rects.b, rects.b),
-                "h": (rects.h, rects.h),
-                "q": (rects.r0 + offset, rects.r1 - 1 + offset),
-                "kv": (rects.c0, rects.c1 - 1),
-            }
-        )
+        used, grid = self.expr.variables, self.grid
+        axes = zip("bh", (rects.b, rects.h), strict=True)
+        box = {n: (x.astype(np.int64),) * 2 for n, x in axes if n in used}
+        box["q"] = _positions(rects.r0, rects.r1, grid.q_offset)
+        box["kv"] = _positions(rects.c0, rects.c1, 0)
+        truth = self.judge.truth(box)
         shape = (len(rects),)
         return Truth(np.broadcast_to(truth.always, shape), np.broadcast_to(truth.possible, shape))
 
@@ -92,6 +83,20 @@ class Scene:
         columns = np.where(columns_in, columns, rects.c0[:, None])
         b, h = rects.b[:, None, None], rects.h[:, None, None]
         return self.evaluate(b, h, rows[:, :, None], columns[:, None, :]), inside
+
+
+def _positions(start: Array, stop: Array, offset: int) -> tuple[Array, Array]:
+    """First and last position of each range [start, stop) of an axis: int64."""
+    return start.astype(np.int64) + offset, stop.astype(np.int64) + (offset - 1)
+
+
+def joined_truth(parts: list[Truth]) -> Truth:
+    """The truths of one chunk after the other."""
+    nothing = [np.zeros(0, np.bool_)]
+    return Truth(
+        np.concatenate(nothing + [part.always for part in parts]),
+        np.concatenate(nothing + [part.possible for part in parts]),
+    )
 
 
 def chunks(count: int, size: int) -> Iterator[slice]:

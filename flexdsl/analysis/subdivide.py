@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flexdsl.analysis.domain import Truth
 from flexdsl.analysis.grid import Grid, Rects, concatenate
 from flexdsl.analysis.join import live_tiles
 from flexdsl.analysis.jumps import first_jump
-from flexdsl.analysis.scene import POINTS, Scene, chunks
+from flexdsl.analysis.scene import LANES, POINTS, Scene, chunks, joined_truth
 from flexdsl.errors import CostWarning
 from flexdsl.ir import print_expr
 
@@ -27,15 +28,17 @@ Array = NDArray[Any]
 
 LONG = 200  # characters of a mask in a message
 LEAF = 8  # a box of at most LEAF x LEAF pairs is evaluated
-BOXES = 2560  # of a level that are cut further together, which bounds the memory
+BOXES = 1792  # of a level that are cut further together, which bounds the memory
 WIDE_LEVEL = 512  # a level with fewer boxes is cut by 4, since each level has a fixed cost
 CROWD = 16  # boxes of a level for each of its rows and columns: the mask has pairs everywhere
 MANY = 1 << 20  # undecided tiles that are expected, of which a user is told
-TILES = 1 << 11  # undecided tiles treated at once
-CORNERS = np.array([[0, 0], [0, 1], [1, 0], [1, 1], [0.5, 0.5]])  # and the middle, as fractions
+TILES = 1792  # undecided tiles treated at once
+# Where a rectangle is looked at, as fractions of its height and width: in all pairs of a row and a
+# column, since most of a mask knows one of them alone, and is worked out once for each.
+CORNERS = np.array([[0, 0.5, 1], [0, 0.5, 1]])
 # Points that leave no part of a rectangle out: multiples of the powers of 1 / 1.3247, the root of
 # x**3 = x + 1 (Roberts 2018, "The Unreasonable Effectiveness of Quasirandom Sequences").
-SPREAD = np.arange(1, 13)[:, None] * 1.324717957244746 ** -np.arange(1.0, 3.0) % 1
+SPREAD = 1.324717957244746 ** -np.arange(1.0, 3.0)[:, None] * np.arange(1, 5) % 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +55,15 @@ class TileMap:
 def pairs_of(tiles: Rects, grid: Grid) -> Rects:
     """Rectangles of tiles as rectangles of rows and columns, cut at the lengths."""
     height, width = grid.tile
-    return Rects(
-        tiles.b,
-        tiles.h,
-        tiles.r0 * height,
-        np.minimum(tiles.r1 * height, grid.q_len),
-        tiles.c0 * width,
-        np.minimum(tiles.c1 * width, grid.kv_len),
-    )
+    r0, r1, c0, c1 = (x.astype(np.int64) for x in tiles.arrays[2:])
+    ends = np.minimum(r1 * height, grid.q_len), np.minimum(c1 * width, grid.kv_len)
+    return Rects(tiles.b, tiles.h, r0 * height, ends[0], c0 * width, ends[1])
+
+
+def truth_of_tiles(scene: Scene, tiles: Rects) -> Truth:
+    """Truth on rectangles of tiles, whose pairs are worked out LANES at a time."""
+    parts = [scene.truth(pairs_of(tiles[part], scene.grid)) for part in chunks(len(tiles), LANES)]
+    return joined_truth(parts)
 
 
 def map_tiles(scene: Scene) -> Iterator[TileMap]:
@@ -72,17 +76,18 @@ def map_tiles(scene: Scene) -> Iterator[TileMap]:
         level, size, full = waiting.pop()
         open_tiles = int(level.area.sum())
         level, _ = level.split(size, size)
-        truth = scene.truth(pairs_of(level, grid))
+        truth = truth_of_tiles(scene, level)
         full, level = concatenate([full, level[truth.always]]), level[truth.maybe]
         if size == 1 or not len(level):
             unsure += len(level)
             still_open = sum(int(part.area.sum()) for part, _, _ in waiting)
             by_area = unsure + len(level) * still_open / max(open_tiles, 1)
-            expected = max(unsure, min(by_area, _by_rows(scene, level)))
-            if expected > MANY and not is_told:
-                is_told = True
-                warn_of_cost(scene, expected)
-            has_true, has_false = decide(scene, pairs_of(level, grid))
+            if not is_told and by_area > MANY:
+                expected = max(unsure, min(by_area, _by_rows(scene, level)))
+                is_told = expected > MANY
+                if is_told:
+                    warn_of_cost(scene, expected)
+            has_true, has_false = decide_tiles(scene, level)
             yield TileMap(concatenate([full, level[~has_false]]), level[has_true & has_false])
             continue
         if may_join and len(level) > CROWD * _rows_of_level(grid, size):
@@ -91,10 +96,14 @@ def map_tiles(scene: Scene) -> Iterator[TileMap]:
             if live is not None:
                 yield _map_of_live(scene, _tiles_of(live, grid))
                 return
-        bands = list(_bands(level, full, grid))
-        may_join = may_join and len(bands) == 1
         size = max(1, size // (4 if len(level) < WIDE_LEVEL else 2))
-        waiting += [(part, size, above) for part, above in reversed(bands)]
+        waiting += reversed([(part, size, above) for part, above in _bands(level, full, grid)])
+        may_join = may_join and len(waiting) == 1
+
+
+def first_row(rects: Rects, grid: Grid) -> Array:
+    """The first row of tiles of the batch and head of each rectangle, counted through all."""
+    return np.asarray((rects.b.astype(np.int64) * grid.heads + rects.h) * grid.q_tiles)
 
 
 def _bands(level: Rects, full: Rects, grid: Grid) -> Iterator[tuple[Rects, Rects]]:
@@ -102,7 +111,7 @@ def _bands(level: Rects, full: Rects, grid: Grid) -> Iterator[tuple[Rects, Rects
 
     The rectangles of `full` are cut at the same rows.
     """
-    row = (level.b * grid.heads + level.h) * grid.q_tiles + level.r0
+    row = first_row(level, grid) + level.r0
     above = row[row > row.min()]
     if len(level) <= BOXES or not len(above):
         yield level, full
@@ -116,7 +125,7 @@ def _bands(level: Rects, full: Rects, grid: Grid) -> Iterator[tuple[Rects, Rects
 
 def _cut(rects: Rects, grid: Grid, middle: int) -> tuple[Rects, Rects]:
     """Rectangles above a row of tiles, counted through all groups, and from it on."""
-    start = (rects.b * grid.heads + rects.h) * grid.q_tiles
+    start = first_row(rects, grid)
     before, after = start + rects.r0 < middle, start + rects.r1 > middle
     above, below = rects[before], rects[after]
     return (
@@ -128,7 +137,7 @@ def _cut(rects: Rects, grid: Grid, middle: int) -> tuple[Rects, Rects]:
 def _by_rows(scene: Scene, undecided: Rects) -> float:
     """Undecided tiles of the whole grid, if each row has as many as those of this band."""
     grid = scene.grid
-    rows = len(np.unique((undecided.b * grid.heads + undecided.h) * grid.q_tiles + undecided.r0))
+    rows = len(np.unique(first_row(undecided, grid) + undecided.r0))
     return len(undecided) * (len(np.unique(scene.like_groups)) * grid.q_tiles / max(rows, 1))
 
 
@@ -165,10 +174,9 @@ def _tiles_of(numbers: Array, grid: Grid) -> Rects:
 
 def _map_of_live(scene: Scene, tiles: Rects) -> TileMap:
     """The map where these tiles have an allowed pair, and no other has."""
-    pairs = pairs_of(tiles, scene.grid)
-    unsure = ~scene.truth(pairs).always
+    unsure = ~truth_of_tiles(scene, tiles).always
     has_false = np.zeros(len(tiles), np.bool_)
-    has_false[unsure] = decide(scene, pairs[unsure], live=True)[1]
+    has_false[unsure] = decide_tiles(scene, tiles[unsure], live=True)[1]
     return TileMap(tiles[~has_false], tiles[has_false])
 
 
@@ -179,7 +187,16 @@ def _roots(scene: Scene) -> Rects:
         return concatenate([])
     b, h = np.divmod(np.unique(scene.like_groups), grid.heads)
     zero = np.zeros_like(b)
-    return Rects(b, h, zero, zero + grid.q_tiles, zero, zero + grid.kv_tiles)
+    return Rects(b, h, zero, zero + grid.q_tiles, zero, zero + grid.kv_tiles).narrow()
+
+
+def decide_tiles(scene: Scene, tiles: Rects, live: bool = False) -> tuple[Array, Array]:
+    """`decide` of single tiles, whose pairs are worked out some at a time."""
+    has_true, has_false = np.zeros((2, len(tiles)), np.bool_)
+    for part in chunks(len(tiles), TILES):
+        pairs = pairs_of(tiles[part], scene.grid)
+        has_true[part], has_false[part] = decide(scene, pairs, live)
+    return has_true, has_false
 
 
 def decide(scene: Scene, rects: Rects, live: bool = False) -> tuple[Array, Array]:
@@ -197,8 +214,10 @@ def decide(scene: Scene, rects: Rects, live: bool = False) -> tuple[Array, Array
 def _decide_part(scene: Scene, rects: Rects, has_true: Array, has_false: Array) -> None:
     """`decide` for one chunk, into views of its answers."""
     of = np.arange(len(rects))
-    while len(rects):
+    while True:
         rects, of = _seen(scene, rects, of, CORNERS, has_true, has_false)
+        if not len(rects):
+            return
         pieces, parent, whole = _at_jumps(scene, rects)
         rest, of_rest = _seen_closely(scene, rects[whole], of[whole], has_true, has_false)
         quarters, quarter_of = rest.split(*_next_size(rest))
@@ -225,6 +244,8 @@ def _seen_closely(
     scene: Scene, rects: Rects, of: Array, has_true: Array, has_false: Array
 ) -> tuple[Rects, Array]:
     """The same after a look at more points, and at all of those that are leaves."""
+    if not len(rects):
+        return rects, of
     rects, of = _seen(scene, rects, of, SPREAD, has_true, has_false)
     small = _is_leaf(rects)
     for leaf, allowed, inside in _leaves(scene, rects[small]):
@@ -260,11 +281,13 @@ def _next_size(rects: Rects) -> tuple[int, int]:
 
 
 def _witnesses(scene: Scene, rects: Rects, points: Array) -> Array:
-    """The mask at these points of each rectangle, fractions [k, 2] of its sides: [n, k]."""
+    """The mask at points of each rectangle, fractions [2, k] of its rows and columns: [n, k**2]."""
     height, width = rects.r1 - rects.r0 - 1, rects.c1 - rects.c0 - 1
-    rows = rects.r0[:, None] + (height[:, None] * points[:, 0]).astype(np.int64)
-    columns = rects.c0[:, None] + (width[:, None] * points[:, 1]).astype(np.int64)
-    return scene.evaluate(rects.b[:, None], rects.h[:, None], rows, columns)
+    rows = rects.r0[:, None] + (height[:, None] * points[0]).astype(np.int64)
+    columns = rects.c0[:, None] + (width[:, None] * points[1]).astype(np.int64)
+    b, h = rects.b[:, None, None], rects.h[:, None, None]
+    seen = scene.evaluate(b, h, rows[:, :, None], columns[:, None, :])
+    return seen.reshape(len(rects), points.shape[1] ** 2)
 
 
 def _leaves(scene: Scene, rects: Rects) -> Iterator[tuple[slice, Array, Array]]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from flexdsl.analysis.grid import Grid, Rects
 from flexdsl.analysis.scene import Scene
-from flexdsl.analysis.subdivide import TileMap
+from flexdsl.analysis.subdivide import TileMap, first_row
 
 Array = NDArray[Any]
 
@@ -131,8 +131,11 @@ def _table_of(rows: int, parts: list[Runs]) -> RunTable:
     """The table of merged runs whose rows ascend from part to part."""
     counts, full_counts = np.zeros((2, rows), np.int32)
     for row, _, _, full in parts:
-        np.add.at(counts, row, 1)
-        np.add.at(full_counts, row[full], 1)
+        if len(row):
+            within = slice(row[0], row[-1] + 1)
+            counts[within] += np.bincount(row - row[0]).astype(np.int32)
+            size = within.stop - within.start
+            full_counts[within] += np.bincount(row[full] - row[0], minlength=size).astype(np.int32)
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
     nothing = np.zeros(0, np.int32)
     starts, stops = (np.concatenate([nothing, *(p[k] for p in parts)]) for k in (1, 2))
@@ -179,5 +182,5 @@ def _rows_of(rects: Rects, grid: Grid) -> tuple[Array, Array, Array]:
     heights = rects.r1 - rects.r0
     of = np.repeat(np.arange(len(rects)), heights)
     within = np.arange(len(of)) - np.repeat(np.cumsum(heights) - heights, heights)
-    row = (rects.b[of] * grid.heads + rects.h[of]) * grid.q_tiles + rects.r0[of] + within
+    row = (first_row(rects, grid) + rects.r0)[of] + within
     return row, rects.c0[of], rects.c1[of]

@@ -19,19 +19,20 @@ from numpy.typing import NDArray
 from flexdsl.analysis.equal_runs import joined_table
 from flexdsl.analysis.grid import Grid, Rects
 from flexdsl.analysis.scene import Scene
-from flexdsl.analysis.subdivide import MANY, decide, pairs_of, warn_of_cost
+from flexdsl.analysis.subdivide import MANY, decide_tiles, first_row, warn_of_cost
 from flexdsl.analysis.table import RunTable, make_table
 from flexdsl.analysis.truth import flatten
-from flexdsl.ir import Expr, Op, apply, walk
+from flexdsl.ir import Expr, Op, apply, const, walk
 
 Array = NDArray[Any]
 
 
-def united_table(scene: Scene, planned: Callable[[Scene], RunTable]) -> RunTable | None:
+def united_table(scene: Scene, planned: Callable[[Scene, Expr], RunTable]) -> RunTable | None:
     """The runs of kv tiles of every q tile; None where no part of the mask is easy apart.
 
     Args:
-        planned: makes the table of the parts that are not.
+        planned: makes the table of the parts that are not, or of as much of it as is needed where
+            a condition holds.
     """
     if scene.expr.op is not Op.OR or scene.grid.is_empty:
         return None
@@ -47,18 +48,18 @@ def united_table(scene: Scene, planned: Callable[[Scene], RunTable]) -> RunTable
             tables.append(joined)
     if not (rows or columns or tables):
         return None
-    tables += [
-        _of_axis(_either(parts, scene), axis)
-        for parts, axis in ((rows, "q"), (columns, "kv"))
-        if parts
-    ]
+    if rows:
+        tables.append(_of_axis(replace(scene, expr=_either(rows)), "q"))
+    if columns:
+        tables.append(_of_axis(replace(scene, expr=_either(columns)), "kv"))
     if rest:
-        tables.append(planned(_either(rest, scene)))
+        elsewhere = apply(Op.NOT, _either(rows + columns))
+        tables.append(planned(replace(scene, expr=_either(rest)), elsewhere))
     return _united(tables, scene)
 
 
-def _either(parts: list[Expr], scene: Scene) -> Scene:
-    return replace(scene, expr=reduce(lambda a, b: apply(Op.OR, a, b), parts))
+def _either(parts: list[Expr]) -> Expr:
+    return reduce(lambda a, b: apply(Op.OR, a, b), parts, const(False))
 
 
 def _is_searched(part: Expr) -> bool:
@@ -104,8 +105,8 @@ def _united(tables: list[RunTable], scene: Scene) -> RunTable:
     rects = _tiles_of(row[unsure], start[unsure], stop[unsure], scene.grid)
     if len(rects) > MANY:
         warn_of_cost(scene, len(rects))
-    shared = ~decide(scene, pairs_of(rects, scene.grid), live=True)[1]
-    of_rects = (rects.b * scene.grid.heads + rects.h) * scene.grid.q_tiles + rects.r0
+    shared = ~decide_tiles(scene, rects, live=True)[1]
+    of_rects = first_row(rects, scene.grid) + rects.r0
     return make_table(
         tables[0].rows,
         np.concatenate([row[~unsure], of_rects]),
