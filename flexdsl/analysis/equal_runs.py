@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from flexdsl.analysis.grid import Grid
 from flexdsl.analysis.join import AXES, FEW, join_of, sides_of, values_of
-from flexdsl.analysis.scene import POINTS, Scene, chunks
+from flexdsl.analysis.scene import Scene, chunks
 from flexdsl.analysis.table import RunTable, make_table
 from flexdsl.analysis.truth import flatten
 from flexdsl.ir import Expr, Op
 
 Array = NDArray[Any]
+POSITIONS = 1 << 14  # of an axis, evaluated at once
 LARGEST = 2**62  # of a number that stands for the values of several equalities
 
 
@@ -89,7 +90,7 @@ def _spans(scene: Scene, sides: list[Expr], axis: str, group: tuple[int, ...]) -
     grid = scene.grid
     length, size = (grid.q_len, grid.tile[0]) if axis == "q" else (grid.kv_len, grid.tile[1])
     starts, values = list[Array](), list[Array]()
-    for part in chunks(length, max(size, POINTS // 4 // size * size)):
+    for part in chunks(length, max(size, POSITIONS // size * size)):
         here = np.stack(
             [values_of(scene, side, axis, (group[0], group[1]), part) for side in sides]
         )

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flexdsl.analysis.scene import POINTS, Scene
+from flexdsl.analysis.scene import Scene
 from flexdsl.analysis.truth import flatten
 from flexdsl.ir import Expr, Op, Type, evaluate
 
 Array = NDArray[Any]
 AXES = ("q", "kv")
+PAIRS = 1 << 15  # looked at together
 FEW = 64  # pairs with equal values for each position: with more of them others find them as fast
 
 
@@ -45,7 +46,7 @@ class Join:
         ends = np.cumsum(self.stop - self.first)
         start, total = 0, int(ends[-1]) if len(ends) else 0
         while start < total:
-            stop = min(start + POINTS, total)
+            stop = min(start + PAIRS, total)
             number = np.arange(start, stop)
             row = np.searchsorted(ends, number, side="right")
             yield row, self.order[self.stop[row] - (ends[row] - number)]

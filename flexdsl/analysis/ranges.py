@@ -135,15 +135,17 @@ class _Sorted:
 
 @dataclass(frozen=True)
 class _Blocks:
-    """Rows in any order, cut into blocks of BLOCK elements.
+    """Rows in any order, cut into blocks of at most BLOCK elements.
 
     Attributes:
         rows: [rows, length].
+        size: elements of a block.
         prefix, suffix: extremes from the block's start to here, and from here to its end.
         levels: extremes of 2**k whole blocks from block j on; [k][rows, blocks].
     """
 
     rows: Array
+    size: int
     prefix: tuple[Array, Array]
     suffix: tuple[Array, Array]
     levels: tuple[list[Array], list[Array]]
@@ -151,7 +153,7 @@ class _Blocks:
     def extremes(self, row: Array, low: Array, high: Array) -> tuple[Array, Array]:
         """Inside one block the two running extremes bound the range from both sides."""
         ends = []
-        low_block, high_block = low // BLOCK, high // BLOCK
+        low_block, high_block = low // self.size, high // self.size
         count = high_block - low_block - 1
         level = np.where(count > 0, np.log2(np.maximum(count, 1)).astype(np.int64), 0)
         inside = low_block == high_block
@@ -189,15 +191,16 @@ def _make_line(rows: Array) -> _Line:
     if _is_sorted(rows, np.less_equal):
         return _Sorted(rows, False)
     count, length = rows.shape
-    padded = np.pad(rows, ((0, 0), (0, -length % BLOCK)), mode="edge")
-    blocks = padded.reshape(count, -1, BLOCK)
+    size = min(BLOCK, length)
+    padded = np.pad(rows, ((0, 0), (0, -length % size)), mode="edge")
+    blocks = padded.reshape(count, -1, size)
     functions = (np.minimum, np.maximum)
     prefix = [f.accumulate(blocks, axis=2).reshape(count, -1) for f in functions]
     suffix = [
         f.accumulate(blocks[:, :, ::-1], axis=2)[:, :, ::-1].reshape(count, -1) for f in functions
     ]
     levels = [_sparse(f.reduce(blocks, axis=2), f) for f in functions]
-    return _Blocks(rows, (prefix[0], prefix[1]), (suffix[0], suffix[1]), (levels[0], levels[1]))
+    return _Blocks(rows, size, (prefix[0], prefix[1]), (suffix[0], suffix[1]), (levels[0], levels[1]))
 
 
 def _is_sorted(rows: Array, compare: Any) -> bool:

@@ -113,10 +113,10 @@ Runs = tuple[Array, Array, Array, Array]  # row, start, stop, and is it full?
 
 def make_table(rows: int, row: Array, start: Array, stop: Array, full: Array) -> RunTable:
     """The table of disjoint runs in any order; runs of one state that touch become one."""
-    return _table_of(rows, [_merged(row, start, stop, full)])
+    return table_of_runs(rows, [merged(row, start, stop, full)])
 
 
-def _merged(row: Array, start: Array, stop: Array, full: Array) -> Runs:
+def merged(row: Array, start: Array, stop: Array, full: Array) -> Runs:
     """Runs in the order of a table, in 32 bits; those of one state that touch become one."""
     order = np.lexsort((start, ~full, row))
     row, start, stop, full = row[order], start[order], stop[order], full[order]
@@ -127,7 +127,7 @@ def _merged(row: Array, start: Array, stop: Array, full: Array) -> Runs:
     return row, start, stop, full[opens]
 
 
-def _table_of(rows: int, parts: list[Runs]) -> RunTable:
+def table_of_runs(rows: int, parts: Iterable[Runs]) -> RunTable:
     """The table of merged runs whose rows ascend from part to part."""
     counts, full_counts = np.zeros((2, rows), np.int32)
     for row, _, _, full in parts:
@@ -165,7 +165,7 @@ def stacked(tables: list[RunTable], groups: int) -> RunTable:
 def table_of_maps(maps: Iterable[TileMap], scene: Scene) -> RunTable:
     """The table of a scene's tile map, whose bands come in the order of rows."""
     grid, like = scene.grid, scene.like_groups
-    table = _table_of(len(like) * grid.q_tiles, [_runs_of(part, grid) for part in maps])
+    table = table_of_runs(len(like) * grid.q_tiles, [_runs_of(part, grid) for part in maps])
     if (like == np.arange(len(like))).all():
         return table
     return table.chosen((like[:, None] * grid.q_tiles + np.arange(grid.q_tiles)).reshape(-1))
@@ -174,7 +174,7 @@ def table_of_maps(maps: Iterable[TileMap], scene: Scene) -> RunTable:
 def _runs_of(tiles: TileMap, grid: Grid) -> Runs:
     parts = [_rows_of(rects, grid) for rects in (tiles.full, tiles.partial)]
     row, start, stop = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return _merged(row, start, stop, np.arange(len(row)) < len(parts[0][0]))
+    return merged(row, start, stop, np.arange(len(row)) < len(parts[0][0]))
 
 
 def _rows_of(rects: Rects, grid: Grid) -> tuple[Array, Array, Array]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import reduce
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,15 @@ from numpy.typing import NDArray
 
 from flexdsl.analysis.equal_runs import joined_table
 from flexdsl.analysis.grid import Grid, Rects
-from flexdsl.analysis.scene import Scene
+from flexdsl.analysis.scene import Scene, chunks
 from flexdsl.analysis.subdivide import MANY, decide_tiles, first_row, warn_of_cost
-from flexdsl.analysis.table import RunTable, make_table
+from flexdsl.analysis.table import Runs, RunTable, make_table, merged, table_of_runs
 from flexdsl.analysis.truth import flatten
 from flexdsl.ir import Expr, Op, apply, const, walk
 
 Array = NDArray[Any]
+POSITIONS = 1 << 14  # of an axis, evaluated at once
+RUNS = 1 << 12  # of all parts, overlaid at once
 
 
 def united_table(scene: Scene, planned: Callable[[Scene, Expr], RunTable]) -> RunTable | None:
@@ -85,35 +88,47 @@ def _on_axis(scene: Scene, axis: str) -> tuple[Array, Array]:
     """Is the condition true somewhere in a tile, and everywhere? bool [groups, tiles] each."""
     grid = scene.grid
     length, size = (grid.q_len, grid.tile[0]) if axis == "q" else (grid.kv_len, grid.tile[1])
-    zero, starts = np.zeros(1, np.int64), np.arange(0, length, size)
-    found: tuple[list[Array], list[Array]] = ([], [])
-    for b, h in np.ndindex(grid.batch, grid.heads):
-        at = np.asarray(b), np.asarray(h)
-        along = np.arange(length)
-        value = (
-            scene.evaluate(*at, along, zero) if axis == "q" else scene.evaluate(*at, zero, along)
-        )
-        found[0].append(np.logical_or.reduceat(value, starts))
-        found[1].append(np.logical_and.reduceat(value, starts))
-    return np.stack(found[0]), np.stack(found[1])
+    some, all_ = np.zeros((2, grid.batch * grid.heads, -(-length // size)), np.bool_)
+    nowhere, step = np.zeros(1, np.int64), max(1, POSITIONS // size)
+    for group, (b, h) in enumerate(np.ndindex(grid.batch, grid.heads)):
+        for tiles in chunks(some.shape[1], step):
+            along = np.arange(tiles.start * size, min(tiles.stop * size, length))
+            rows, columns = (along, nowhere) if axis == "q" else (nowhere, along)
+            value = scene.evaluate(np.asarray(b), np.asarray(h), rows, columns)
+            starts = np.arange(0, len(along), size)
+            some[group, tiles] = np.logical_or.reduceat(value, starts)
+            all_[group, tiles] = np.logical_and.reduceat(value, starts)
+    return some, all_
 
 
 def _united(tables: list[RunTable], scene: Scene) -> RunTable:
-    """The table of the whole mask from those of its parts."""
-    row, start, stop, live, full = _overlaid(tables, scene.grid)
-    unsure = (live > 1) & ~full
-    rects = _tiles_of(row[unsure], start[unsure], stop[unsure], scene.grid)
-    if len(rects) > MANY:
-        warn_of_cost(scene, len(rects))
-    shared = ~decide_tiles(scene, rects, live=True)[1]
-    of_rects = first_row(rects, scene.grid) + rects.r0
-    return make_table(
-        tables[0].rows,
-        np.concatenate([row[~unsure], of_rects]),
-        np.concatenate([start[~unsure], rects.c0]),
-        np.concatenate([stop[~unsure], rects.c1]),
-        np.concatenate([full[~unsure], shared]),
-    )
+    """The table of the whole mask from those of its parts, some rows at a time."""
+    rows = tables[0].rows
+    before = np.cumsum(sum(np.diff(table.offsets) for table in tables))
+    cuts = np.searchsorted(before, np.arange(RUNS, int(before[-1]), RUNS), side="right")
+    bounds = np.unique([0, *cuts, rows])
+    parts, shared, is_told = list[Runs](), 0, False
+    for first, stop in pairwise(bounds):
+        row, start, end, live, full = _overlaid(
+            [table.chosen(np.arange(first, stop)) for table in tables], scene.grid
+        )
+        unsure = (live > 1) & ~full
+        rects = _tiles_of(row[unsure] + first, start[unsure], end[unsure], scene.grid)
+        shared += len(rects)
+        if not is_told and shared * rows > MANY * stop:
+            is_told = True
+            warn_of_cost(scene, shared * rows / stop)
+        sure = row[~unsure] + first, start[~unsure], end[~unsure], full[~unsure]
+        parts.append(_with_shared(sure, rects, scene))
+    return table_of_runs(rows, parts)
+
+
+def _with_shared(sure: Runs, rects: Rects, scene: Scene) -> Runs:
+    """These runs, and the single tiles that several parts share, as the whole mask has them."""
+    full = ~decide_tiles(scene, rects, live=True)[1]
+    shared = first_row(rects, scene.grid) + rects.r0, rects.c0, rects.c1, full
+    row, start, stop, full = (np.concatenate(x) for x in zip(sure, shared, strict=True))
+    return merged(row, start, stop, full)
 
 
 def _overlaid(tables: list[RunTable], grid: Grid) -> tuple[Array, Array, Array, Array, Array]:
