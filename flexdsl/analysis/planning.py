@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
+from flexdsl.analysis.block_grid import looked_up_table
 from flexdsl.analysis.closed_form import ClosedForm, Declined
 from flexdsl.analysis.closed_runs import Ends
 from flexdsl.analysis.equal_runs import joined_table
@@ -85,6 +86,7 @@ def _table_by_form(scene: Scene) -> RunTable | None:
         or stretched_table(scene)
         or united_table(scene, _table_of_part)
         or joined_table(scene)
+        or looked_up_table(scene)
     )
 
 

@@ -200,7 +200,8 @@ def _make_line(rows: Array) -> _Line:
         f.accumulate(blocks[:, :, ::-1], axis=2)[:, :, ::-1].reshape(count, -1) for f in functions
     ]
     levels = [_sparse(f.reduce(blocks, axis=2), f) for f in functions]
-    return _Blocks(rows, size, (prefix[0], prefix[1]), (suffix[0], suffix[1]), (levels[0], levels[1]))
+    ends = (prefix[0], prefix[1]), (suffix[0], suffix[1]), (levels[0], levels[1])
+    return _Blocks(rows, size, *ends)
 
 
 def _is_sorted(rows: Array, compare: Any) -> bool:
