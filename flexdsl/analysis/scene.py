@@ -23,7 +23,7 @@ from flexdsl.ir import Expr, evaluate
 
 Array = NDArray[Any]
 
-LANES = 3584  # boxes judged at once
+LANES = 1 << 12  # boxes judged at once
 POINTS = 1 << 18  # pairs evaluated at once
 
 

@@ -29,10 +29,11 @@ Array = NDArray[Any]
 LONG = 200  # characters of a mask in a message
 LEAF = 8  # a box of at most LEAF x LEAF pairs is evaluated
 BOXES = 1792  # of a level that are cut further together, which bounds the memory
+BANDS = 16  # of a level with very many boxes
 WIDE_LEVEL = 512  # a level with fewer boxes is cut by 4, since each level has a fixed cost
 CROWD = 16  # boxes of a level for each of its rows and columns: the mask has pairs everywhere
 MANY = 1 << 20  # undecided tiles that are expected, of which a user is told
-TILES = 1792  # undecided tiles treated at once
+TILES = 1 << 12  # undecided tiles treated at once
 # Where a rectangle is looked at, as fractions of its height and width: in all pairs of a row and a
 # column, since most of a mask knows one of them alone, and is worked out once for each.
 CORNERS = np.array([[0, 0.5, 1], [0, 0.5, 1]])
@@ -97,7 +98,8 @@ def map_tiles(scene: Scene) -> Iterator[TileMap]:
                 yield _map_of_live(scene, _tiles_of(live, grid))
                 return
         size = max(1, size // (4 if len(level) < WIDE_LEVEL else 2))
-        waiting += reversed([(part, size, above) for part, above in _bands(level, full, grid)])
+        bands = _bands(level, full, grid, _most(level, grid))
+        waiting += reversed([(part, size, above) for part, above in bands])
         may_join = may_join and len(waiting) == 1
 
 
@@ -106,21 +108,29 @@ def first_row(rects: Rects, grid: Grid) -> Array:
     return np.asarray((rects.b.astype(np.int64) * grid.heads + rects.h) * grid.q_tiles)
 
 
-def _bands(level: Rects, full: Rects, grid: Grid) -> Iterator[tuple[Rects, Rects]]:
-    """The boxes of one level in bands of rows with at most BOXES each, where rows allow it.
+def _most(level: Rects, grid: Grid) -> int:
+    """Boxes of a band: more of them where the whole table will be large anyway."""
+    rows = grid.batch * grid.heads * grid.q_tiles
+    row = first_row(level, grid) + level.r0
+    of_band = int(row.max() - row.min()) + int((level.r1 - level.r0).max())
+    return max(BOXES, len(level) * rows // of_band // BANDS)
+
+
+def _bands(level: Rects, full: Rects, grid: Grid, most: int) -> Iterator[tuple[Rects, Rects]]:
+    """The boxes of one level in bands of rows with at most `most` each, where rows allow it.
 
     The rectangles of `full` are cut at the same rows.
     """
     row = first_row(level, grid) + level.r0
     above = row[row > row.min()]
-    if len(level) <= BOXES or not len(above):
+    if len(level) <= most or not len(above):
         yield level, full
         return
     # Boxes of a level start in the same rows, so that none of them is cut.
     middle = max(int(np.partition(row, len(row) // 2)[len(row) // 2]), int(above.min()))
     upper = zip(_cut(level, grid, middle), _cut(full, grid, middle), strict=True)
     for part, covers in upper:
-        yield from _bands(part, covers, grid)
+        yield from _bands(part, covers, grid, most)
 
 
 def _cut(rects: Rects, grid: Grid, middle: int) -> tuple[Rects, Rects]:
@@ -219,9 +229,13 @@ def _decide_part(scene: Scene, rects: Rects, has_true: Array, has_false: Array) 
         if not len(rects):
             return
         pieces, parent, whole = _at_jumps(scene, rects)
-        rest, of_rest = _seen_closely(scene, rects[whole], of[whole], has_true, has_false)
-        quarters, quarter_of = rest.split(*_next_size(rest))
-        rects, of = concatenate([pieces, quarters]), np.append(of[parent], of_rest[quarter_of])
+        if len(pieces):
+            rest, of_rest = rects[whole], of[whole]
+        else:
+            rest, of_rest = rects, of
+        rest, of_rest = _seen_closely(scene, rest, of_rest, has_true, has_false)
+        rects, parent_of_rest = rest.split(*_next_size(rest))
+        rects, of = concatenate([pieces, rects]), np.append(of[parent], of_rest[parent_of_rest])
         truth = scene.truth(rects)
         has_true[of[truth.always]] = True
         has_false[of[~truth.possible]] = True
@@ -258,6 +272,8 @@ def _seen_closely(
 def _at_jumps(scene: Scene, rects: Rects) -> tuple[Rects, Array, Array]:
     """Rectangles cut where numbers of the mask jump, whose pieces they are; which have no jump."""
     along_q, along_kv = scene.jumps
+    if not (along_q or along_kv):
+        return concatenate([]), np.zeros(0, np.int64), np.ones(len(rects), np.bool_)
     row = first_jump(along_q, scene.grid.q_offset, rects.r0, rects.r1)
     column = first_jump(along_kv, 0, rects.c0, rects.c1)
     jumps = (row < rects.r1) | (column < rects.c1)
