@@ -24,19 +24,21 @@ from flexdsl.ir import Expr, Op
 
 Array = NDArray[Any]
 POSITIONS = 1 << 14  # of an axis, evaluated at once
+LOOKS = 1 << 24  # at values of all positions
 LARGEST = 2**62  # of a number that stands for the values of several equalities
 
 
 def joined_table(scene: Scene) -> RunTable | None:
     """The runs of kv tiles of every q tile.
 
-    None where the mask is something else besides, or so many values are equal that proofs are
-    faster.
+    None where the mask is something else besides, or where so many values are equal, or there are
+    so many positions, that proofs are faster.
     """
     parts = flatten(scene.expr) if scene.expr.op is Op.AND else [scene.expr]
     sides = [both for both in map(sides_of, parts) if both is not None]
     grid = scene.grid
-    if len(sides) < len(parts) or grid.is_empty:
+    looks = (grid.q_len + grid.kv_len) * grid.batch * grid.heads * len(sides)
+    if len(sides) < len(parts) or grid.is_empty or looks > LOOKS:
         return None
     found = [(np.zeros(0, np.int64), np.zeros(0, np.int64))]
     for group in np.ndindex(grid.batch, grid.heads):

@@ -19,7 +19,7 @@ from flexdsl.analysis.scene import Scene
 from flexdsl.analysis.solve import Solver
 from flexdsl.analysis.subdivide import map_tiles
 from flexdsl.analysis.table import RunTable, stacked, table_of_maps
-from flexdsl.analysis.values import specialise, substitute
+from flexdsl.analysis.values import is_deep, specialise, substitute
 from flexdsl.ir import Expr, Op, Type, apply, const, walk
 from flexdsl.ir.ops import COMPARISONS
 
@@ -32,7 +32,7 @@ def stretched_table(scene: Scene) -> RunTable | None:
     if scene.grid.is_empty or scene.grid.q_tiles < FEWEST_TILES:
         return None
     mask = specialise(scene.expr, scene.bindings)
-    cuts = _cuts(mask, scene)
+    cuts = [] if is_deep(mask) else _cuts(mask, scene)
     if not 2 < len(cuts) <= MOST:
         return None
     parts = [_stretch(mask, scene, first, stop) for first, stop in pairwise(cuts)]

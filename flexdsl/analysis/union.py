@@ -27,6 +27,7 @@ from flexdsl.ir import Expr, Op, apply, const, walk
 
 Array = NDArray[Any]
 POSITIONS = 1 << 14  # of an axis, evaluated at once
+LOOKS = 1 << 24  # at positions of axes: with more of them proofs are faster
 RUNS = 1 << 12  # of all parts, overlaid at once
 
 
@@ -37,7 +38,9 @@ def united_table(scene: Scene, planned: Callable[[Scene, Expr], RunTable]) -> Ru
         planned: makes the table of the parts that are not, or of as much of it as is needed where
             a condition holds.
     """
-    if scene.expr.op is not Op.OR or scene.grid.is_empty:
+    grid = scene.grid
+    looks = (grid.q_len + grid.kv_len) * len(np.unique(scene.like_groups))
+    if scene.expr.op is not Op.OR or grid.is_empty or looks > LOOKS:
         return None
     rest: list[Expr] = []
     rows, columns, tables = list[Expr](), list[Expr](), list[RunTable]()
@@ -90,7 +93,8 @@ def _on_axis(scene: Scene, axis: str) -> tuple[Array, Array]:
     length, size = (grid.q_len, grid.tile[0]) if axis == "q" else (grid.kv_len, grid.tile[1])
     some, all_ = np.zeros((2, grid.batch * grid.heads, -(-length // size)), np.bool_)
     nowhere, step = np.zeros(1, np.int64), max(1, POSITIONS // size)
-    for group, (b, h) in enumerate(np.ndindex(grid.batch, grid.heads)):
+    for group in np.unique(scene.like_groups):
+        b, h = divmod(int(group), grid.heads)
         for tiles in chunks(some.shape[1], step):
             along = np.arange(tiles.start * size, min(tiles.stop * size, length))
             rows, columns = (along, nowhere) if axis == "q" else (nowhere, along)
@@ -98,7 +102,7 @@ def _on_axis(scene: Scene, axis: str) -> tuple[Array, Array]:
             starts = np.arange(0, len(along), size)
             some[group, tiles] = np.logical_or.reduceat(value, starts)
             all_[group, tiles] = np.logical_and.reduceat(value, starts)
-    return some, all_
+    return some[scene.like_groups], all_[scene.like_groups]
 
 
 def _united(tables: list[RunTable], scene: Scene) -> RunTable:
