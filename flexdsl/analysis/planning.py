@@ -81,13 +81,21 @@ def table_of(scene: Scene, outer: Outer) -> RunTable:
 
 def _table_by_form(scene: Scene) -> RunTable | None:
     """The runs of kv tiles where the form of the mask tells how to find them fast."""
-    return (
-        repeated_table(scene)
-        or stretched_table(scene)
-        or united_table(scene, _table_of_part)
-        or joined_table(scene)
-        or looked_up_table(scene)
-    )
+    for find, made in (
+        (repeated_table, "from one step of rows: the mask repeats along the diagonal"),
+        (stretched_table, "from one step of rows of each stretch in which the mask repeats"),
+        (_united, "from those of the parts that `or` joins"),
+        (joined_table, "by joining the runs of equal values of both axes"),
+        (looked_up_table, "by one look at each block"),
+    ):
+        table = find(scene)
+        if table is not None:
+            return replace(table, made=made)
+    return None
+
+
+def _united(scene: Scene) -> RunTable | None:
+    return united_table(scene, _table_of_part)
 
 
 def _table_of_part(scene: Scene, elsewhere: Expr) -> RunTable:
@@ -103,7 +111,7 @@ def _turned(table: RunTable, scene: Scene, outer: Outer) -> RunTable:
     """The runs for each `outer` tile, from those for each tile of the other axis."""
     grid = scene.grid
     tiles = (grid.q_tiles, grid.kv_tiles) if outer == "kv" else (grid.kv_tiles, grid.q_tiles)
-    return transpose(table, grid.batch * grid.heads, *tiles)
+    return replace(transpose(table, grid.batch * grid.heads, *tiles), made=table.made)
 
 
 def _closed_form(scene: Scene, outer: Outer) -> ClosedForm | Declined:

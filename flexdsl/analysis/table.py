@@ -18,6 +18,7 @@ from flexdsl.analysis.scene import Scene
 from flexdsl.analysis.subdivide import TileMap, first_row
 
 Array = NDArray[Any]
+SUBDIVIDED = "by subdivision of the tile grid"
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,12 +30,14 @@ class RunTable:
         full_ends: int32 [rows]; runs offsets[r] .. full_ends[r] are full, the others partial.
         starts, stops: int32 [runs]; ascending and disjoint among the full ones of a row, and among
             its partial ones.
+        made: how it was found, in words.
     """
 
     offsets: Array
     full_ends: Array
     starts: Array
     stops: Array
+    made: str = SUBDIVIDED
 
     @property
     def nbytes(self) -> int:
