@@ -209,17 +209,22 @@ class Ends:
         """
         if len(self.form.intervals) < 2:
             return False
-        near = np.flatnonzero(_any_meet(*self.live_tiles()))
-        return any(self._is_suspect(near[part]) for part in chunks(len(near), TILES))
+        full = self.full_tiles()
+        near = np.flatnonzero(_any_share(self.live_tiles(), full))
+        return any(self._is_suspect(near[part], *full) for part in chunks(len(near), TILES))
 
-    def _is_suspect(self, tiles: Array) -> bool:
-        """Is, in one of these outer tiles, a tile covered by several intervals only?"""
+    def _is_suspect(self, tiles: Array, start: Array, stop: Array) -> bool:
+        """Is, in one of these outer tiles, a tile covered by several intervals only?
+
+        Args:
+            start, stop: full tiles of all outer ones, as of `full_tiles`.
+        """
         b, h, first, last = (x[tiles] for x in self.tile_rows)
         positions = [first, last, *self._edges(b, h, first, last)]
         rows = np.stack(positions, axis=1)
         low, high = self.of_rows(b[:, None], h[:, None], rows)
         covers = [self._contained(*_joined(low[:, k], high[:, k])) for k in range(rows.shape[1])]
-        single = tuple(x[tiles] for x in self.full_tiles())
+        single = start[tiles], stop[tiles]
         parts = [x for pair in (*covers, single) for x in pair]
         edges = np.sort(np.concatenate(parts, axis=1), axis=1)
         starts, stops = edges[:, :-1], edges[:, 1:]
@@ -264,13 +269,25 @@ def _slope(end: Expr, outer: Expr) -> int | None:
     return abs(dict(terms).get(outer, 0))
 
 
-def _any_meet(start: Array, stop: Array) -> Array:
-    """Have two of the ranges [start, stop) of a row a tile in common? [rows, n] to bool [rows]."""
+def _any_share(live: tuple[Array, Array], full: tuple[Array, Array]) -> Array:
+    """Have two intervals of an outer tile a live tile in common that may be full in neither?
+
+    Args:
+        live, full: start and stop of ranges of tiles, [rows, intervals] each.
+
+    Returns:
+        bool [rows].
+    """
+    start, stop = live
     result = np.zeros(len(start), np.bool_)
     for m in range(start.shape[1]):
         for n in range(m):
             first = np.maximum(start[:, m], start[:, n])
-            result |= first < np.minimum(stop[:, m], stop[:, n])
+            last = np.minimum(stop[:, m], stop[:, n])
+            shared = first < last
+            for k in (m, n):
+                shared &= (first < full[0][:, k]) | (full[1][:, k] < last)
+            result |= shared
     return result
 
 

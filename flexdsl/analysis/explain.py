@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from flexdsl.analysis.advice import advice
 from flexdsl.analysis.closed_form import BOTTOM, TOP, Interval
+from flexdsl.analysis.table import SUBDIVIDED
 from flexdsl.analysis.truth import flatten
 from flexdsl.errors import Span
 from flexdsl.ir import Expr, Op, captures_of, print_expr, walk
@@ -66,13 +67,18 @@ def _interval(interval: Interval, inner: str) -> str:
 
 def _why_table(plan: BlockPlan) -> list[str]:
     """The reason and the place in the source that stands in the way of a closed form."""
-    lines = ["table of runs, made by subdivision of the tile grid"]
+    lines = [f"table of runs, made {_made(plan)}"]
     if plan.why_table is not None:
         lines.append(f"  no closed form: {plan.why_table.reason}")
         span = _span(plan, plan.why_table.node)
         if span is not None:
             lines.append(span.render())
     return lines
+
+
+def _made(plan: BlockPlan) -> str:
+    """How its table was found; a plan of a device has none on the host."""
+    return SUBDIVIDED if plan.table is None else plan.table.made
 
 
 def _span(plan: BlockPlan, node: Expr) -> Span | None:
@@ -123,6 +129,8 @@ def _how(alone: BlockPlan) -> str:
     captures = _captures(alone.scene.expr)
     ranges = f"q, kv and the elements of {captures}" if captures else "q and kv"
     reason = "" if alone.why_table is None else f" ({alone.why_table.reason})"
+    if _made(alone) != SUBDIVIDED:
+        return f"a table, made {_made(alone)}{reason}"
     return f"judged on boxes by the ranges of {ranges}, cut down to single pairs{reason}"
 
 

@@ -49,7 +49,10 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class Rects:
-    """Rectangles rows [r0, r1) x columns [c0, c1) of batch b and head h: int64 arrays [n]."""
+    """Rectangles rows [r0, r1) x columns [c0, c1) of batch b and head h: arrays [n].
+
+    All numbers fit in int32, as which those of a subdivision are kept; their products do not.
+    """
 
     b: Array
     h: Array
@@ -62,6 +65,8 @@ class Rects:
         return len(self.r0)
 
     def __getitem__(self, chosen: Any) -> Rects:
+        if isinstance(chosen, np.ndarray) and chosen.dtype == np.bool_:
+            chosen = np.flatnonzero(chosen)  # once, not for each of the arrays
         return Rects(*(x[chosen] for x in self.arrays))
 
     @property
@@ -72,7 +77,11 @@ class Rects:
     @property
     def area(self) -> Array:
         """Cells of each rectangle."""
-        return np.asarray((self.r1 - self.r0) * (self.c1 - self.c0))
+        return np.asarray((self.r1 - self.r0).astype(np.int64) * (self.c1 - self.c0))
+
+    def narrow(self) -> Rects:
+        """The same in int32."""
+        return Rects(*(x.astype(np.int32, copy=False) for x in self.arrays))
 
     def split(self, height: int, width: int) -> tuple[Rects, Array]:
         """Pieces of at most height x width cells, and the number of the rectangle of each."""
@@ -89,7 +98,7 @@ class Rects:
         c0 = columns[first_column[parent] + within]
         r1 = np.minimum(r0 + height, self.r1[parent])
         c1 = np.minimum(c0 + width, self.c1[parent])
-        return Rects(self.b[parent], self.h[parent], r0, r1, c0, c1), parent
+        return Rects(self.b[parent], self.h[parent], r0, r1, c0, c1).narrow(), parent
 
 
 def _cuts(first: Array, stop: Array, size: int) -> tuple[Array, Array]:

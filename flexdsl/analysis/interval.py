@@ -60,10 +60,17 @@ def _mul(a: Interval, b: Interval) -> Interval:
     return Interval(hull.lo, hull.hi, magnitude)
 
 
+def _is_positive(b: Interval) -> bool:
+    """Is it one positive number in all lanes, as divisors nearly always are?"""
+    return b.lo.ndim == 0 and bool(b.lo == b.hi) and bool(b.lo > 0)
+
+
 def _floordiv(a: Interval, b: Interval) -> Interval:
     """Monotone in each operand while the divisor keeps its sign."""
     if a.magnitude >= HALF:
         return UNBOUNDED
+    if _is_positive(b):
+        return Interval(a.lo // b.lo, a.hi // b.lo, a.magnitude)
     zero = (b.lo <= 0) & (b.hi >= 0)
     divisor = Interval(np.where(zero, 1, b.lo), np.where(zero, 1, b.hi))
     hull = _corners(a, divisor, np.floor_divide)
@@ -74,9 +81,14 @@ def _mod(a: Interval, b: Interval) -> Interval:
     """Exact for one divisor where the range stays within one period; else all remainders."""
     if b.magnitude >= HALF:
         return UNBOUNDED
+    if _is_positive(b) and a.magnitude < HALF:
+        first, last = a.lo // b.lo * b.lo, a.hi // b.lo * b.lo
+        same = first == last
+        lo, hi = np.where(same, a.lo - first, 0), np.where(same, a.hi - last, b.lo - 1)
+        return Interval(lo, hi, b.magnitude)
     zero = (b.lo <= 0) & (b.hi >= 0)
-    lo: Array = np.where(b.lo > 0, 0, b.lo + 1)
-    hi: Array = np.where(b.lo > 0, b.hi - 1, 0)
+    lo = np.where(b.lo > 0, 0, b.lo + 1)
+    hi = np.where(b.lo > 0, b.hi - 1, 0)
     if a.magnitude < HALF:
         divisor = np.where(zero, 1, b.lo)
         period = (b.lo == b.hi) & (a.lo // divisor == a.hi // divisor)

@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flexdsl.analysis.scene import POINTS, Scene
+from flexdsl.analysis.scene import Scene
 from flexdsl.analysis.truth import flatten
 from flexdsl.ir import Expr, Op, Type, evaluate
 
 Array = NDArray[Any]
+AXES = ("q", "kv")
+PAIRS = 1 << 15  # looked at together
 FEW = 64  # pairs with equal values for each position: with more of them others find them as fast
 
 
@@ -44,7 +46,7 @@ class Join:
         ends = np.cumsum(self.stop - self.first)
         start, total = 0, int(ends[-1]) if len(ends) else 0
         while start < total:
-            stop = min(start + POINTS, total)
+            stop = min(start + PAIRS, total)
             number = np.arange(start, stop)
             row = np.searchsorted(ends, number, side="right")
             yield row, self.order[self.stop[row] - (ends[row] - number)]
@@ -58,7 +60,11 @@ def joins(scene: Scene) -> Iterator[tuple[int, int, Join]] | None:
     if found is None or grid.is_empty:
         return None
     made = [
-        (b, h, _join(scene, *found, b, h)) for b in range(grid.batch) for h in range(grid.heads)
+        (
+            *group,
+            join_of(*(values_of(scene, f, a, group) for f, a in zip(found, AXES, strict=True))),
+        )
+        for group in np.ndindex(grid.batch, grid.heads)
     ]
     if sum(join.pairs for _, _, join in made) > FEW * len(made) * (grid.q_len + grid.kv_len):
         return None
@@ -66,22 +72,36 @@ def joins(scene: Scene) -> Iterator[tuple[int, int, Join]] | None:
 
 
 def _equality(mask: Expr) -> tuple[Expr, Expr] | None:
-    """f and g where the mask needs f == g, f knows no key, g no query, and both are integers."""
-    for part in flatten(mask) if mask.op is Op.AND else [mask]:
-        if part.op is Op.EQ and part.args[0].type is Type.INDEX:
-            for f, g in (part.args, part.args[::-1]):
-                both = {"q", "kv"}
-                if f.variables & both == {"q"} and g.variables & both == {"kv"}:
-                    return f, g
+    """The first equality of integers that the mask needs."""
+    parts = flatten(mask) if mask.op is Op.AND else [mask]
+    found = (sides_of(part) for part in parts if part.args and part.args[0].type is Type.INDEX)
+    return next((sides for sides in found if sides is not None), None)
+
+
+def sides_of(part: Expr) -> tuple[Expr, Expr] | None:
+    """f and g where a condition is f == g, f knows no key, g no query, and neither is a float."""
+    if part.op is Op.EQ and part.args[0].type is not Type.FLOAT:
+        for f, g in (part.args, part.args[::-1]):
+            both = {"q", "kv"}
+            if f.variables & both == {"q"} and g.variables & both == {"kv"}:
+                return f, g
     return None
 
 
-def _join(scene: Scene, f: Expr, g: Expr, b: int, h: int) -> Join:
-    grid, values = scene.grid, scene.bindings.all
-    rows, keys = np.arange(grid.q_len) + grid.q_offset, np.arange(grid.kv_len)
-    axes = {"b": np.asarray(b), "h": np.asarray(h)}
-    of_rows = np.broadcast_to(evaluate(f, {**axes, "q": rows}, values), rows.shape)
-    of_keys = np.broadcast_to(evaluate(g, {**axes, "kv": keys}, values), keys.shape)
+def values_of(
+    scene: Scene, side: Expr, axis: str, group: tuple[int, ...], part: slice | None = None
+) -> Array:
+    """One side of an equality at (some) positions of its axis, of one batch and head."""
+    grid = scene.grid
+    length, first = (grid.q_len, grid.q_offset) if axis == "q" else (grid.kv_len, 0)
+    start, stop = (0, length) if part is None else (part.start, part.stop)
+    positions = np.arange(start, stop) + first
+    variables = {"b": np.asarray(group[0]), "h": np.asarray(group[1]), axis: positions}
+    return np.broadcast_to(evaluate(side, variables, scene.bindings.all), positions.shape)
+
+
+def join_of(of_rows: Array, of_keys: Array) -> Join:
+    """The pairs of two lists of values that are equal."""
     order = np.argsort(of_keys, kind="stable")
     ascending = of_keys[order]
     first = np.searchsorted(ascending, of_rows, side="left")

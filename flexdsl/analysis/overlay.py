@@ -7,17 +7,19 @@ that a kernel has fewer loops and a tile that is full in both together is full i
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial, reduce
 from typing import Any
 
 from flexdsl.analysis.closed_form import (
     BOTTOM,
     TOP,
+    TRUE,
     ClosedForm,
     Declined,
     Interval,
 )
 from flexdsl.analysis.prove import Prover
-from flexdsl.analysis.solve import Piece, Solver
+from flexdsl.analysis.solve import Piece, Solver, operands
 from flexdsl.analysis.values import substitute
 from flexdsl.ir import Expr, Op, apply, const, var
 
@@ -137,13 +139,19 @@ def _reach_down(first: Interval, second: Interval, prover: Prover) -> Interval |
         return None
     if not prover.timeless.always(apply(Op.LE, base, lower)):
         return None
-    domain = _rows_where(apply(Op.LE, lower, first.upper), prover)
+    # What never cuts `second` does not part the two: they end together there.
+    tops = [
+        x
+        for x in operands(Op.MIN, first.upper)
+        if not prover.timeless.always(apply(Op.GE, x, second.upper))
+    ]
+    domain = _rows_where([apply(Op.LE, lower, x) for x in tops], prover)
     if domain is None or domain.lower is not BOTTOM:
         return None
     end = domain.upper
 
     def at(name: str, otherwise: Expr) -> Expr:
-        return _if(apply(Op.LT, var(name), end), base, otherwise)
+        return _if(_both(domain.guard, Op.LT, var(name), end), base, otherwise)
 
     return replace(
         second,
@@ -160,13 +168,18 @@ def _reach_up(first: Interval, second: Interval, prover: Prover) -> Interval | N
         return None
     if not prover.timeless.always(apply(Op.GE, top, upper)):
         return None
-    domain = _rows_where(apply(Op.GE, upper, first.lower), prover)
+    bottoms = [
+        x
+        for x in operands(Op.MAX, first.lower)
+        if not prover.timeless.always(apply(Op.LE, x, second.lower))
+    ]
+    domain = _rows_where([apply(Op.GE, upper, x) for x in bottoms], prover)
     if domain is None or domain.upper is not TOP:
         return None
     start = domain.lower
 
     def at(name: str, otherwise: Expr) -> Expr:
-        return _if(apply(Op.GE, var(name), start), top, otherwise)
+        return _if(_both(domain.guard, Op.GE, var(name), start), top, otherwise)
 
     return replace(
         second,
@@ -176,13 +189,15 @@ def _reach_up(first: Interval, second: Interval, prover: Prover) -> Interval | N
     )
 
 
-def _rows_where(condition: Expr, prover: Prover) -> Piece | None:
-    """The outer positions where `condition` holds, if they are one range whatever b and h."""
+def _rows_where(conditions: list[Expr], prover: Prover) -> Piece | None:
+    """The outer positions where all hold, if they are one range for each b and h."""
+    condition = reduce(partial(apply, Op.AND), conditions, TRUE)
     try:
         found = Solver(prover.outer, prover).solve(condition)
     except Declined:
         return None
-    if len(found) != 1 or not prover.timeless.always(found[0].guard):
+    if len(found) != 1:
         return None
-    used = found[0].lower.variables | found[0].upper.variables
-    return None if prover.outer in used else found[0]
+    piece = found[0]
+    used = piece.lower.variables | piece.upper.variables | piece.guard.variables
+    return None if prover.outer in used else piece

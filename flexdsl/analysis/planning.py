@@ -6,19 +6,24 @@ What is asked of a plan, and whether it may be made at all, is for `plan.py`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
+from flexdsl.analysis.block_grid import looked_up_table
 from flexdsl.analysis.closed_form import ClosedForm, Declined
 from flexdsl.analysis.closed_runs import Ends
+from flexdsl.analysis.equal_runs import joined_table
 from flexdsl.analysis.overlay import absorb
 from flexdsl.analysis.prove import Prover
 from flexdsl.analysis.repeated import repeated_table
 from flexdsl.analysis.scene import Scene
+from flexdsl.analysis.stretches import stretched_table
 from flexdsl.analysis.strided import derive_form
 from flexdsl.analysis.subdivide import map_tiles
 from flexdsl.analysis.table import RunTable, table_of_maps
 from flexdsl.analysis.transpose import transpose
-from flexdsl.ir import Op, Program, walk
+from flexdsl.analysis.union import united_table
+from flexdsl.ir import Expr, Op, Program, apply, walk
 
 if TYPE_CHECKING:
     from flexdsl.analysis.plan import BlockPlan
@@ -70,15 +75,43 @@ def plan_of(
 
 def table_of(scene: Scene, outer: Outer) -> RunTable:
     """The runs of each outer tile, of each batch and head that the mask tells apart."""
-    table = repeated_table(scene) or table_of_maps(map_tiles(scene), scene)
+    table = _table_by_form(scene) or table_of_maps(map_tiles(scene), scene)
     return table if outer == "q" else _turned(table, scene, outer)
+
+
+def _table_by_form(scene: Scene) -> RunTable | None:
+    """The runs of kv tiles where the form of the mask tells how to find them fast."""
+    for find, made in (
+        (repeated_table, "from one step of rows: the mask repeats along the diagonal"),
+        (stretched_table, "from one step of rows of each stretch in which the mask repeats"),
+        (_united, "from those of the parts that `or` joins"),
+        (joined_table, "by joining the runs of equal values of both axes"),
+        (looked_up_table, "by one look at each block"),
+    ):
+        table = find(scene)
+        if table is not None:
+            return replace(table, made=made)
+    return None
+
+
+def _united(scene: Scene) -> RunTable | None:
+    return united_table(scene, _table_of_part)
+
+
+def _table_of_part(scene: Scene, elsewhere: Expr) -> RunTable:
+    """The runs of kv tiles of a part of a mask, of which `elsewhere` is all that is needed."""
+    form = _closed_form(scene, "q")
+    if isinstance(form, ClosedForm):
+        return Ends(form, scene.grid, scene.bindings).table()
+    needed = replace(scene, expr=apply(Op.AND, elsewhere, scene.expr))
+    return _table_by_form(scene) or table_of_maps(map_tiles(needed), needed)
 
 
 def _turned(table: RunTable, scene: Scene, outer: Outer) -> RunTable:
     """The runs for each `outer` tile, from those for each tile of the other axis."""
     grid = scene.grid
     tiles = (grid.q_tiles, grid.kv_tiles) if outer == "kv" else (grid.kv_tiles, grid.q_tiles)
-    return transpose(table, grid.batch * grid.heads, *tiles)
+    return replace(transpose(table, grid.batch * grid.heads, *tiles), made=table.made)
 
 
 def _closed_form(scene: Scene, outer: Outer) -> ClosedForm | Declined:

@@ -92,6 +92,7 @@ class Prover:
     bindings: Bindings
     forms: LinearForms = field(default_factory=LinearForms)
     _done: dict[Expr, bool] = field(default_factory=dict[Expr, bool])
+    _small: dict[Expr, bool] = field(default_factory=dict[Expr, bool])
 
     @cached_property
     def timeless(self) -> Prover:
@@ -121,9 +122,11 @@ class Prover:
 
     def fits(self, expr: Expr) -> bool:
         """Does an index fit in 32 bits for every outer position, b and h?"""
-        expr = specialise(expr, self.bindings)
-        bounds = apply(Op.LE, const(-LARGEST), expr), apply(Op.LE, expr, const(LARGEST))
-        return all(self._judge(bound) for bound in bounds)
+        if expr not in self._small:
+            value = specialise(expr, self.bindings)
+            bounds = apply(Op.LE, const(-LARGEST), value), apply(Op.LE, value, const(LARGEST))
+            self._small[expr] = all(self._judge(bound) for bound in bounds)
+        return self._small[expr]
 
     def range_of(self, expr: Expr) -> tuple[int, int] | None:
         """The least and largest value of an index over the whole grid; None where loads are in it.

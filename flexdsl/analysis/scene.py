@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from flexdsl.analysis.domain import Truth
 from flexdsl.analysis.grid import Grid, Rects
 from flexdsl.analysis.groups import like_groups
+from flexdsl.analysis.jumps import Jump, jumps_of
 from flexdsl.analysis.truth import Judge
-from flexdsl.analysis.values import Bindings
+from flexdsl.analysis.values import Bindings, specialise
 from flexdsl.ir import Expr, evaluate
 
 Array = NDArray[Any]
 
-LANES = 1 << 14  # boxes judged at once
+LANES = 1 << 12  # boxes judged at once
 POINTS = 1 << 18  # pairs evaluated at once
 
 
@@ -44,26 +45,23 @@ class Scene:
         """For each group b * heads + h the first one with an equal mask."""
         return like_groups(self.expr, self.bindings, self.grid)
 
+    @cached_property
+    def jumps(self) -> tuple[list[Jump], list[Jump]]:
+        """Where rounded numbers jump along q and along kv."""
+        expr = specialise(self.expr, self.bindings)
+        return jumps_of(expr, "q"), jumps_of(expr, "kv")
+
     def truth(self, rects: Rects) -> Truth:
         """Truth on rectangles of pairs (rows, not positions), in chunks of LANES."""
-        parts = [self._truth(rects[s]) for s in chunks(len(rects), LANES)]
-        if not parts:
-            nothing = np.zeros(0, np.bool_)
-            return Truth(nothing, nothing)
-        return Truth(
-            np.concatenate([t.always for t in parts]), np.concatenate([t.possible for t in parts])
-        )
+        return joined_truth([self._truth(rects[s]) for s in chunks(len(rects), LANES)])
 
     def _truth(self, rects: Rects) -> Truth:
-        offset = self.grid.q_offset
-        truth = self.judge.truth(
-            {
-                "b": (rects.b, rects.b),
-                "h": (rects.h, rects.h),
-                "q": (rects.r0 + offset, rects.r1 - 1 + offset),
-                "kv": (rects.c0, rects.c1 - 1),
-            }
-        )
+        used, grid = self.expr.variables, self.grid
+        axes = zip("bh", (rects.b, rects.h), strict=True)
+        box = {n: (x.astype(np.int64),) * 2 for n, x in axes if n in used}
+        box["q"] = _positions(rects.r0, rects.r1, grid.q_offset)
+        box["kv"] = _positions(rects.c0, rects.c1, 0)
+        truth = self.judge.truth(box)
         shape = (len(rects),)
         return Truth(np.broadcast_to(truth.always, shape), np.broadcast_to(truth.possible, shape))
 
@@ -85,6 +83,20 @@ class Scene:
         columns = np.where(columns_in, columns, rects.c0[:, None])
         b, h = rects.b[:, None, None], rects.h[:, None, None]
         return self.evaluate(b, h, rows[:, :, None], columns[:, None, :]), inside
+
+
+def _positions(start: Array, stop: Array, offset: int) -> tuple[Array, Array]:
+    """First and last position of each range [start, stop) of an axis: int64."""
+    return start.astype(np.int64) + offset, stop.astype(np.int64) + (offset - 1)
+
+
+def joined_truth(parts: list[Truth]) -> Truth:
+    """The truths of one chunk after the other."""
+    nothing = [np.zeros(0, np.bool_)]
+    return Truth(
+        np.concatenate(nothing + [part.always for part in parts]),
+        np.concatenate(nothing + [part.possible for part in parts]),
+    )
 
 
 def chunks(count: int, size: int) -> Iterator[slice]:

@@ -20,7 +20,7 @@ from flexdsl.analysis.prove import Prover
 from flexdsl.analysis.solve import Piece, Solver, operands
 from flexdsl.analysis.tile_bounds import derive
 from flexdsl.analysis.truth import flatten
-from flexdsl.analysis.values import substitute
+from flexdsl.analysis.values import MAX_DEPTH, is_deep, substitute
 from flexdsl.ir import Expr, Op, apply, const, var
 
 
@@ -48,6 +48,8 @@ class _Sieve:
 
 def derive_form(mask: Expr, inner: str, prover: Prover) -> ClosedForm:
     """The closed form of any mask, exact for every interval not `by_rows`. Raises `Declined`."""
+    if is_deep(mask):
+        raise Declined(f"more than {MAX_DEPTH} operations are nested in it", mask)
     return _dilated(mask, inner, prover) or derive(mask, inner, prover)
 
 

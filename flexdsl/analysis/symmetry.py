@@ -11,7 +11,7 @@ from collections.abc import Hashable
 
 from flexdsl.analysis.affine import Linear, LinearForms
 from flexdsl.analysis.truth import flatten
-from flexdsl.analysis.values import substitute
+from flexdsl.analysis.values import is_deep, substitute
 from flexdsl.ir import Expr, Op, Type, const, var
 from flexdsl.ir.ops import COMPARISONS
 
@@ -28,6 +28,8 @@ def is_symmetric(mask: Expr) -> bool:
 
 def are_equal(a: Expr, b: Expr) -> bool:
     """Have two conditions one normal form?"""
+    if is_deep(a) or is_deep(b):
+        return False
     forms = _Forms()
     return forms.key(a) == forms.key(b)
 

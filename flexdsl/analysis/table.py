@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from flexdsl.analysis.grid import Grid, Rects
 from flexdsl.analysis.scene import Scene
-from flexdsl.analysis.subdivide import TileMap
+from flexdsl.analysis.subdivide import TileMap, first_row
 
 Array = NDArray[Any]
+SUBDIVIDED = "by subdivision of the tile grid"
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,12 +30,14 @@ class RunTable:
         full_ends: int32 [rows]; runs offsets[r] .. full_ends[r] are full, the others partial.
         starts, stops: int32 [runs]; ascending and disjoint among the full ones of a row, and among
             its partial ones.
+        made: how it was found, in words.
     """
 
     offsets: Array
     full_ends: Array
     starts: Array
     stops: Array
+    made: str = SUBDIVIDED
 
     @property
     def nbytes(self) -> int:
@@ -113,10 +116,10 @@ Runs = tuple[Array, Array, Array, Array]  # row, start, stop, and is it full?
 
 def make_table(rows: int, row: Array, start: Array, stop: Array, full: Array) -> RunTable:
     """The table of disjoint runs in any order; runs of one state that touch become one."""
-    return _table_of(rows, [_merged(row, start, stop, full)])
+    return table_of_runs(rows, [merged(row, start, stop, full)])
 
 
-def _merged(row: Array, start: Array, stop: Array, full: Array) -> Runs:
+def merged(row: Array, start: Array, stop: Array, full: Array) -> Runs:
     """Runs in the order of a table, in 32 bits; those of one state that touch become one."""
     order = np.lexsort((start, ~full, row))
     row, start, stop, full = row[order], start[order], stop[order], full[order]
@@ -127,22 +130,45 @@ def _merged(row: Array, start: Array, stop: Array, full: Array) -> Runs:
     return row, start, stop, full[opens]
 
 
-def _table_of(rows: int, parts: list[Runs]) -> RunTable:
+def table_of_runs(rows: int, parts: Iterable[Runs]) -> RunTable:
     """The table of merged runs whose rows ascend from part to part."""
     counts, full_counts = np.zeros((2, rows), np.int32)
     for row, _, _, full in parts:
-        np.add.at(counts, row, 1)
-        np.add.at(full_counts, row[full], 1)
+        if len(row):
+            within = slice(row[0], row[-1] + 1)
+            counts[within] += np.bincount(row - row[0]).astype(np.int32)
+            size = within.stop - within.start
+            full_counts[within] += np.bincount(row[full] - row[0], minlength=size).astype(np.int32)
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
     nothing = np.zeros(0, np.int32)
     starts, stops = (np.concatenate([nothing, *(p[k] for p in parts)]) for k in (1, 2))
     return RunTable(offsets, offsets[:-1] + full_counts, starts, stops)
 
 
+def stacked(tables: list[RunTable], groups: int) -> RunTable:
+    """The table of rows of each group that follow on each other, in `tables` of all groups."""
+    counts = np.array([table.rows // groups for table in tables])
+    first = np.cumsum(counts * groups) - counts * groups
+    order = [
+        start + group * count + np.arange(count)
+        for group in range(groups)
+        for start, count in zip(first, counts, strict=True)
+    ]
+    runs = np.cumsum([0, *(len(table.starts) for table in tables)], dtype=np.int32)
+    parts = list(zip(tables, runs[:-1], strict=True))
+    joined = RunTable(
+        np.concatenate([runs[:1], *(table.offsets[1:] + before for table, before in parts)]),
+        np.concatenate([table.full_ends + before for table, before in parts]),
+        np.concatenate([table.starts for table in tables]),
+        np.concatenate([table.stops for table in tables]),
+    )
+    return joined if groups == 1 else joined.chosen(np.concatenate(order))
+
+
 def table_of_maps(maps: Iterable[TileMap], scene: Scene) -> RunTable:
     """The table of a scene's tile map, whose bands come in the order of rows."""
     grid, like = scene.grid, scene.like_groups
-    table = _table_of(len(like) * grid.q_tiles, [_runs_of(part, grid) for part in maps])
+    table = table_of_runs(len(like) * grid.q_tiles, [_runs_of(part, grid) for part in maps])
     if (like == np.arange(len(like))).all():
         return table
     return table.chosen((like[:, None] * grid.q_tiles + np.arange(grid.q_tiles)).reshape(-1))
@@ -151,7 +177,7 @@ def table_of_maps(maps: Iterable[TileMap], scene: Scene) -> RunTable:
 def _runs_of(tiles: TileMap, grid: Grid) -> Runs:
     parts = [_rows_of(rects, grid) for rects in (tiles.full, tiles.partial)]
     row, start, stop = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return _merged(row, start, stop, np.arange(len(row)) < len(parts[0][0]))
+    return merged(row, start, stop, np.arange(len(row)) < len(parts[0][0]))
 
 
 def _rows_of(rects: Rects, grid: Grid) -> tuple[Array, Array, Array]:
@@ -159,5 +185,5 @@ def _rows_of(rects: Rects, grid: Grid) -> tuple[Array, Array, Array]:
     heights = rects.r1 - rects.r0
     of = np.repeat(np.arange(len(rects)), heights)
     within = np.arange(len(of)) - np.repeat(np.cumsum(heights) - heights, heights)
-    row = (rects.b[of] * grid.heads + rects.h[of]) * grid.q_tiles + rects.r0[of] + within
+    row = (first_row(rects, grid) + rects.r0)[of] + within
     return row, rects.c0[of], rects.c1[of]

@@ -248,8 +248,7 @@ def _constant(node: Expr) -> Value:
 def _variable_step(name: str, known: Known, box: Box) -> Value:
     lo, hi = box[name]
     # Positions and counts are natural numbers: the largest upper end bounds the magnitude.
-    magnitude = int(max(abs(lo.min()), abs(hi.max()))) if lo.size else 0
-    return Interval(lo, hi, magnitude)
+    return Interval(lo, hi, abs(int(hi.max())) if hi.size else 0)
 
 
 def _load_step(node: Expr, bindings: Bindings, known: Known, box: Box) -> Value:
@@ -272,7 +271,9 @@ def _load_step(node: Expr, bindings: Bindings, known: Known, box: Box) -> Value:
         return Interval(np.where(nan, -np.inf, lo), np.where(nan, np.inf, hi), 0, nan)
     lo, hi = lo.astype(np.int64), hi.astype(np.int64)
     # A huge negative number has no int64 magnitude: the two ends are bounded apart.
-    magnitude = max(abs(int(lo.min())), abs(int(hi.max()))) if lo.size else 0
+    magnitude = table.magnitude
+    if magnitude >= HALF and lo.size:
+        magnitude = max(abs(int(lo.min())), abs(int(hi.max())))
     if magnitude < HALF:
         return Interval(lo, hi, magnitude)
     return Interval(

@@ -173,3 +173,16 @@ def specialise(expr: Expr, bindings: Bindings) -> Expr:
 def is_constant(expr: Expr, value: bool | int) -> bool:
     """Is `expr` the constant `value`?"""
     return expr.op is Op.CONST and expr.attribute is not None and expr.attribute == value
+
+
+MAX_DEPTH = 64  # of what is taken apart by functions that call themselves
+
+
+def is_deep(expr: Expr) -> bool:
+    """Are more operations nested than such functions go down? A chain of `and`, or `or`, is one."""
+    depth: dict[Expr, int] = {}
+    for node in walk(expr):
+        chained = node.op in (Op.AND, Op.OR)
+        below = (depth[a] + (not chained or a.op is not node.op) for a in node.args)
+        depth[node] = max(below, default=0)
+    return depth[expr] > MAX_DEPTH

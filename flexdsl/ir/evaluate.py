@@ -113,7 +113,8 @@ def _evaluate_node(
         case Op.LOAD:
             assert isinstance(node.attribute, Capture)
             array = values[node.attribute.name]
-            clipped = tuple(np.clip(i, 0, n - 1) for i, n in zip(args, array.shape, strict=True))
+            cut = zip(args, array.shape, strict=True)
+            clipped = tuple(np.minimum(np.maximum(i, 0), n - 1) for i, n in cut)
             return np.asarray(array[clipped]).astype(dtype, copy=False)
         case Op.TO_FLOAT | Op.TO_INDEX:
             return args[0].astype(dtype)

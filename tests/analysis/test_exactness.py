@@ -370,3 +370,17 @@ def test_tiles_larger_than_the_sequence(name: str) -> None:
     plan: BlockPlan = fx.plan(STDLIB[name], 5, 7, tile=(1024, 4096))
     assert (plan.q_tiles, plan.kv_tiles) == (1, 1)
     assert plan.pairs == dense_of(STDLIB[name], 5, 7).sum()
+
+
+@pytest.mark.parametrize("tile", [(8, 8), (16, 8), (8, 32)])
+def test_elastic_windows_have_a_closed_form_wherever_their_sinks_end(tile: tuple[int, int]) -> None:
+    """Sinks and window fill a tile together in the first rows only: there the window has both."""
+    for sinks, local in (([1, 1, 2], [1, 3, 5]), ([1, 3, 0], [2, 30, 1]), ([0, 5, 1], [1, 1, 2])):
+        mask = stdlib.elastic_window(np.array(sinks), np.array(local), 4)
+        plan = make_plan(mask.program, 96, 90, heads=3, tile=tile)
+        assert plan.kind == "closed-form"
+        rows = [[[mask(0, h, q, kv) for kv in range(90)] for q in range(96)] for h in range(3)]
+        dense = np.array(rows)[None]
+        np.testing.assert_array_equal(plan.to_dense(), states_of(dense, tile))
+        np.testing.assert_array_equal(plan.transposed().to_dense(), states_of(dense, tile))
+        assert plan.pairs == dense.sum()

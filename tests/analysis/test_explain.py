@@ -16,7 +16,8 @@ from flexdsl.ir import Kind, Program
 from flexdsl.mod import from_program
 from support.masks import Mask, Table, both, either
 
-DOC = Table("doc", np.arange(512) // 100)
+DOC = Table("doc", np.arange(1536) // 100)
+CHOSEN = Table("chosen", np.random.default_rng(0).random((24, 24)) < 0.3)
 WINDOW = Mask(lambda b, h, q, kv: both(q >= kv, q - kv < 128))
 DOCUMENTS = Mask(lambda b, h, q, kv: both(DOC[q] == DOC[kv], q >= kv), {}, (DOC,))
 
@@ -53,6 +54,31 @@ def test_a_table_points_at_what_stands_in_the_way() -> None:
     assert "to change: doc never decreases" in text and "is a closed form" in text
 
 
+MADE = {
+    "repeats along the diagonal": lambda b, h, q, kv: both(q >= kv, kv % 96 < 32),
+    "the parts that `or` joins": lambda b, h, q, kv: either(DOC[q] == 3, DOC[kv] == DOC[q]),
+    "joining the runs of equal values": lambda b, h, q, kv: DOC[q] == DOC[kv],
+    "one look at each block": lambda b, h, q, kv: CHOSEN[q // 64, kv // 64],
+    "subdivision of the tile grid": lambda b, h, q, kv: both(DOC[q] <= DOC[kv], q >= kv),
+}
+
+
+@pytest.mark.parametrize("words", MADE)
+def test_a_table_says_how_it_was_made(words: str) -> None:
+    plan = make_plan(Mask(MADE[words], {}, (DOC, CHOSEN)).program(), 1536, 1536)
+    tables = [made for made in (plan, plan.transposed()) if made.kind == "table"]
+    assert tables[0] is plan
+    for made in tables:
+        (line,) = (n for n in made.explain().splitlines() if n.startswith("table of runs, made "))
+        assert words in line
+
+
+def test_what_no_form_tells_is_judged_on_boxes() -> None:
+    mask = Mask(MADE["subdivision of the tile grid"], {}, (DOC,))
+    text = make_plan(mask.program(), 512, 512).explain()
+    assert "judged on boxes by the ranges of q, kv and the elements of doc" in text
+
+
 def test_every_condition_says_where_it_is_and_how_it_was_decided() -> None:
     program = DOCUMENTS.program()
     spans = {
@@ -61,11 +87,9 @@ def test_every_condition_says_where_it_is_and_how_it_was_decided() -> None:
     }
     marked = Program(Kind.MASK, "documents", program.expr, program.values, spans)
     lines = make_plan(marked, 512, 512).explain().splitlines()
-    assert "  doc[q] == doc[kv]: 37.5% empty, 62.5% partial, 0.0% full" in lines
-    assert any(
-        n.startswith("    mods.py:7:12: judged on boxes by the ranges of q, kv and the elements of")
-        for n in lines
-    )
+    shares = lines.index("  doc[q] == doc[kv]: 37.5% empty, 62.5% partial, 0.0% full")
+    how = "    mods.py:7:12: a table, made by joining the runs of equal values of both axes"
+    assert lines[shares + 1].startswith(how)
     after = lines[lines.index("  q >= kv: 37.5% empty, 25.0% partial, 37.5% full") + 1]
     assert after == "    mods.py:7:32: solved for kv: kv < q + 1"
 

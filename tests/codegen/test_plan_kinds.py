@@ -1,4 +1,4 @@
-"""A closed form and a table of the same mask: kernels of both give the same to the bit."""
+"""Closed form, table of the host, table of a kernel: of one mask all give the same to the bit."""
 
 from __future__ import annotations
 
@@ -66,6 +66,29 @@ def test_both_kinds_give_the_same_bits(name: str) -> None:
         assert torch.equal(x, y)
     for x, y in zip(closed, results(mask, "reference"), strict=True):
         torch.testing.assert_close(x, y, atol=2e-5, rtol=2e-5)
+
+
+IDS = np.repeat(np.arange(4), LENGTHS_OF_DOCUMENTS).astype(np.int32)
+BLOCKS = torch.rand(LENGTH // 10, LENGTH // 10, generator=torch.Generator().manual_seed(2)) < 0.4
+READ_THERE: dict[str, Callable[..., Any]] = {
+    "documents": lambda b, h, q, kv: IDS[q] == IDS[kv] and q >= kv,
+    "keys that count": lambda b, h, q, kv: KEEP[kv] or q == kv,
+    "blocks": lambda b, h, q, kv: BLOCKS[q // 10, kv // 10],
+    "causal documents by start": MASKS["causal documents by start"],
+}
+
+
+@pytest.mark.parametrize("name", READ_THERE)
+def test_a_table_of_a_kernel_gives_the_same_bits(name: str) -> None:
+    mask = fx.mask_mod(READ_THERE[name])
+    host = plan_of(mask)
+    there = fx.plan(mask, LENGTH, LENGTH, heads=HEADS, tile=host.tile_shape, device="cpu")
+    assert (host.kind, there.kind) in {("table", "device"), ("closed-form", "device")}
+    expected = results(host)
+    for x, y in zip(results(there)[:2], expected[:2], strict=True):
+        assert torch.equal(x, y)
+    for x, y in zip(results(as_table(host))[:2], expected[:2], strict=True):
+        assert torch.equal(x, y)
 
 
 def test_a_closed_form_serves_whatever_a_captured_tensor_comes_to_hold() -> None:

@@ -1,0 +1,166 @@
+"""The table of `a or b or ...` from those of its parts, where some of them are easy apart.
+
+Global tokens are whole rows and whole columns of tiles; random blocks are equal values, which a
+join finds. Boxes that hold all of them at once are undecided nearly everywhere, while each part has
+few tiles. A tile that is live in one part has the state that it has there, and one that is full in
+a part is full; what several parts share is evaluated on the whole mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import reduce
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexdsl.analysis.equal_runs import joined_table
+from flexdsl.analysis.grid import Grid, Rects
+from flexdsl.analysis.scene import Scene, chunks
+from flexdsl.analysis.subdivide import MANY, decide_tiles, first_row, warn_of_cost
+from flexdsl.analysis.table import Runs, RunTable, make_table, merged, table_of_runs
+from flexdsl.analysis.truth import flatten
+from flexdsl.ir import Expr, Op, apply, const, walk
+
+Array = NDArray[Any]
+POSITIONS = 1 << 14  # of an axis, evaluated at once
+LOOKS = 1 << 24  # at positions of axes: with more of them proofs are faster
+RUNS = 1 << 12  # of all parts, overlaid at once
+
+
+def united_table(scene: Scene, planned: Callable[[Scene, Expr], RunTable]) -> RunTable | None:
+    """The runs of kv tiles of every q tile; None where no part of the mask is easy apart.
+
+    Args:
+        planned: makes the table of the parts that are not, or of as much of it as is needed where
+            a condition holds.
+    """
+    grid = scene.grid
+    looks = (grid.q_len + grid.kv_len) * len(np.unique(scene.like_groups))
+    if scene.expr.op is not Op.OR or grid.is_empty or looks > LOOKS:
+        return None
+    rest: list[Expr] = []
+    rows, columns, tables = list[Expr](), list[Expr](), list[RunTable]()
+    for part in flatten(scene.expr):
+        axes = part.variables & {"q", "kv"}
+        of_part = rows if axes == {"q"} else columns if axes == {"kv"} else rest
+        joined = joined_table(replace(scene, expr=part)) if _is_searched(part) else None
+        if joined is None:
+            of_part.append(part)
+        else:
+            tables.append(joined)
+    if not (rows or columns or tables):
+        return None
+    if rows:
+        tables.append(_of_axis(replace(scene, expr=_either(rows)), "q"))
+    if columns:
+        tables.append(_of_axis(replace(scene, expr=_either(columns)), "kv"))
+    if rest:
+        elsewhere = apply(Op.NOT, _either(rows + columns))
+        tables.append(planned(replace(scene, expr=_either(rest)), elsewhere))
+    return _united(tables, scene)
+
+
+def _either(parts: list[Expr]) -> Expr:
+    return reduce(lambda a, b: apply(Op.OR, a, b), parts, const(False))
+
+
+def _is_searched(part: Expr) -> bool:
+    """Does a captured tensor tell where a condition holds? Others are seldom hard to prove."""
+    return any(node.op is Op.LOAD for node in walk(part))
+
+
+def _of_axis(scene: Scene, axis: str) -> RunTable:
+    """The table of a condition on one axis: its rows of tiles, or its columns, from end to end."""
+    grid = scene.grid
+    outer = axis == "q"
+    some, all_ = (x.reshape(-1) for x in _on_axis(scene, axis))
+    live = np.flatnonzero(some)
+    if outer:
+        row, start, stop = live, np.zeros_like(live), np.full_like(live, grid.kv_tiles)
+        return make_table(len(some), row, start, stop, all_[live])
+    group, tile = np.divmod(live, grid.kv_tiles)
+    columns = make_table(grid.batch * grid.heads, group, tile, tile + 1, all_[live])
+    return columns.chosen(np.repeat(np.arange(columns.rows), grid.q_tiles))
+
+
+def _on_axis(scene: Scene, axis: str) -> tuple[Array, Array]:
+    """Is the condition true somewhere in a tile, and everywhere? bool [groups, tiles] each."""
+    grid = scene.grid
+    length, size = (grid.q_len, grid.tile[0]) if axis == "q" else (grid.kv_len, grid.tile[1])
+    some, all_ = np.zeros((2, grid.batch * grid.heads, -(-length // size)), np.bool_)
+    nowhere, step = np.zeros(1, np.int64), max(1, POSITIONS // size)
+    for group in np.unique(scene.like_groups):
+        b, h = divmod(int(group), grid.heads)
+        for tiles in chunks(some.shape[1], step):
+            along = np.arange(tiles.start * size, min(tiles.stop * size, length))
+            rows, columns = (along, nowhere) if axis == "q" else (nowhere, along)
+            value = scene.evaluate(np.asarray(b), np.asarray(h), rows, columns)
+            starts = np.arange(0, len(along), size)
+            some[group, tiles] = np.logical_or.reduceat(value, starts)
+            all_[group, tiles] = np.logical_and.reduceat(value, starts)
+    return some[scene.like_groups], all_[scene.like_groups]
+
+
+def _united(tables: list[RunTable], scene: Scene) -> RunTable:
+    """The table of the whole mask from those of its parts, some rows at a time."""
+    rows = tables[0].rows
+    before = np.cumsum(sum(np.diff(table.offsets) for table in tables))
+    cuts = np.searchsorted(before, np.arange(RUNS, int(before[-1]), RUNS), side="right")
+    bounds = np.unique([0, *cuts, rows])
+    parts, shared, is_told = list[Runs](), 0, False
+    for first, stop in pairwise(bounds):
+        row, start, end, live, full = _overlaid(
+            [table.chosen(np.arange(first, stop)) for table in tables], scene.grid
+        )
+        unsure = (live > 1) & ~full
+        rects = _tiles_of(row[unsure] + first, start[unsure], end[unsure], scene.grid)
+        shared += len(rects)
+        if not is_told and shared * rows > MANY * stop:
+            is_told = True
+            warn_of_cost(scene, shared * rows / stop)
+        sure = row[~unsure] + first, start[~unsure], end[~unsure], full[~unsure]
+        parts.append(_with_shared(sure, rects, scene))
+    return table_of_runs(rows, parts)
+
+
+def _with_shared(sure: Runs, rects: Rects, scene: Scene) -> Runs:
+    """These runs, and the single tiles that several parts share, as the whole mask has them."""
+    full = ~decide_tiles(scene, rects, live=True)[1]
+    shared = first_row(rects, scene.grid) + rects.r0, rects.c0, rects.c1, full
+    row, start, stop, full = (np.concatenate(x) for x in zip(sure, shared, strict=True))
+    return merged(row, start, stop, full)
+
+
+def _overlaid(tables: list[RunTable], grid: Grid) -> tuple[Array, Array, Array, Array, Array]:
+    """The pieces of rows between the ends of all runs: row, start, stop, of how many parts, full.
+
+    Of the pieces that are of none there is none.
+    """
+    width = grid.kv_tiles + 1
+    begins, ends, fulls = (np.concatenate(x) for x in zip(*_ends(tables, width), strict=True))
+    at = np.concatenate([begins, ends])
+    order = np.argsort(at, kind="stable")
+    at = at[order]
+    live = np.cumsum(np.repeat([1, -1], len(begins))[order])
+    full = np.cumsum(np.concatenate([fulls, -fulls])[order])
+    some = np.flatnonzero((live[:-1] > 0) & (at[:-1] < at[1:]))
+    row, start = np.divmod(at[some], width)
+    return row, start, start + at[some + 1] - at[some], live[some], full[some] > 0
+
+
+def _ends(tables: list[RunTable], width: int) -> Iterator[tuple[Array, Array, Array]]:
+    """Where runs begin and end, counted through all rows, and is each full? 0 or 1."""
+    for table in tables:
+        first = table.row_of_runs() * width
+        yield first + table.starts, first + table.stops, table.full_runs().astype(np.int64)
+
+
+def _tiles_of(row: Array, start: Array, stop: Array, grid: Grid) -> Rects:
+    """The single tiles of runs."""
+    group, i = np.divmod(row, grid.q_tiles)
+    b, h = np.divmod(group, grid.heads)
+    return Rects(b, h, i, i + 1, start, stop).split(1, 1)[0]

@@ -1,0 +1,72 @@
+"""Masks of equalities alone: the table from runs of equal values is that of brute force."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flexdsl import stdlib
+from flexdsl.analysis import equal_runs, make_plan, planning
+from support.masks import LONGEST, Mask, Shape, _apply2, both, captures, either, shapes
+from support.tables import check_table
+
+
+def scene_of(mask, shape):
+    options = {"heads": 2, "tile": shape.tile, "q_offset": shape.q_offset}
+    return make_plan(mask.program(), shape.q_len, shape.kv_len, **options).scene
+
+
+@st.composite
+def equalities(draw: st.DrawFn) -> Mask:
+    tables = draw(captures())
+    (doc, window), n, m = tables, draw(st.integers(1, 9)), draw(st.integers(1, 9))
+    parts = [
+        lambda b, h, q, kv: q // n == kv // n,
+        lambda b, h, q, kv: kv % m // 2 == q // n,
+        lambda b, h, q, kv: doc[q] == doc[kv],
+        lambda b, h, q, kv: doc[q] * m + window[h] == kv,
+        lambda b, h, q, kv: (q % n < 3) == (kv < 4 * m),
+        lambda b, h, q, kv: (q - 20) * 2**57 == (kv - 20) * 2**57,
+        lambda b, h, q, kv: -q == kv - LONGEST,
+    ]
+    chosen = draw(st.lists(st.sampled_from(parts), min_size=1, max_size=3))
+    function = chosen[0]
+    for part in chosen[1:]:
+        function = _apply2((both, function, part))
+    return Mask(function, {}, tables)
+
+
+@given(equalities(), shapes())
+def test_the_table_is_that_of_brute_force(mask, shape):
+    scene = scene_of(mask, shape)
+    table = equal_runs.joined_table(scene)
+    if table is not None:
+        check_table(table, mask, scene)
+
+
+NOT = {
+    "causal too": Mask(lambda b, h, q, kv: both(q // 4 == kv // 4, q >= kv)),
+    "one or the other": Mask(lambda b, h, q, kv: either(q % 4 == kv % 4, q // 3 == kv)),
+    "both axes on one side": Mask(lambda b, h, q, kv: (q + kv) % 4 == 1),
+    "few values": Mask(lambda b, h, q, kv: q % 2 == kv % 2),
+}
+
+
+@pytest.mark.parametrize("name", NOT)
+def test_other_masks_are_left_alone(name):
+    assert equal_runs.joined_table(scene_of(NOT[name], Shape(400, 400, (4, 4), 0))) is None
+
+
+def test_windows_that_are_shifted_are_joined_and_not_subdivided(monkeypatch):
+    looked_at = []
+    plain = planning.map_tiles
+    monkeypatch.setattr(
+        planning, "map_tiles", lambda scene: looked_at.append(scene.expr) or plain(scene)
+    )
+    mask = stdlib.shifted_window((28, 42), 7)
+    plan = make_plan(mask.program, 28 * 42, 28 * 42, tile=(32, 32))
+    assert plan.kind == "table" and not looked_at
+    rows, columns = (np.arange(28 * 42) for _ in range(2))
+    assert plan.pairs == np.count_nonzero(plan.allowed(0, 0, rows, columns))
