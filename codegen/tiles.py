@@ -131,6 +131,7 @@ def write_allowed(spec: KernelSpec, lowering: Lowering, scope: Scope, inside: st
     """
     if spec.mask is None:
         return inside
+    assert scope.outer is not None
     (inner,) = {"q", "kv"} & (scope.variables.keys() - scope.outer.variables.keys())
     turned = turn_comparisons(spec.mask.expr, inner)
     lowering.held |= turned.held
