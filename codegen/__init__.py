@@ -3,7 +3,8 @@
     KernelSpec --forward | backward | rows--> Kernel(source, arguments)
         tiles.py   lines that all kernels have
         loops.py   the loops over tiles, from formulas or from a table of runs
-        lower.py   the mask and the score modification as Triton expressions
+        lower.py   the mask and the score modification as Triton expressions, with helpers.py
+        comparisons.py, rolled.py  how masks and long sums are turned before
         module.py  the module around a kernel
         writer.py  lines, blocks and names
         hopper/    the same for Hopper GPUs, in Gluon

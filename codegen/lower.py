@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from flexdsl.ir import OPS, Capture, DType, Expr, Op, Operands, Type, walk
 from flexdsl.ir.ops import ATOM, BITAND, BITOR, LEAVES, SHIFT, TERM, UNARY
 
+from .helpers import HELPERS
 from .kernel import Argument, Role
+from .rolled import NUMBER, Rolled, rolled_sums
 from .signs import is_non_negative, is_positive, power_of_two
 from .writer import Block, Names
 
@@ -43,55 +45,6 @@ _INFIX = {Op.AND: ("&", BITAND), Op.OR: ("|", BITOR)}
 
 # What differs from element to element of a tile.
 _OF_ELEMENTS = {"kv", "q", "score"}
-
-# Functions that Triton lacks, written into the kernel's module where they are used.
-HELPERS = {
-    "tanh": '''\
-@triton.jit
-def tanh(x, factor, scale):
-    """scale * tanh(x * factor); the absolute error of the tangent, from exp2, is below 2e-7."""
-    y = x * (2.8853900817779268 * factor)
-    e = tl.exp2(-tl.abs(y))
-    t = (1.0 - e) / (1.0 + e)
-    return tl.where(y < 0, -t, t) * scale
-''',
-    "sigmoid": '''\
-@triton.jit
-def sigmoid(x):
-    """1 / (1 + exp(-x))."""
-    return 1.0 / (1.0 + tl.exp2(-1.4426950408889634 * x))
-''',
-    "floor_div": '''\
-@triton.jit
-def floor_div(a, b):
-    """Python's a // b; Triton's rounds toward zero."""
-    quotient = a // b
-    return tl.where((a % b != 0) & ((a < 0) != (b < 0)), quotient - 1, quotient)
-''',
-    "floor_mod": '''\
-@triton.jit
-def floor_mod(a, b):
-    """Python's a % b; Triton's has the sign of a."""
-    rest = a % b
-    return tl.where((rest != 0) & ((rest < 0) != (b < 0)), rest + b, rest)
-''',
-    "held_sum": '''\
-@triton.jit
-def held_sum(a, b):
-    """a + b, or the nearest number of 32 bits."""
-    b = tl.minimum(tl.maximum(b.to(tl.int64), -4294967296), 4294967296)
-    total = a.to(tl.int64) + b
-    return tl.minimum(tl.maximum(total, -2147483648), 2147483647).to(tl.int32)
-''',
-    "held_difference": '''\
-@triton.jit
-def held_difference(a, b):
-    """a - b, or the nearest number of 32 bits."""
-    b = tl.minimum(tl.maximum(b.to(tl.int64), -4294967296), 4294967296)
-    total = a.to(tl.int64) - b
-    return tl.minimum(tl.maximum(total, -2147483648), 2147483647).to(tl.int32)
-''',
-}
 
 Text = tuple[str, int]  # source and the precedence of its outermost operator
 
@@ -151,8 +104,12 @@ class Lowering:
         """
         roots = list(roots)
         uses = Counter(a for node in walk(*roots) for a in node.args)
+        rolled = rolled_sums(roots)
         for node in walk(*roots):
-            self._place(node, scope, uses[node] > 1)
+            if node in rolled:
+                self._place_loop(node, rolled[node], scope)
+            else:
+                self._place(node, scope, uses[node] > 1)
         found: list[str] = []
         for root in roots:
             text, precedence = self._find(root, scope)
@@ -192,6 +149,24 @@ class Lowering:
         if node.op not in LEAVES and (repeated or hoisted or node.op is Op.LOAD):
             text, precedence = self._assign(self._wanted(node), text, home.block), ATOM
         home.known[node] = text, precedence
+
+    def _place_loop(self, node: Expr, rolled: Rolled, scope: Scope) -> None:
+        """Write a long sum as a loop over the numbers in which its terms differ."""
+        home = self._home(node, scope)
+        if node in home.known:
+            return
+        total = self._assign("sum", self._find(rolled.before, home)[0], home.block)
+        term, number = self.names.fresh("term"), self.names.fresh("number")
+        with home.block.indented(f"for {term} in range({len(rolled.numbers)}):") as body:
+            body.line(f"{number} = {rolled.numbers[0]!r}")
+            for turn, value in enumerate(rolled.numbers[1:], 1):
+                body.line(
+                    f"{number} = {self.language}.where({term} == {turn}, {value!r}, {number})"
+                )
+            inside = Scope(body, home, {**home.variables, str(NUMBER.attribute): number})
+            (text,) = self.lower([rolled.term], inside)
+            body.line(f"{total} += {text}")
+        home.known[node] = total, ATOM
 
     def _assign(self, wanted: str, text: str, block: Block) -> str:
         name = self.names.fresh(wanted)

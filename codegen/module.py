@@ -9,9 +9,9 @@ from flexdsl.analysis.closed_form import BOTTOM, TOP
 from flexdsl.ir import Expr, Program, print_expr
 
 from .extremes import BOX_EXTREMES
+from .helpers import HELPERS
 from .kernel import SOURCE_NOTE, Argument, KernelSpec, Role
 from .loops import TILE_RANGE
-from .lower import HELPERS
 from .members import RANGE_MEMBERS
 from .writer import Block
 

@@ -28,6 +28,7 @@ ONE = const(1.0)
 MAX_NODES = 1 << 11  # of a score that is looked at
 MAX_PARTS = 1 << 10  # products of one term
 LONGEST_TILE = 256
+MOST_FACTORS = 32  # of a row that registers hold beside all else
 GENTLE = 40.0  # of exponents, whose largest in float32 is 88
 Parts = list[tuple[Expr, Expr]]  # see `_Splitter`
 _DEAR = frozenset({Op.EXP, Op.EXP2, Op.LOG, Op.LOG2, Op.SIN, Op.COS, Op.TANH, Op.SIGMOID})
@@ -58,13 +59,15 @@ class Found:
     @property
     def is_used(self) -> bool:
         """Do kernels compute the products?"""
-        return not self.danger and self.split_cost < self.cost
+        return not self.danger and self.rank <= MOST_FACTORS and self.split_cost < self.cost
 
     @property
     def reason(self) -> str:
         """Why it is used, or is not."""
         if self.danger:
             return f"not used: {self.danger}"
+        if self.rank > MOST_FACTORS:
+            return f"not used: registers hold {MOST_FACTORS} factors of a row"
         costs = f"{self.split_cost} operations a pair in place of {self.cost}"
         if self.is_used:
             return f"used forward, for 16-bit inputs: {costs}"

@@ -100,9 +100,22 @@ def test_bad_arguments(call, message):
         call()
 
 
-def test_heads_that_do_not_match_the_slopes_are_an_error_of_the_call():
+# Heads and lengths are known when attention is called: 6 heads, 8 tokens.
+OF_THE_CALL = [
+    ({"score": stdlib.alibi(4)}, "slope has 4 elements .* element 5 is read"),
+    ({"score": stdlib.retention(4)}, "gamma has 4 elements"),
+    ({"score": stdlib.learned_bias(ZEROS, "hq")}, "biases has 4 elements"),
+    ({"mask": stdlib.elastic_window([1, 1], [1, 2], 4)}, "sinks has 2 elements"),
+    ({"mask": stdlib.document(DOC)}, "doc has 4 elements along dimension 0, but element 7 is"),
+    ({"mask": stdlib.document_causal(DOC)}, "doc has 4 elements"),
+    ({"mask": stdlib.document_causal(offsets=[0, 3, 5])}, "doc has 5 elements"),
+]
+
+
+@pytest.mark.parametrize(("mods", "message"), OF_THE_CALL)
+def test_what_is_too_short_for_the_call(mods, message):
     import torch
 
     q, k, v = (torch.randn(1, 6, 8, 16) for _ in range(3))
-    with pytest.raises(fx.errors.IndexRangeError, match="slope"):
-        fx.attention(q, k, v, score=stdlib.alibi(4))
+    with pytest.raises(fx.errors.IndexRangeError, match=message):
+        fx.attention(q, k, v, **mods)
