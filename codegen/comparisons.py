@@ -83,7 +83,10 @@ def _number_of(part: Expr, inner: str) -> Expr | None:
 
 def _turn(node: Expr, inner: str, held: set[Expr]) -> Expr | None:
     """A comparison of a pair, turned; None for all else, and where nothing is gained."""
-    return _alone(node.op, *node.args, inner, held) if _compares_pairs(node) else None
+    if not _compares_pairs(node):
+        return None
+    left, right = node.args
+    return _alone(node.op, left, right, inner, held)
 
 
 def _turn_distance(node: Expr, inner: str, held: set[Expr]) -> Expr | None:
