@@ -46,7 +46,16 @@ class Turned:
 def turn_comparisons(mask: Expr, inner: str) -> Turned:
     """The same mask for a loop over tiles along `inner`, "kv" or "q"."""
     turned = Turned(mask)
-    new = {n: t for n in walk(mask) if (t := _turn(n, inner, turned.held)) is not None}
+    new: dict[Expr, Expr] = {}
+    for node in walk(mask):
+        found = _turn(node, inner, turned.held)
+        if found is not None:
+            new[node] = found
+    # Two comparisons for a distance pay as parts of a conjunction, not below an `or`.
+    for node in flatten(mask) if mask.op is Op.AND else [mask]:
+        found = _turn_distance(node, inner, turned.held)
+        if found is not None:
+            new[node] = found
     turned.expr = _joined(substitute(mask, new) if new else mask, inner)
     return turned
 
@@ -74,21 +83,29 @@ def _number_of(part: Expr, inner: str) -> Expr | None:
 
 def _turn(node: Expr, inner: str, held: set[Expr]) -> Expr | None:
     """A comparison of a pair, turned; None for all else, and where nothing is gained."""
-    if node.op not in _MIRRORED or not {"q", "kv"} <= node.variables:
+    if not _compares_pairs(node):
+        return None
+    left, right = node.args
+    return _alone(node.op, left, right, inner, held)
+
+
+def _turn_distance(node: Expr, inner: str, held: set[Expr]) -> Expr | None:
+    """|x| <= y as x <= y and -x <= y, both turned; None as above."""
+    if not _compares_pairs(node):
         return None
     op, (left, right) = node.op, node.args
-    if left.type is not Type.INDEX:
-        return None
     if right.op is Op.ABS:
         op, left, right = _MIRRORED[op], right, left
-    if left.op is not Op.ABS:
-        return _alone(op, left, right, inner, held)
-    if op not in _BELOW:
+    if left.op is not Op.ABS or op not in _BELOW:
         return None
-    # |x| <= y is x <= y and -x <= y.
     (x,) = left.args
     sides = [_alone(op, side, right, inner, held) for side in (x, apply(Op.NEG, x))]
     return None if sides[0] is None or sides[1] is None else apply(Op.AND, sides[0], sides[1])
+
+
+def _compares_pairs(node: Expr) -> bool:
+    pairs = node.op in _MIRRORED and {"q", "kv"} <= node.variables
+    return pairs and node.args[0].type is Type.INDEX
 
 
 def _alone(op: Op, left: Expr, right: Expr, inner: str, held: set[Expr]) -> Expr | None:

@@ -265,15 +265,9 @@ def _write_mask(
         write_keys(block, spec)
     scope = tile_scope(block, outer, "kv")
     scope.known.update(early)
-    end = end_of_tiles(spec, "kv_len")
-    inside = f'scores = gl.where(key_index < {end}, scores, -float("inf"))'
-    if spec.mask is None:
-        scope.block.line(inside)
-        return
-    allowed = write_allowed(spec, lowering, scope, "")
+    # An `if` for the end alone was tried: it made spills where there had been none.
+    allowed = write_allowed(spec, lowering, scope, f"(key_index < {end_of_tiles(spec, 'kv_len')})")
     scope.block.line(f'scores = gl.where({allowed}, scores, -float("inf"))')
-    with scope.block.indented(f"if kv_tile * BLOCK_N + BLOCK_N > {end}:") as last:
-        last.line(inside)
 
 
 def _write_operands(body: Block, spec: KernelSpec) -> None:
