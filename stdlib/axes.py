@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flexdsl as fx
@@ -59,7 +59,7 @@ def every_axis(axes: list[Sees]) -> Sees:
     return lambda x, y: first(x[0], y[0]) and rest(x[1:], y[1:])
 
 
-def sides_of(windows: Any, tiles: list[int], even: str | None) -> tuple[Any, Any]:
+def sides_of(windows: Any, tiles: Sequence[int], even: str | None) -> tuple[Any, Any]:
     """Tiles to the left and to the right of its own that a window has: int32 arrays [heads, axes].
 
     Args:

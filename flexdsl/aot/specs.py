@@ -131,13 +131,13 @@ def job_of(
     if phase in (*OF_MASKS, *OF_STATES):
         spec = KernelSpec(mask, None, None, 0, 0)
     spec = replace(spec, learned=frozenset(learned))
-    modified = None if spec.score is None else spec.score.expr
+    mods = (p and p.expr for p in (spec.mask, spec.score))
     found = configs(
         phase,
         shape.target.capability,
         max(shape.head_dim, shape.value_dim),
         ITEMSIZE[shape.dtype],
-        modified,
+        *mods,
         hopper=shape.hopper,
     )
     candidates = tuple(

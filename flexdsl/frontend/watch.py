@@ -10,6 +10,7 @@ are no part of a program and are not looked at.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
 from types import BuiltinFunctionType, CellType, FunctionType, ModuleType
 from typing import Any
 
@@ -115,6 +116,9 @@ def _is_settled(value: Any) -> bool:
         return _root(getattr(owner, "__module__", owner.__name__)) in _STEADY
     if isinstance(value, FunctionType | type):
         return _root(value.__module__) in _STEADY
+    if is_dataclass(value) and value.__dataclass_params__.frozen:  # such as a grid
+        settled = (_is_settled(getattr(value, field.name)) for field in fields(value))
+        return _root(type(value).__module__) in _STEADY and all(settled)
     return hasattr(type(value), "program")  # a mod, which is watched where it is inlined
 
 

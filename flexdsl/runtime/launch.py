@@ -115,8 +115,8 @@ def candidates(phase: Phase, call: Call, gpu: int) -> tuple[Config, ...]:
     """
     query, value = call.tensors["query"], call.tensors["value"]
     widest = max(query.shape[3], value.shape[3])
-    score = None if call.bound.score is None else call.bound.score.expr
-    found = configs(phase, gpu, widest, query.element_size(), score, hopper=call.hopper)
+    mods = (p and p.expr for p in (call.bound.mask, call.bound.score))
+    found = configs(phase, gpu, widest, query.element_size(), *mods, hopper=call.hopper)
     chosen = _CHOSEN.get(_kind(phase, call))
     return found if chosen is None else found[found.index(chosen) :]
 

@@ -56,15 +56,14 @@ def sliding_tile(
     """
     sizes = integers_at_least(1, "canvas", canvas, 3)
     tiling = integers_at_least(1, "tile", tile, 3)
-    counts = []
     for axis, (size, part) in enumerate(zip(sizes, tiling, strict=True)):
         check_divides(f"tile[{axis}]", part, f"canvas[{axis}]", size)
-        counts.append(size // part)
+    counts = tuple(size // part for size, part in zip(sizes, tiling, strict=True))
     windows = array_of("kernel", kernel, (1, 2), "int")
     check_shape("kernel", windows, (None, 3)[2 - len(windows.shape) :], "tiles on three axes")
     by_head = len(windows.shape) == 2
     left, right = sides_of(windows, counts, even)
-    fixed = list(zip(left[0].tolist(), right[0].tolist(), strict=True))
+    fixed = tuple(zip(left[0].tolist(), right[0].tolist(), strict=True))
     tiles = grid(counts)
     volume, video = prod(tiling), prod(sizes)
     keys = video + integer_at_least(0, "text", text)

@@ -8,24 +8,32 @@ have a first coordinate that is too large.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any
 
 from ..arguments import integers_at_least, refuse
 
 
+@dataclass(frozen=True, repr=False)
 class Grid:
-    """A grid of 1 to 3 axes whose tokens stand in row-major order.
+    """A grid of 1 to 3 axes whose tokens stand in row-major order. It never changes.
 
     Attributes:
         shape: lengths of the axes, the slowest first.
-        length: number of tokens.
     """
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self.shape = shape
-        self.length = prod(shape)
-        self._strides = tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
+    shape: tuple[int, ...]
+
+    @cached_property
+    def length(self) -> int:
+        """Number of tokens."""
+        return prod(self.shape)
+
+    @cached_property
+    def _strides(self) -> tuple[int, ...]:
+        return tuple(prod(self.shape[axis + 1 :]) for axis in range(len(self.shape)))
 
     def __call__(self, index: Any) -> tuple[Any, ...]:
         """The coordinates of a token, given its index: plain or symbolic."""

@@ -15,7 +15,7 @@ import flexdsl as fx
 
 from .permute import to_rows, to_tiles
 from .reorder import reordered
-from .tiled_grid import TiledGrid
+from .tiled_grid import tiled_grid
 
 
 class TileOrder:
@@ -41,7 +41,7 @@ class TileOrder:
         Raises:
             ArgumentError: not as many numbers as axes, or a tile is longer than its axis.
         """
-        self._grid = TiledGrid(shape, tile, extra)
+        self._grid = tiled_grid(shape, tile, extra)
         self.shape, self.tile, self.extra = self._grid.shape, self._grid.tile, self._grid.extra
         self.length = self._grid.places + self.extra
 

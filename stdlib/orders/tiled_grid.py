@@ -5,47 +5,69 @@ It moves no tensors and changes no mods; `tile_order.py` does, with this.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any
 
 import flexdsl as fx
 
 from ..arguments import integer_at_least, integers_at_least, refuse
-from .grid import grid
+from .grid import Grid, grid
 
 
+def tiled_grid(shape: Any, tile: Any, extra: Any) -> TiledGrid:
+    """The grid of those numbers.
+
+    Raises:
+        ArgumentError: not as many numbers as axes, or a tile is longer than its axis.
+    """
+    rows = grid(shape)
+    parts = tuple(integers_at_least(1, "tile", tile, len(rows.shape)))
+    for axis, (size, part) in enumerate(zip(rows.shape, parts, strict=True)):
+        if part > size:
+            raise refuse(f"tile[{axis}] is {part}, but the grid has {size} tokens there")
+    return TiledGrid(rows.shape, parts, integer_at_least(0, "extra", extra))
+
+
+@dataclass(frozen=True)
 class TiledGrid:
     """A grid in tiles, the last ones padded, and tokens after it that stay in their order.
 
+    It never changes.
+
     Attributes:
         shape, tile: tokens on each axis, of the grid and of a tile.
-        counts: tiles on each axis.
         extra: tokens after the grid.
-        tokens, places: length of the grid's tokens, and of the tiles, without the extra ones.
     """
 
-    def __init__(self, shape: Any, tile: Any, extra: Any) -> None:
-        """Check the numbers.
+    shape: tuple[int, ...]
+    tile: tuple[int, ...]
+    extra: int
 
-        Raises:
-            ArgumentError: not as many numbers as axes, or a tile is longer than its axis.
-        """
-        self._rows = grid(shape)
-        self.shape = self._rows.shape
-        self.tile = tuple(integers_at_least(1, "tile", tile, len(self.shape)))
-        self.extra = integer_at_least(0, "extra", extra)
-        for axis, (size, part) in enumerate(zip(self.shape, self.tile, strict=True)):
-            if part > size:
-                raise refuse(f"tile[{axis}] is {part}, but the grid has {size} tokens there")
-        self.counts = tuple(-(-s // t) for s, t in zip(self.shape, self.tile, strict=True))
-        self._ragged = tuple(s % t > 0 for s, t in zip(self.shape, self.tile, strict=True))
-        self._tiles, self._inside = grid(self.counts), grid(self.tile)
-        self.tokens, self.places = self._rows.length, prod(self.counts) * prod(self.tile)
+    @cached_property
+    def counts(self) -> tuple[int, ...]:
+        """Tiles on each axis."""
+        return tuple(-(-s // t) for s, t in zip(self.shape, self.tile, strict=True))
+
+    @cached_property
+    def tokens(self) -> int:
+        """Number of the grid's tokens, without the extra ones."""
+        return prod(self.shape)
+
+    @cached_property
+    def places(self) -> int:
+        """Number of places in the tiles, without the extra ones."""
+        return prod(self.counts) * prod(self.tile)
+
+    @cached_property
+    def _ragged(self) -> tuple[bool, ...]:
+        return tuple(s % t > 0 for s, t in zip(self.shape, self.tile, strict=True))
 
     def coordinates(self, place: Any) -> tuple[Any, ...]:
         """The grid's coordinates at a place; beyond the grid where there is padding."""
-        volume = self._inside.length
-        tiles, inside = self._tiles(place // volume), self._inside(place % volume)
+        volume = prod(self.tile)
+        tiles, inside = Grid(self.counts)(place // volume), Grid(self.tile)(place % volume)
         return tuple(n * t + i for n, t, i in zip(tiles, self.tile, inside, strict=True))
 
     def original(self, place: Any) -> Any:
@@ -59,7 +81,7 @@ class TiledGrid:
         # A branch, not `where`: on either side of it what is asked about the index is simple.
         if self.extra and place >= self.places:
             return place - (self.places - self.tokens)
-        return self._rows.index(*found)
+        return Grid(self.shape).index(*found)
 
     def has_token(self, place: Any) -> Any:
         """Is there a token at a place, not padding?"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import types
 from collections.abc import Callable
@@ -195,6 +196,25 @@ def test_a_mod_inside_of_a_mod():
 )
 def test_what_changes_unseen_is_read_each_time(function, change):
     expect_change(function, change)
+
+
+@dataclasses.dataclass(frozen=True)
+class Near:
+    """The user's own, whose methods may read what changes."""
+
+    width: int
+
+    def __call__(self, q, kv):
+        return abs(q - kv) < self.width + LIMITS[0]
+
+
+def test_frozen_objects():
+    """A grid of the library never changes; how an object of the user's computes may."""
+    coordinates = fx.stdlib.grid((3, 3))
+    same_row = fx.mask_mod(lambda b, h, q, kv: coordinates(q)[0] == coordinates(kv)[0])
+    assert same_row.program is same_row.program
+    near = Near(1)
+    expect_change(lambda b, h, q, kv: near(q, kv), lambda: LIMITS.__setitem__(0, 3))
 
 
 def test_elements_read_while_tracing():
