@@ -17,6 +17,7 @@ from flexdsl.ir import evaluate
 
 WINDOW = 5
 LIMITS = [5]
+REACH = [4]
 SETTINGS = types.SimpleNamespace(window=5)
 
 
@@ -205,7 +206,7 @@ class Near:
     width: int
 
     def __call__(self, q, kv):
-        return abs(q - kv) < self.width + LIMITS[0]
+        return abs(q - kv) < self.width + REACH[0]
 
 
 def test_frozen_objects():
@@ -214,7 +215,7 @@ def test_frozen_objects():
     same_row = fx.mask_mod(lambda b, h, q, kv: coordinates(q)[0] == coordinates(kv)[0])
     assert same_row.program is same_row.program
     near = Near(1)
-    expect_change(lambda b, h, q, kv: near(q, kv), lambda: LIMITS.__setitem__(0, 3))
+    expect_change(lambda b, h, q, kv: near(q, kv), lambda: REACH.__setitem__(0, 7))
 
 
 def test_elements_read_while_tracing():
