@@ -116,9 +116,9 @@ def _is_settled(value: Any) -> bool:
         return _root(getattr(owner, "__module__", owner.__name__)) in _STEADY
     if isinstance(value, FunctionType | type):
         return _root(value.__module__) in _STEADY
-    if is_dataclass(value) and value.__dataclass_params__.frozen:  # such as a grid
-        settled = (_is_settled(getattr(value, field.name)) for field in fields(value))
-        return _root(type(value).__module__) in _STEADY and all(settled)
+    if is_dataclass(value) and _root(type(value).__module__) in _STEADY:  # such as a grid
+        frozen: bool = getattr(type(value), "__dataclass_params__").frozen  # noqa: B009
+        return frozen and all(_is_settled(getattr(value, field.name)) for field in fields(value))
     return hasattr(type(value), "program")  # a mod, which is watched where it is inlined
 
 
