@@ -19,7 +19,7 @@ from flexdsl.ir import Expr, Op, Type, evaluate
 
 Array = NDArray[Any]
 AXES = ("q", "kv")
-PAIRS = 1 << 15  # looked at together
+PAIRS = 1 << 13  # looked at together
 FEW = 64  # pairs with equal values for each position: with more of them others find them as fast
 
 

@@ -1,6 +1,8 @@
-"""Masks of equalities alone: the table from runs of equal values is that of brute force."""
+"""Masks of equalities and bands: the table from runs of equal values is that of brute force."""
 
 from __future__ import annotations
+
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from flexdsl import stdlib
 from flexdsl.analysis import equal_runs, make_plan, planning
+from flexdsl.analysis.bands import Band
 from support.masks import LONGEST, Mask, Shape, _apply2, both, captures, either, shapes
 from support.tables import check_table
 
@@ -31,23 +34,33 @@ def equalities(draw: st.DrawFn) -> Mask:
         lambda b, h, q, kv: (q - 20) * 2**57 == (kv - 20) * 2**57,
         lambda b, h, q, kv: -q == kv - LONGEST,
     ]
+    bands = [
+        lambda b, h, q, kv: q >= kv,
+        lambda b, h, q, kv: q - kv < n,
+        lambda b, h, q, kv: kv - m <= q + n,
+        lambda b, h, q, kv: n > kv - q,
+    ]
     chosen = draw(st.lists(st.sampled_from(parts), min_size=1, max_size=3))
+    chosen += draw(st.lists(st.sampled_from(bands), max_size=2))
     function = chosen[0]
     for part in chosen[1:]:
         function = _apply2((both, function, part))
     return Mask(function, {}, tables)
 
 
-@given(equalities(), shapes())
-def test_the_table_is_that_of_brute_force(mask, shape):
+@given(equalities(), shapes(), st.sampled_from([1, 5, 4096]))
+def test_the_table_is_that_of_brute_force(mask, shape, band):
+    """Also where few pairs of runs are treated together."""
     scene = scene_of(mask, shape)
-    table = equal_runs.joined_table(scene)
+    with patch.object(equal_runs, "BAND", band):
+        table = equal_runs.joined_table(scene)
     if table is not None:
         check_table(table, mask, scene)
 
 
 NOT = {
-    "causal too": Mask(lambda b, h, q, kv: both(q // 4 == kv // 4, q >= kv)),
+    "a comparison of values": Mask(lambda b, h, q, kv: both(q // 4 == kv // 4, q % 3 >= kv % 3)),
+    "a band alone": Mask(lambda b, h, q, kv: both(q >= kv, q - kv < 9)),
     "one or the other": Mask(lambda b, h, q, kv: either(q % 4 == kv % 4, q // 3 == kv)),
     "both axes on one side": Mask(lambda b, h, q, kv: (q + kv) % 4 == 1),
     "few values": Mask(lambda b, h, q, kv: q % 2 == kv % 2),
@@ -57,6 +70,20 @@ NOT = {
 @pytest.mark.parametrize("name", NOT)
 def test_other_masks_are_left_alone(name):
     assert equal_runs.joined_table(scene_of(NOT[name], Shape(400, 400, (4, 4), 0))) is None
+
+
+@given(
+    st.integers(-30, 30),
+    st.integers(1, 9),
+    st.integers(-30, 30),
+    st.integers(1, 9),
+    st.integers(-40, 40),
+    st.integers(-40, 40),
+)
+def test_pairs_of_a_rectangle_in_a_band(row, height, key, width, least, most):
+    found = Band(least, most).pairs(*(np.array([x]) for x in (row, height, key, width)))
+    difference = (row + np.arange(height))[:, None] - key - np.arange(width)
+    assert found == np.count_nonzero((least <= difference) & (difference < most))
 
 
 def test_windows_that_are_shifted_are_joined_and_not_subdivided(monkeypatch):
