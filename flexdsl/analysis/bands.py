@@ -64,4 +64,5 @@ def _summed(last: Array, width: Array) -> Array:
     """The sum of min(t, width) over the numbers t from 1 to `last`; 0 where there is none."""
     full = np.maximum(last - width, 0)
     part = np.clip(last, 0, width)
-    return part * (part + 1) // 2 + full * width
+    total: Array = part * (part + 1) // 2 + full * width
+    return total
