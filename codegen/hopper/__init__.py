@@ -9,6 +9,7 @@ kernels, in the layout of an accumulator; plans give the same tiles in another o
     module.py    the module around a kernel, shared memory and barriers
     forward.py   the forward kernel
     backward.py  the kernel of dK, dV and the sums of dQ
+    early_loads.py  what is loaded apart from where it is used, of either kernel
     row_loads.py what it loads for each row, a tile ahead
     key_loads.py what the forward kernel loads for each key, before it is needed
     query_sums.py  the order of those sums in memory, and the kernel that makes dQ of them

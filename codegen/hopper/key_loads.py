@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flexdsl.ir import Expr, Op, Program, walk
+from flexdsl.ir import Expr
 
 from ..kernel import KernelSpec
 from ..lower import Lowering, Scope, Text
 from ..tiles import loads_at
 from ..writer import Block
+from .early_loads import loads_along, write_early, write_into
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,8 @@ def loads_of_keys(spec: KernelSpec) -> KeyLoads:
     """
     if spec.consumers > 2:
         return KeyLoads((), ())
-    always = _loads(spec.score)
-    return KeyLoads(always, tuple(n for n in _loads(spec.mask) if n not in always))
-
-
-def _loads(program: Program | None) -> tuple[Expr, ...]:
-    nodes = () if program is None else walk(program.expr)
-    loads = (n for n in nodes if n.op is Op.LOAD and "kv" in n.variables)
-    return tuple(n for n in loads if not n.variables & {"q", "score"})
+    always = loads_along("kv", spec.score)
+    return KeyLoads(always, tuple(n for n in loads_along("kv", spec.mask) if n not in always))
 
 
 def write_first_loads(
@@ -72,23 +67,10 @@ def write_more_loads(
     Args:
         masked: source of the bool that the mask is to be looked at; "" where it never is.
     """
-    _write_into(block, spec, loads.always, names, lowering, outer)
+    write_into(block, names, _write(block, spec, loads.always, lowering, outer))
     if masked and loads.masked:
         with block.indented(f"if {masked}:") as inner:
-            _write_into(inner, spec, loads.masked, names, lowering, outer)
-
-
-def _write_into(
-    block: Block,
-    spec: KernelSpec,
-    loads: tuple[Expr, ...],
-    names: dict[Expr, Text],
-    lowering: Lowering,
-    outer: Scope,
-) -> None:
-    found = _write(block, spec, loads, lowering, outer)
-    for node in loads:
-        block.line(f"{names[node][0]} = {found[node][0]}")
+            write_into(inner, names, _write(inner, spec, loads.masked, lowering, outer))
 
 
 def _write(
@@ -98,8 +80,7 @@ def _write(
         return {}
     scope = Scope(block.block(), outer, {**outer.variables, "kv": "kv"})
     write_keys(scope.block, spec)
-    lowering.lower(loads, scope)
-    return {n: scope.known[n] for n in loads}
+    return write_early(loads, lowering, scope)
 
 
 def write_keys(block: Block, spec: KernelSpec) -> None:

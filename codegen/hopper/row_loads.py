@@ -6,27 +6,25 @@ memory's queue: packed documents took 1.4 times as long. Loads of pairs stand wh
 
 from __future__ import annotations
 
-from flexdsl.ir import Expr, Op, walk
+from flexdsl.ir import Expr
 
 from ..kernel import KernelSpec
 from ..lower import Lowering, Scope, Text
 from ..tiles import loads_at
 from ..writer import Block
+from .early_loads import loads_along, write_early, write_into
 from .schedule import Walk
 
 
-def loads_of_rows(spec: KernelSpec, masked: bool) -> list[Expr]:
+def loads_of_rows(spec: KernelSpec, masked: bool) -> tuple[Expr, ...]:
     """What is loaded for each row of a tile, whatever the key."""
-    programs = [spec.score, spec.mask if masked else None]
-    nodes = walk(*(p.expr for p in programs if p is not None))
-    loads = [n for n in nodes if n.op is Op.LOAD and "q" in n.variables]
-    return [n for n in loads if not n.variables & {"kv", "score"}]
+    return loads_along("q", spec.score, spec.mask if masked else None)
 
 
 def write_loads(
     block: Block,
     spec: KernelSpec,
-    loads: list[Expr],
+    loads: tuple[Expr, ...],
     tile: str,
     suffix: str,
     lowering: Lowering,
@@ -46,14 +44,13 @@ def write_loads(
     variables = {**outer.variables, "q": f"q{suffix}"}
     scope = Scope(block.block(), outer, variables)
     write_rows(scope.block, spec, tile, suffix)
-    lowering.lower(loads, scope)
-    return {n: scope.known[n] for n in loads}
+    return write_early(loads, lowering, scope)
 
 
 def write_next_loads(
     body: Block,
     spec: KernelSpec,
-    loads: list[Expr],
+    loads: tuple[Expr, ...],
     loop: Walk,
     names: dict[Expr, Text],
     lowering: Lowering,
@@ -64,8 +61,7 @@ def write_next_loads(
     They stand before this tile's atomics, behind which they would wait in the memory's queue.
     """
     following = write_loads(body, spec, loads, loop.following, "_ahead", lowering, outer)
-    for node in loads:
-        body.line(f"{names[node][0]} = {following[node][0]}")
+    write_into(body, names, following)
 
 
 def write_rows(block: Block, spec: KernelSpec, tile: str = "q_tile", suffix: str = "") -> None:

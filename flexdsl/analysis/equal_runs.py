@@ -42,18 +42,17 @@ def joined_table(scene: Scene) -> RunTable | None:
     so many positions, that proofs are faster.
     """
     parts = flatten(scene.expr) if scene.expr.op is Op.AND else [scene.expr]
-    sides = [both for both in map(sides_of, parts) if both is not None]
-    bands = [band_of(specialise(part, scene.bindings)) for part in parts if sides_of(part) is None]
-    known = [band for band in bands if band is not None]
+    found = [sides_of(part) or band_of(specialise(part, scene.bindings)) for part in parts]
+    bands = [x for x in found if isinstance(x, Band)]
+    sides = [x for x in found if isinstance(x, tuple)]
     grid = scene.grid
     looks = (grid.q_len + grid.kv_len) * grid.batch * grid.heads * len(sides)
-    if not sides or len(known) < len(bands) or grid.is_empty or looks > LOOKS:
+    if not sides or None in found or grid.is_empty or looks > LOOKS:
         return None
-    band = reduce(and_, known, Band())
+    band, alike = reduce(and_, bands, Band()), _is_alike(sides, grid)
     runs = list[Runs]()
     for group in np.ndindex(grid.batch, grid.heads):
         keys = _spans(scene, [g for _, g in sides], "kv", group)
-        alike = _is_alike(sides, grid)
         rows = keys if alike else _spans(scene, [f for f, _ in sides], "q", group)
         join = join_of(*_keys(rows.values, keys.values))
         if join.pairs > FEW * (len(rows.starts) + len(keys.starts)):
