@@ -2,6 +2,53 @@
 
 from __future__ import annotations
 
+
+def _wave(name: str, title: str, polynomial: str) -> str:
+    """A sine or cosine by a polynomial in the square of the rest of x after n half turns."""
+    return f'''\
+@triton.jit
+def {name}(x):
+    """The {title}; the absolute error is below 3e-7 up to 1e6 radians.
+
+    x is n half turns and a rest. The compiler's own has 200 instructions, for all that float32 has.
+    """
+    n = tl.floor(x * 0.3183098861837907 + 0.5)
+    rest = tl.fma(n, -0.0009676535846665502, tl.fma(n, -3.140625, x))
+    rest = tl.fma(n, -5.126688136514179e-12, rest)
+    square = rest * rest
+{polynomial}
+    value = tl.where(n == 2.0 * tl.floor(0.5 * n), value, -value)
+    return tl.where(value > 1.0, 1.0, tl.where(value < -1.0, -1.0, value))
+'''
+
+
+def _held(name: str, sign: str) -> str:
+    """A sum or a difference that stays inside 32 bits."""
+    return f'''\
+@triton.jit
+def {name}(a, b):
+    """a {sign} b, or the nearest number of 32 bits."""
+    b = tl.minimum(tl.maximum(b.to(tl.int64), -4294967296), 4294967296)
+    total = a.to(tl.int64) {sign} b
+    return tl.minimum(tl.maximum(total, -2147483648), 2147483647).to(tl.int32)
+'''
+
+
+_COSINE = """\
+    value = -2.604960798e-07
+    value = tl.fma(value, square, 2.476005466e-05)
+    value = tl.fma(value, square, -0.001388835954)
+    value = tl.fma(value, square, 0.04166663438)
+    value = tl.fma(value, square, -0.5)
+    value = tl.fma(value, square, 1.0)"""
+_SINE = """\
+    value = 2.605019517e-06
+    value = tl.fma(value, square, -0.0001980898232)
+    value = tl.fma(value, square, 0.008333049715)
+    value = tl.fma(value, square, -0.1666665822)
+    value = tl.fma(value, square, 1.0)
+    value *= rest"""
+
 HELPERS = {
     "tanh": '''\
 @triton.jit
@@ -32,60 +79,8 @@ def floor_mod(a, b):
     rest = a % b
     return tl.where((rest != 0) & ((rest < 0) != (b < 0)), rest + b, rest)
 ''',
-    "cos": '''\
-@triton.jit
-def cos(x):
-    """The cosine; the absolute error is below 3e-7 up to 1e6 radians.
-
-    x is n half turns and a rest. The compiler's own has 200 instructions, for all that float32 has.
-    """
-    n = tl.floor(x * 0.3183098861837907 + 0.5)
-    rest = tl.fma(n, -0.0009676535846665502, tl.fma(n, -3.140625, x))
-    rest = tl.fma(n, -5.126688136514179e-12, rest)
-    square = rest * rest
-    value = -2.604960798e-07
-    value = tl.fma(value, square, 2.476005466e-05)
-    value = tl.fma(value, square, -0.001388835954)
-    value = tl.fma(value, square, 0.04166663438)
-    value = tl.fma(value, square, -0.5)
-    value = tl.fma(value, square, 1.0)
-    value = tl.where(n == 2.0 * tl.floor(0.5 * n), value, -value)
-    return tl.where(value > 1.0, 1.0, tl.where(value < -1.0, -1.0, value))
-''',
-    "sin": '''\
-@triton.jit
-def sin(x):
-    """The sine; the absolute error is below 3e-7 up to 1e6 radians.
-
-    x is n half turns and a rest. The compiler's own has 200 instructions, for all that float32 has.
-    """
-    n = tl.floor(x * 0.3183098861837907 + 0.5)
-    rest = tl.fma(n, -0.0009676535846665502, tl.fma(n, -3.140625, x))
-    rest = tl.fma(n, -5.126688136514179e-12, rest)
-    square = rest * rest
-    value = 2.605019517e-06
-    value = tl.fma(value, square, -0.0001980898232)
-    value = tl.fma(value, square, 0.008333049715)
-    value = tl.fma(value, square, -0.1666665822)
-    value = tl.fma(value, square, 1.0)
-    value *= rest
-    value = tl.where(n == 2.0 * tl.floor(0.5 * n), value, -value)
-    return tl.where(value > 1.0, 1.0, tl.where(value < -1.0, -1.0, value))
-''',
-    "held_sum": '''\
-@triton.jit
-def held_sum(a, b):
-    """a + b, or the nearest number of 32 bits."""
-    b = tl.minimum(tl.maximum(b.to(tl.int64), -4294967296), 4294967296)
-    total = a.to(tl.int64) + b
-    return tl.minimum(tl.maximum(total, -2147483648), 2147483647).to(tl.int32)
-''',
-    "held_difference": '''\
-@triton.jit
-def held_difference(a, b):
-    """a - b, or the nearest number of 32 bits."""
-    b = tl.minimum(tl.maximum(b.to(tl.int64), -4294967296), 4294967296)
-    total = a.to(tl.int64) - b
-    return tl.minimum(tl.maximum(total, -2147483648), 2147483647).to(tl.int32)
-''',
+    "cos": _wave("cos", "cosine", _COSINE),
+    "sin": _wave("sin", "sine", _SINE),
+    "held_sum": _held("held_sum", "+"),
+    "held_difference": _held("held_difference", "-"),
 }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,6 +10,7 @@ from hypothesis import strategies as st
 from flexdsl import stdlib
 from flexdsl.analysis import make_plan, planning, repeated
 from support.masks import Mask, Table, both, either, masks, states_of
+from support.tables import states_of_table
 
 SHIFT = Table("shift", np.array([0, 3, 5]))
 
@@ -55,15 +54,7 @@ def test_the_table_is_that_of_brute_force(name, tile, rows, keys, q_offset):
     dense = states_of(mask.dense(1, 3, *lengths, q_offset), tile)
     rows_of_heads = dense.shape[1] if "h" in scene.expr.variables else 1
     expected = dense[0, :rows_of_heads].reshape(-1, dense.shape[3])
-    states = np.zeros_like(expected)
-    assert found.rows == len(expected)
-    for row in range(found.rows):
-        runs = found.runs(row)
-        assert all(a[1] < b[0] or a[2] != b[2] for a, b in pairwise(runs))
-        for start, stop, full in runs:
-            assert 0 <= start < stop and not states[row, start:stop].any()
-            states[row, start:stop] = 1 + full
-    np.testing.assert_array_equal(states, expected)
+    np.testing.assert_array_equal(states_of_table(found, expected.shape), expected)
 
 
 @pytest.mark.parametrize("name", NOT)

@@ -17,10 +17,11 @@ def check_table(table: RunTable, mask: Mask, scene: Scene) -> None:
     grid = scene.grid
     dense = mask.dense(grid.batch, grid.heads, grid.q_len, grid.kv_len, grid.q_offset)
     expected = states_of(dense, grid.tile).reshape(-1, grid.kv_tiles)
-    np.testing.assert_array_equal(_states(table, expected.shape), expected)
+    np.testing.assert_array_equal(states_of_table(table, expected.shape), expected)
 
 
-def _states(table: RunTable, shape: tuple[int, ...]) -> Any:
+def states_of_table(table: RunTable, shape: tuple[int, ...]) -> Any:
+    """0 empty, 1 partial, 2 full, of each tile of each row; the form of the table is checked."""
     states = np.zeros(shape, np.int8)
     assert table.rows == len(states)
     assert {a.dtype for a in (table.offsets, table.full_ends, table.starts)} == {np.dtype(np.int32)}
