@@ -20,6 +20,7 @@ SIZES = {
     "kv_len": "keys",
     "q_offset": "position of the first query",
     "heads": "query heads",
+    "first_head": "the first query head of all batches that has programs here",
     "kv_heads": "key heads",
     "group": "query heads that share a key head",
     "q_tiles": "query tiles, BLOCK_M rows each",

@@ -20,6 +20,7 @@ from flexdsl.ir import Expr, const, var
 from ..kernel import Argument, Kernel, KernelSpec, Role
 from ..loops import QUERIES
 from ..lower import Lowering, Scope, Text
+from ..programs import write_program
 from ..tiles import descriptors, loads_at, names_of_kernel, tile_scope, write_allowed
 from ..writer import Block
 from .module import (
@@ -37,7 +38,7 @@ from .module import (
     write_hopper_module,
     write_partitions,
 )
-from .query_sums import ADD_QUERY_SUMS, PART
+from .query_sums import ADD_QUERY_SUMS, PART, SUMS
 from .row_loads import loads_of_rows, write_loads, write_next_loads, write_rows
 from .schedule import Schedule, Walk, end_of_tiles, write_schedule
 
@@ -46,7 +47,10 @@ _ROWS: Mapping[str, int | str] = {
     **dict.fromkeys(("query", "d_out"), "BLOCK_M"),
     **dict.fromkeys(("key", "value", "d_key", "d_value"), GROUP_ROWS),
 }
-_SIZES = ("q_len", "kv_len", "q_offset", "heads", "group", "row_stride", "q_tiles", "kv_tiles")
+_SIZES = (
+    *("q_len", "kv_len", "q_offset", "heads", "first_head", "group"),
+    *("row_stride", "q_tiles", "kv_tiles"),
+)
 _BARRIERS = {
     "key_ready": "1, 1",
     "value_ready": "1, 1",
@@ -61,7 +65,7 @@ _BARRIERS = {
 _D_OUT_STAGES = {64: 3, 128: 2}
 _NAMES = frozenset(
     """lse_of_rows delta_of_rows d_scores_tiles query_sums modified slope factor left
-    add_query_sums part_order parts LEFT HALF stage_d stage_s other d_query_tile
+    add_query_sums part_order first_sum LEFT HALF stage_d stage_s other d_query_tile
     d_out_ready d_out_free query_free d_scores_ready d_scores_free backward""".split()  # noqa: SIM905
 )
 
@@ -74,8 +78,9 @@ def generate_backward(spec: KernelSpec) -> Kernel:
             form, where there is one, is of query positions for each key.
 
     Returns:
-        A kernel whose entry is `backward` and whose grid is `kv_tiles * batch * heads` programs of
-        four warps, BLOCK_N = 128 and BLOCK_M = 8192 / D. dK and dV are of query heads.
+        A kernel whose entry is `backward` and whose grid is `kv_tiles` programs of four warps for
+        each head from `first_head` on, BLOCK_N = 128 and BLOCK_M = 8192 / D. dK and dV are of query
+        heads.
     """
     dim = spec.head_dim
     tensors = ("query", "key", "value", "d_out", "d_key", "d_value")
@@ -83,7 +88,7 @@ def generate_backward(spec: KernelSpec) -> Kernel:
         *descriptors(dict.fromkeys(tensors, dim), _ROWS),
         Argument("lse_log2_rows", Role.ROWS_DESCRIPTOR, "lse_log2", 0, "BLOCK_M"),
         Argument("delta_rows", Role.ROWS_DESCRIPTOR, "delta", 0, "BLOCK_M"),
-        Argument("query_sums", Role.SUMS, "d_query"),
+        *SUMS,
         Argument("scale", Role.SCALE, "scale"),
         *(Argument(s, Role.SIZE, s) for s in _SIZES),
     )
@@ -118,17 +123,15 @@ def generate_backward(spec: KernelSpec) -> Kernel:
 
 def _write_key_program(body: Block) -> None:
     """Write which keys the program has, and which query head."""
-    body.line("program = gl.program_id(0)")
-    body.line("kv_tile = program % kv_tiles")
-    body.line("b = program // kv_tiles // heads")
-    body.line("h = program // kv_tiles % heads")
+    write_program(body, "kv_tile", "gl", heads="heads", first_head="first_head", last_first=False)
+    body.line("h = flat_head % heads")
     body.line("kv_head = h // group")
     body.line("kv_start = kv_tile * BLOCK_N")
     body.line("kv_first = kv_start")
     body.line("kv_last = gl.minimum(kv_start + BLOCK_N, kv_len) - 1")
-    body.comment("Rows of all heads stand one after the other; so do the parts of the sums.")
-    body.line("first_row = (b * heads + h) * row_stride")
-    body.line("parts = (b * heads + h) * q_tiles * 2")
+    body.comment("Rows of all heads stand one after the other; so do the sums, from first_head on.")
+    body.line("first_row = flat_head * row_stride")
+    body.line("first_sum = (flat_head - first_head) * q_tiles")
 
 
 def _write_shared_memory(body: Block, dim: int) -> list[str]:
@@ -160,7 +163,8 @@ def _of_consumer(
     dims = {"d_key": spec.head_dim, "d_value": spec.value_dim}
     return (
         *(a.name for a in descriptors(dims, _ROWS)),
-        *("query_sums", "scale", "q_len", "kv_len", "q_offset", "b", "h", "kv_start", "parts"),
+        *(a.name for a in SUMS),
+        *("scale", "q_len", "kv_len", "q_offset", "b", "h", "kv_start", "first_sum"),
         *(*tiles, *_BARRIERS, *schedule.handed, *names_of_mods(lowering)),
     )
 
@@ -212,6 +216,8 @@ def _write_consumer(body: Block, spec: KernelSpec, schedule: Schedule, lowering:
     clipped = "gl.minimum(key_index, kv_len - 1)" if loads_at("kv", spec) else "key_index"
     body.line(f"kv = {clipped}")
     scope = Scope(body.block(), None, {n: n for n in ("b", "h", "kv")})
+    body.comment("Each consumer has its half of every tile's sums.")
+    body.line("query_sums = left_sums if GROUP == 0 else right_sums")
     body.line("part_order = gl.arange(0, 4096, PART)")
     body.line(f"zero = gl.zeros([{GROUP_ROWS}, BLOCK_M], gl.float32, SCORES)")
     body.line(f"d_value_tile = gl.zeros([{GROUP_ROWS}, {dim}], gl.float32, OUT)")
@@ -231,7 +237,7 @@ def _write_consumer(body: Block, spec: KernelSpec, schedule: Schedule, lowering:
     body.line(f"mbarrier.wait(d_scores_ready.index(other), {schedule.last_step} // 2 & 1)")
     _write_start_query(body, dim)
     body.line("d_query_tile = warpgroup_mma_wait(0, deps=[d_query_tile])")
-    body.line("add_query_sums(query_sums, parts + before * 2 + GROUP, part_order, d_query_tile)")
+    body.line("add_query_sums(query_sums, first_sum + before, part_order, d_query_tile)")
     _write_results(body, spec)
 
 
@@ -302,8 +308,7 @@ def _write_step(
     if not first:
         body.line("d_query_tile = warpgroup_mma_wait(1, deps=[d_query_tile])")
         body.line("mbarrier.arrive(d_scores_free.index(other), count=1)")
-        part = "parts + before * 2 + GROUP"
-        body.line(f"add_query_sums(query_sums, {part}, part_order, d_query_tile)")
+        body.line("add_query_sums(query_sums, first_sum + before, part_order, d_query_tile)")
 
 
 def _write_start_query(body: Block, dim: int) -> None:

@@ -53,10 +53,12 @@ class Call:
         tensors: those with descriptors, aligned, by the name that kernels use; query and key are
             among them.
         rows: float32 [B, Hq, Lq] tensors by name.
-        sums: float32 sums of learned loads, by their number.
+        sums: float32 sums of learned loads, by their number, and of halves of dQ.
         gradients: float32 gradients of captured tensors, by name.
         hopper: kernels in Gluon are to be tried first.
         order: of the addresses that a launch is given when it is done again.
+        heads: the query heads, counted through all batches, that kernels have programs for where
+            they can be launched for some; None for all.
     """
 
     bound: bind.Bound
@@ -67,6 +69,7 @@ class Call:
     gradients: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     hopper: bool = False
     order: tuple[Slot, ...] = ()
+    heads: range | None = None
 
     @cached_property
     def values(self) -> dict[str, Any]:
@@ -162,7 +165,8 @@ def programs_of(phase: Phase, arguments: tuple[Argument, ...], call: Call, confi
     if any(a.of == "diagonals" for a in arguments):
         axis = "diagonals"
     batch, heads = call.tensors["d_key" if of_keys else "query"].shape[:2]
-    return tile_counts(call.bound.lengths, config)[axis] * batch * heads
+    number = batch * heads if call.heads is None else len(call.heads)
+    return tile_counts(call.bound.lengths, config)[axis] * number
 
 
 def row_stride(q_len: int) -> int:
@@ -225,6 +229,7 @@ def _size(name: str, call: Call, config: Config) -> int:
     lengths = call.bound.lengths
     sizes = {"kv_heads": kv_heads, "group": lengths.heads // kv_heads}
     sizes["row_stride"] = row_stride(lengths.q_len)
+    sizes["first_head"] = 0 if call.heads is None else call.heads.start
     sizes |= tile_counts(lengths, config)
     return sizes[name] if name in sizes else int(getattr(lengths, name))
 

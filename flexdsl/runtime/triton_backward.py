@@ -7,7 +7,7 @@ the backward pass is autograd's: see `operator.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from flexdsl.runtime import bind
 from flexdsl.runtime.blocks import aligned, aligned_rows
 from flexdsl.runtime.call import Call, Kernels, Slot, loads_of, row_stride, tile_counts
 from flexdsl.runtime.evaluate import evaluate
-from flexdsl.runtime.passes import Made, Pass
+from flexdsl.runtime.passes import Made, Pass, Step
 from flexdsl.runtime.tuning import Config, diagonal_config
 
 # Gradients from (q, k, v), out, lse, d_out and d_lse.
@@ -28,6 +28,10 @@ _GIVEN: tuple[Slot, ...] = (
     ("rows", "lse"),
 )
 _D_LSE: Slot = ("rows", "d_lse")
+# Of the kernel of a Hopper GPU: elements of a tile of dQ and of half of one, keys of a program, and
+# programs that take a part of the heads so long that its end does not count: three for each of 132
+# multiprocessors.
+_TILE, _HALF, _KEYS, _ENOUGH = 8192, 4096, 128, 396
 
 
 def backward(
@@ -106,7 +110,8 @@ def _portable(
         Made(("sums", str(i)), (*shape, *_shape_of_sums(x, bound, tile)))
         for i, x in enumerate(loads)
     ]
-    run = _pass(kernels, phases, call, (*of_inputs, *learned, *sums), work)
+    steps = [Step(phase) for phase in phases]
+    run = _pass(kernels, steps, call, (*of_inputs, *learned, *sums), work)
 
     def backward(*given: Tensor) -> list[Tensor]:
         made = run(*given)
@@ -129,15 +134,29 @@ def _hopper(
 ) -> Backward:
     """Gradients of q, k and v by the one kernel of a Hopper GPU; dQ is added up in float32.
 
-    It gives dK and dV of each query head, which are added up here where heads share keys.
+    Half of the sums lies in the memory of dQ itself, unless a last tile of its rows is cut. The
+    other half is beside it, for one part of the heads after the other.
+
+    The kernel gives dK and dV of each query head, which are added up here where heads share keys.
     """
     q, k, v = (call.tensors[name] for name in ("query", "key", "value"))
-    made = [_gradient("query", q.shape, q.dtype)]
+    parts = _parts_of_heads(q.shape[0] * q.shape[1], k.shape[2])
+    q_tiles, cut = divmod(q.shape[2], _TILE // q.shape[3])
+    made = [_gradient("query", q.shape, q.dtype, zeroed=not cut)]
     for name, x in (("key", k), ("value", v)):
         made.append(_gradient(name, (*q.shape[:2], *x.shape[2:]), x.dtype))
-    rows = -(-q.shape[2] // 128) * 128
-    work[("sums", "d_query")] = (*q.shape[:2], rows, q.shape[3])
-    run = _pass(kernels, phases, call, (*made, *learned), work)
+    inside: dict[Slot, tuple[Slot, int]] = {}
+    if cut:
+        q_tiles += 1
+        work[("sums", "left")] = (len(parts[0]), q_tiles, _HALF)
+    else:
+        inside[("sums", "left")] = ("tensors", "d_query"), q_tiles * _HALF * 4
+    work[("sums", "right")] = (len(parts[0]), q_tiles, _HALF)
+    first, *others = phases
+    steps = [Step(first)]
+    for heads in parts:
+        steps += [Step(phase, heads, phase is others[0] and heads.start > 0) for phase in others]
+    run = _pass(kernels, steps, call, (*made, *learned), work, inside)
     group = q.shape[1] // k.shape[1]
 
     def backward(*given: Tensor) -> list[Tensor]:
@@ -148,19 +167,28 @@ def _hopper(
     return backward if group > 1 else run
 
 
-def _gradient(name: str, shape: Sequence[int], dtype: torch.dtype) -> Made:
-    return Made(("tensors", f"d_{name}"), shape, dtype, padded=True)
+def _parts_of_heads(heads: int, kv_len: int) -> list[range]:
+    """Two halves of the heads if each has work for long, since at its end much of a GPU waits."""
+    programs = heads // 2 * -(-kv_len // _KEYS)
+    half = (heads + 1) // 2 if programs >= _ENOUGH else heads
+    return [range(start, min(start + half, heads)) for start in range(0, heads, half)]
+
+
+def _gradient(name: str, shape: Sequence[int], dtype: torch.dtype, *, zeroed: bool = False) -> Made:
+    return Made(("tensors", f"d_{name}"), shape, dtype, padded=True, zeroed=zeroed)
 
 
 def _pass(
     kernels: Kernels,
-    phases: tuple[Phase, ...],
+    steps: Sequence[Step],
     call: Call,
     made: Sequence[Made],
-    work: dict[Slot, tuple[int, ...]],
+    work: Mapping[Slot, tuple[int, ...]],
+    inside: Mapping[Slot, tuple[Slot, int]] | None = None,
 ) -> Backward:
     given = _GIVEN if _D_LSE in work else (*_GIVEN, _D_LSE)
-    return Pass(kernels, phases, call.bound, call.scale, call.device, given, made, work).run
+    calls = call.bound, call.scale, call.device
+    return Pass(kernels, steps, *calls, given, made, work, inside).run
 
 
 def _shape_of_sums(load: LearnedLoad, bound: bind.Bound, tile: Config) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from flexdsl.codegen import Phase
 from flexdsl.runtime import bind
 from flexdsl.runtime.blocks import ALIGNMENT, aligned
 from flexdsl.runtime.call import Kernels
-from flexdsl.runtime.passes import Made, Pass
+from flexdsl.runtime.passes import Made, Pass, Step
 
 Forward = Callable[[Tensor, Tensor, Tensor], Sequence[Tensor]]
 _GIVEN = tuple(("tensors", name) for name in ("query", "key", "value"))
@@ -41,7 +41,7 @@ def forward(
         return lambda q, k, v: turned(turn(q), k, v)
     out = Made(("tensors", "out"), shape, dtype, padded=True)
     lse = Made(("rows", "lse"), shape[:3])
-    run = Pass(kernels, (Phase.FORWARD,), bound, scale, q.device, _GIVEN, (out, lse)).run
+    run = Pass(kernels, (Step(Phase.FORWARD),), bound, scale, q.device, _GIVEN, (out, lse)).run
 
     if shape[3] * dtype.itemsize % ALIGNMENT == 0 and all(aligned(x) is x for x in (q, k, v)):
         return run

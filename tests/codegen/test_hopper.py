@@ -8,6 +8,7 @@ import torch
 import flexdsl as fx
 from flexdsl.codegen import backward_reason, reason_not_covered
 from flexdsl.errors import BackendError
+from flexdsl.runtime.triton_backward import _parts_of_heads
 from tests.codegen.oracle import expect, expect_gradients, gradients
 from tests.codegen.variants import CAUSAL, HEADS, VARIANTS
 
@@ -101,6 +102,19 @@ def test_gradients_of_groups(kv_heads: int) -> None:
     lengths = {"q_len": 300, "kv_len": 300, "batch": 2}
     dims = {"head_dim": 128, "value_dim": 128, "dtype": torch.bfloat16}
     expect_gradients(mask, kv_heads=kv_heads, **lengths, **dims, backend="hopper")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dim", [64, 128])
+@pytest.mark.parametrize("length", [512, 500])
+def test_gradients_of_heads_in_two_parts(length: int, dim: int) -> None:
+    """Enough programs for two parts; sums in the memory of dQ, and of a cut tile beside it."""
+    batch = 808 // HEADS + 1
+    assert len(_parts_of_heads(batch * HEADS, length)) == 2
+    lengths = {"q_len": length, "kv_len": length, "batch": batch}
+    dims = {"head_dim": dim, "value_dim": dim, "dtype": torch.float16}
+    for kv_heads in (HEADS, 1):
+        expect_gradients(CAUSAL, kv_heads=kv_heads, **lengths, **dims, backend="hopper")
 
 
 @pytest.mark.gpu
