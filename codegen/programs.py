@@ -1,15 +1,17 @@
 """Which tile of which head a program of an attention kernel has.
 
-A GPU starts programs by their number. Heads stand side by side in fours, tile after tile: one head
-after the other, the last head's largest tiles would start when all else is nearly done, and most of
-the GPU would wait for them. More heads at a time would want more of the cache for their tensors.
+A GPU starts programs by their number. Eight heads stand side by side, tile after tile: of one head
+after the other, the last one's largest tiles would start when all else is nearly done, and most of
+the GPU would wait for them. For 1, 2, 4 and 8 heads at a time, packed documents, an H100 (torch
+2.11.0+cu130, triton 3.6.0, 2026-11-25): forward 458, 458, 452 and 448 us, backward 1336, 1318, 1279
+and 1147; causal, forward 870, 836, 839 and 845.
 """
 
 from __future__ import annotations
 
 from .writer import Block
 
-_HEADS = 4
+_HEADS = 8
 
 
 def write_program(

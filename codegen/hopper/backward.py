@@ -38,7 +38,7 @@ from .module import (
     write_hopper_module,
     write_partitions,
 )
-from .query_sums import ADD_QUERY_SUMS, PART, SUMS
+from .query_sums import ADD_QUERY_SUMS, PART, SIZES_OF_RESULTS, SUMS
 from .row_loads import loads_of_rows, write_loads, write_next_loads, write_rows
 from .schedule import Schedule, Walk, end_of_tiles, write_schedule
 
@@ -48,7 +48,7 @@ _ROWS: Mapping[str, int | str] = {
     **dict.fromkeys(("key", "value", "d_key", "d_value"), GROUP_ROWS),
 }
 _SIZES = (
-    *("q_len", "kv_len", "q_offset", "heads", "first_head", "group"),
+    *("q_len", "kv_len", "q_offset", "heads", "group", *SIZES_OF_RESULTS),
     *("row_stride", "q_tiles", "kv_tiles"),
 )
 _BARRIERS = {
@@ -60,13 +60,15 @@ _BARRIERS = {
     "d_out_free": "{d_out}, {groups}",
     "d_scores_ready": "2, {groups}",
     "d_scores_free": "2, {groups}",
+    "results_ready": "{groups}, 1",
 }
 # Places for tiles of dO, by the head dimension: what is left of shared memory.
 _D_OUT_STAGES = {64: 3, 128: 2}
 _NAMES = frozenset(
     """lse_of_rows delta_of_rows d_scores_tiles query_sums modified slope factor left
     add_query_sums part_order first_sum LEFT HALF stage_d stage_s other d_query_tile
-    d_out_ready d_out_free query_free d_scores_ready d_scores_free backward""".split()  # noqa: SIM905
+    d_out_ready d_out_free query_free d_scores_ready d_scores_free results_ready backward
+    result_head head_of_sums""".split()  # noqa: SIM905
 )
 
 
@@ -79,8 +81,9 @@ def generate_backward(spec: KernelSpec) -> Kernel:
 
     Returns:
         A kernel whose entry is `backward` and whose grid is `kv_tiles` programs of four warps for
-        each head from `first_head` on, BLOCK_N = 128 and BLOCK_M = 8192 / D. dK and dV are of query
-        heads.
+        each head of dK from `first_head` on, BLOCK_N = 128 and BLOCK_M = 8192 / D. Those may be all
+        query heads; or the key heads, to which launches for one query head of each group after the
+        other add: `member` is 0 in the first one.
     """
     dim = spec.head_dim
     tensors = ("query", "key", "value", "d_out", "d_key", "d_value")
@@ -123,15 +126,17 @@ def generate_backward(spec: KernelSpec) -> Kernel:
 
 def _write_key_program(body: Block) -> None:
     """Write which keys the program has, and which query head."""
-    write_program(body, "kv_tile", "gl", heads="heads", first_head="first_head", last_first=False)
-    body.line("h = flat_head % heads")
+    heads = {"heads": "result_heads", "first_head": "first_head"}
+    write_program(body, "kv_tile", "gl", **heads, last_first=False)
+    body.line("result_head = flat_head % result_heads")
+    body.line("h = result_head * members + member")
     body.line("kv_head = h // group")
     body.line("kv_start = kv_tile * BLOCK_N")
     body.line("kv_first = kv_start")
     body.line("kv_last = gl.minimum(kv_start + BLOCK_N, kv_len) - 1")
     body.comment("Rows of all heads stand one after the other; so do the sums, from first_head on.")
-    body.line("first_row = flat_head * row_stride")
-    body.line("first_sum = (flat_head - first_head) * q_tiles")
+    body.line("first_row = (b * heads + h) * row_stride")
+    body.line("head_of_sums = flat_head - first_head")
 
 
 def _write_shared_memory(body: Block, dim: int) -> list[str]:
@@ -164,7 +169,8 @@ def _of_consumer(
     return (
         *(a.name for a in descriptors(dims, _ROWS)),
         *(a.name for a in SUMS),
-        *("scale", "q_len", "kv_len", "q_offset", "b", "h", "kv_start", "first_sum"),
+        *("scale", "q_len", "kv_len", "q_offset", "b", "h", "kv_start", "q_tiles", "left_tiles"),
+        *("result_head", "member", "head_of_sums"),
         *(*tiles, *_BARRIERS, *schedule.handed, *names_of_mods(lowering)),
     )
 
@@ -218,6 +224,7 @@ def _write_consumer(body: Block, spec: KernelSpec, schedule: Schedule, lowering:
     scope = Scope(body.block(), None, {n: n for n in ("b", "h", "kv")})
     body.comment("Each consumer has its half of every tile's sums.")
     body.line("query_sums = left_sums if GROUP == 0 else right_sums")
+    body.line("first_sum = head_of_sums * (left_tiles if GROUP == 0 else q_tiles)")
     body.line("part_order = gl.arange(0, 4096, PART)")
     body.line(f"zero = gl.zeros([{GROUP_ROWS}, BLOCK_M], gl.float32, SCORES)")
     body.line(f"d_value_tile = gl.zeros([{GROUP_ROWS}, {dim}], gl.float32, OUT)")
@@ -370,11 +377,20 @@ def _write_results(body: Block, spec: KernelSpec) -> None:
     """Write the stores. The values of this consumer are no longer read: they make place."""
     dim = spec.head_dim
     factor = "scale" if spec.score is not None else "(scale * LN2)"
-    place = matrix("value", 0, "GROUP", GROUP_ROWS, dim)
-    for tensor, value in (("d_value", "d_value_tile"), ("d_key", f"(d_key_tile * {factor})")):
-        body.line(f"{place}.store({value}.to({tensor}_{dim}.dtype))")
+    place, tile = matrix("value", 0, "GROUP", GROUP_ROWS, dim), "value_tiles_0.index(GROUP)"
+    at, ready = (
+        f"[b, result_head, kv_start + GROUP * {GROUP_ROWS}, 0]",
+        "results_ready.index(GROUP)",
+    )
+    body.line(f"d_key_tile *= {factor}")
+    for phase, tensor in enumerate(("d_value", "d_key")):
+        with body.indented("if member > 0:") as more:
+            more.comment("What the query heads before this one gave.")
+            more.line(f"mbarrier.expect({ready}, {tile_bytes(GROUP_ROWS, dim)})")
+            more.line(f"tma.async_copy_global_to_shared({tensor}_{dim}, {at}, {ready}, {tile})")
+            more.line(f"mbarrier.wait({ready}, {phase})")
+            more.line(f"{tensor}_tile += {place}.load(OUT).to(gl.float32)")
+        body.line(f"{place}.store({tensor}_tile.to({tensor}_{dim}.dtype))")
         body.line("fence_async_shared()")
-        at = f"[b, h, kv_start + GROUP * {GROUP_ROWS}, 0]"
-        tile = "value_tiles_0.index(GROUP)"
         body.line(f"tma.async_copy_shared_to_global({tensor}_{dim}, {at}, {tile})")
         body.line("tma.store_wait(0)")

@@ -28,7 +28,8 @@ def add_query_sums(query_sums, tile, part_order, values):
 '''
 SUMS = tuple(Argument(f"{half}_sums", Role.SUMS, half) for half in ("left", "right"))
 _PLACE_OF_RIGHT = {64: "q_start + 64, 0", 128: "q_start, 64"}
-_SIZES = ("heads", "first_head", "q_tiles")
+SIZES_OF_RESULTS = ("first_head", "result_heads", "members", "member", "left_tiles")
+_SIZES = (*SIZES_OF_RESULTS, "q_tiles")
 
 
 def generate_backward_sums(spec: KernelSpec) -> Kernel:
@@ -39,7 +40,7 @@ def generate_backward_sums(spec: KernelSpec) -> Kernel:
 
     Returns:
         A kernel whose entry is `backward_sums` and whose grid is `q_tiles` programs for each head
-        from `first_head` on, of the query tiles of the kernel that added the sums up.
+        of dK from `first_head` on, of the query tiles of the kernel that added the sums up.
     """
     dim = spec.head_dim
     arguments = (
@@ -52,12 +53,14 @@ def generate_backward_sums(spec: KernelSpec) -> Kernel:
     body = Block(1)
     body.line("program = tl.program_id(0)")
     body.line("q_start = program % q_tiles * BLOCK_M")
-    body.line("flat_head = first_head + program // q_tiles")
-    body.line("b = flat_head // heads")
-    body.line("h = flat_head % heads")
-    body.line("place = program.to(tl.int64) * 4096 + tl.arange(0, 4096)")
-    for half in ("left", "right"):
-        values = f"tl.load({half}_sums + place).reshape([8, 4, 8, 4, 2, 2])"
+    body.line("head_of_sums = program // q_tiles")
+    body.line("flat_head = first_head + head_of_sums")
+    body.line("b = flat_head // result_heads")
+    body.line("h = flat_head % result_heads * members + member")
+    body.line("left_tile = head_of_sums * left_tiles + program % q_tiles")
+    for half, tile in (("left", "left_tile"), ("right", "program")):
+        place = f"{tile}.to(tl.int64) * 4096 + tl.arange(0, 4096)"
+        values = f"tl.load({half}_sums + {place}).reshape([8, 4, 8, 4, 2, 2])"
         body.line(f"{half} = tl.permute({values}, (1, 4, 2, 0, 3, 5)).reshape([64, 64])")
     body.comment("The left sums may lie where dQ is to be: no thread writes before all have read.")
     body.line("tl.debug_barrier()")

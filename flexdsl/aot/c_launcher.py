@@ -215,8 +215,14 @@ def _size(name: str, code: Code) -> str:
             return "s->heads / s->kv_heads"
         case "q_offset":
             return "c->q_offset"
-        case "first_head":
+        case "result_heads":
+            return "s->heads"
+        case "members":
+            return "1"
+        case "first_head" | "member":
             return "0"
+        case "left_tiles":
+            return _size("q_tiles", code)
     return f"s->{name}"
 
 

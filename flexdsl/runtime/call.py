@@ -57,8 +57,9 @@ class Call:
         gradients: float32 gradients of captured tensors, by name.
         hopper: kernels in Gluon are to be tried first.
         order: of the addresses that a launch is given when it is done again.
-        heads: the query heads, counted through all batches, that kernels have programs for where
-            they can be launched for some; None for all.
+        heads: of the gradient of keys, counted through all batches, that kernels are launched for
+            where they can be for some; None for all.
+        sizes: what such kernels are told of them.
     """
 
     bound: bind.Bound
@@ -70,6 +71,7 @@ class Call:
     hopper: bool = False
     order: tuple[Slot, ...] = ()
     heads: range | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @cached_property
     def values(self) -> dict[str, Any]:
@@ -229,8 +231,7 @@ def _size(name: str, call: Call, config: Config) -> int:
     lengths = call.bound.lengths
     sizes = {"kv_heads": kv_heads, "group": lengths.heads // kv_heads}
     sizes["row_stride"] = row_stride(lengths.q_len)
-    sizes["first_head"] = 0 if call.heads is None else call.heads.start
-    sizes |= tile_counts(lengths, config)
+    sizes |= tile_counts(lengths, config) | call.sizes
     return sizes[name] if name in sizes else int(getattr(lengths, name))
 
 

@@ -8,7 +8,7 @@ of a pass have tensors of the same shapes, strides and types, in memory of whole
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate
 from math import prod
@@ -62,14 +62,17 @@ class Step:
 
     Attributes:
         phase: the kernel.
-        heads: the query heads of all batches that it is for; None for all.
+        heads, sizes: those of a `Call`.
         cleared: are the sums in the work space to be filled with zeros before it? They are once
             before the first step.
+        offset: bytes before the part that is its own of a tensor that others lie inside of.
     """
 
     phase: Phase
     heads: range | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict[str, int])
     cleared: bool = False
+    offset: int = 0
 
 
 class Pass:
@@ -83,8 +86,7 @@ class Pass:
         made: what a run allocates and gives back.
         work: shapes of float32 tensors that a run allocates for itself, filled with zeros; sums
             come last.
-        inside: float32 tensors that lie in the memory of a made one: its slot, and the bytes of
-            each head before the first one of a step.
+        inside: float32 tensors that lie in the memory of a made one, by its slot.
     """
 
     def __init__(
@@ -97,14 +99,14 @@ class Pass:
         given: Sequence[Slot],
         made: Sequence[Made],
         work: Mapping[Slot, tuple[int, ...]] | None = None,
-        inside: Mapping[Slot, tuple[Slot, int]] | None = None,
+        inside: Mapping[Slot, Slot] | None = None,
     ) -> None:
         self._kernels, self._steps, self._bound, self._scale = kernels, steps, bound, scale
         self._made, self._work = [m.on(device) for m in made], work or {}
         order = (*given, *(m.slot for m in made), *self._work)
         inside = inside or {}
         self._order = (*order, *inside)
-        self._inside = [(order.index(slot), count) for slot, count in inside.values()]
+        self._inside = [order.index(slot) for slot in inside.values()]
         sizes = [-(-prod(shape) // _APART) * _APART for shape in self._work.values()]
         *self._starts, size = accumulate(sizes, initial=0)
         sums = (s for s, slot in zip(self._starts, self._work, strict=True) if slot[0] == "sums")
@@ -127,16 +129,14 @@ class Pass:
             self._launches = self._launch((*tensors, *parts), space)
         else:
             for step, launch in zip(self._steps, self._launches, strict=True):
-                first = self._begin(step, space)
-                inside = [addresses[at] + first * count for at, count in self._inside]
+                self._begin(step, space)
+                inside = [addresses[at] + step.offset for at in self._inside]
                 launch.run(addresses + inside)
         return made
 
-    def _begin(self, step: Step, space: Tensor | None) -> int:
-        """Clear the sums if the step wants that; its first head."""
+    def _begin(self, step: Step, space: Tensor | None) -> None:
         if step.cleared and space is not None:
             space[self._first_sum :].zero_()
-        return 0 if step.heads is None else step.heads.start
 
     def _parts(self, space: Tensor) -> list[Tensor]:
         """The tensors of the work space."""
@@ -147,18 +147,18 @@ class Pass:
         """Launch each kernel; what does so again, or None where one of them cannot."""
         launches: list[Again] = []
         for step in self._steps:
-            first = self._begin(step, space)
+            self._begin(step, space)
             inside = [
-                tensors[at].flatten().view(torch.float32)[first * count // 4 :]
-                for at, count in self._inside
+                tensors[at].flatten().view(torch.float32)[step.offset // 4 :] for at in self._inside
             ]
-            launch = self._kernels.run(step.phase, self._call((*tensors, *inside), step.heads))
+            launch = self._kernels.run(step.phase, self._call((*tensors, *inside), step))
             launches += [] if launch is None else [launch]
         return tuple(launches) if len(launches) == len(self._steps) else None
 
-    def _call(self, tensors: Sequence[Tensor], heads: range | None) -> Call:
+    def _call(self, tensors: Sequence[Tensor], step: Step) -> Call:
         groups: dict[str, Any] = {"tensors": {}, "rows": {}, "sums": {}, "gradients": {}}
         for (group, name), tensor in zip(self._order, tensors, strict=True):
             groups[group][name] = tensor
-        hopper, order = self._kernels.hopper, self._order
-        return Call(self._bound, self._scale, **groups, hopper=hopper, order=order, heads=heads)
+        options: dict[str, Any] = {"hopper": self._kernels.hopper, "order": self._order}
+        options |= {"heads": step.heads, "sizes": step.sizes}
+        return Call(self._bound, self._scale, **groups, **options)

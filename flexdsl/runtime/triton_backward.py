@@ -8,6 +8,7 @@ the backward pass is autograd's: see `operator.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -135,42 +136,64 @@ def _hopper(
     """Gradients of q, k and v by the one kernel of a Hopper GPU; dQ is added up in float32.
 
     Half of the sums lies in the memory of dQ itself, unless a last tile of its rows is cut. The
-    other half is beside it, for one part of the heads after the other.
-
-    The kernel gives dK and dV of each query head, which are added up here where heads share keys.
+    other half is beside it, for one part of the heads after the other. Where heads share keys and
+    have work enough each, parts are of one query head for each key head, and add to dK and dV.
+    Else each query head has its own, which are added up here.
     """
     q, k, v = (call.tensors[name] for name in ("query", "key", "value"))
-    parts = _parts_of_heads(q.shape[0] * q.shape[1], k.shape[2])
+    group, kv_tiles = q.shape[1] // k.shape[1], -(-k.shape[2] // _KEYS)
+    members = group if k.shape[0] * k.shape[1] * kv_tiles >= _ENOUGH else 1
     q_tiles, cut = divmod(q.shape[2], _TILE // q.shape[3])
+    q_tiles += cut > 0
+    heads = q.shape[1] // members
     made = [_gradient("query", q.shape, q.dtype, zeroed=not cut)]
     for name, x in (("key", k), ("value", v)):
-        made.append(_gradient(name, (*q.shape[:2], *x.shape[2:]), x.dtype))
-    inside: dict[Slot, tuple[Slot, int]] = {}
+        made.append(_gradient(name, (q.shape[0], heads, *x.shape[2:]), x.dtype))
+    parts = _parts_of_heads(q.shape[0] * heads, kv_tiles, members)
+    of_half = (len(parts[0]), q_tiles, _HALF)
+    inside: dict[Slot, Slot] = {}
     if cut:
-        q_tiles += 1
-        work[("sums", "left")] = (len(parts[0]), q_tiles, _HALF)
+        work[("sums", "left")] = of_half
     else:
-        inside[("sums", "left")] = ("tensors", "d_query"), q_tiles * _HALF * 4
-    work[("sums", "right")] = (len(parts[0]), q_tiles, _HALF)
-    first, *others = phases
-    steps = [Step(first)]
-    for heads in parts:
-        steps += [Step(phase, heads, phase is others[0] and heads.start > 0) for phase in others]
+        inside[("sums", "left")] = "tensors", "d_query"
+    work[("sums", "right")] = of_half
+    sizes = {"result_heads": heads, "members": members}
+    sizes["left_tiles"] = q_tiles if cut else q_tiles * members
+    steps = _steps_of_heads(phases, parts, sizes, q_tiles * _HALF * 4)
     run = _pass(kernels, steps, call, (*made, *learned), work, inside)
-    group = q.shape[1] // k.shape[1]
 
     def backward(*given: Tensor) -> list[Tensor]:
         of_q, of_k, of_v, *rest = run(*given)
         of_k, of_v = (x.unflatten(1, (-1, group)).sum(2) for x in (of_k, of_v))
         return [of_q, of_k, of_v, *rest]
 
-    return backward if group > 1 else run
+    return backward if members < group else run
 
 
-def _parts_of_heads(heads: int, kv_len: int) -> list[range]:
-    """Two halves of the heads if each has work for long, since at its end much of a GPU waits."""
-    programs = heads // 2 * -(-kv_len // _KEYS)
-    half = (heads + 1) // 2 if programs >= _ENOUGH else heads
+def _steps_of_heads(
+    phases: tuple[Phase, ...], parts: list[range], sizes: dict[str, int], bytes_of_head: int
+) -> list[Step]:
+    """The launches for each part of the heads of dK, and of them for each query head.
+
+    Args:
+        bytes_of_head: of the left sums of a query head.
+    """
+    first, main, last = phases
+    steps, members = [Step(first)], sizes["members"]
+    for member, part in product(range(members), parts):
+        own = sizes | {"first_head": part.start, "member": member}
+        offset = (part.start * members + member) * bytes_of_head
+        steps.append(Step(main, part, own, cleared=len(steps) > 1, offset=offset))
+        steps.append(Step(last, part, own, offset=offset))
+    return steps
+
+
+def _parts_of_heads(heads: int, kv_tiles: int, members: int) -> list[range]:
+    """Two halves of the heads of a launch if each has work for long, since its end is lost time.
+
+    More than two query heads for each are parts small enough.
+    """
+    half = (heads + 1) // 2 if members < 3 and heads // 2 * kv_tiles >= _ENOUGH else heads
     return [range(start, min(start + half, heads)) for start in range(0, heads, half)]
 
 
@@ -184,7 +207,7 @@ def _pass(
     call: Call,
     made: Sequence[Made],
     work: Mapping[Slot, tuple[int, ...]],
-    inside: Mapping[Slot, tuple[Slot, int]] | None = None,
+    inside: Mapping[Slot, Slot] | None = None,
 ) -> Backward:
     given = _GIVEN if _D_LSE in work else (*_GIVEN, _D_LSE)
     calls = call.bound, call.scale, call.device
