@@ -24,7 +24,7 @@ from flexdsl.analysis.subdivide import map_tiles
 from flexdsl.analysis.table import RunTable, table_of_maps
 from flexdsl.analysis.transpose import transpose
 from flexdsl.analysis.union import united_table
-from flexdsl.ir import Expr, Op, Program, apply, walk
+from flexdsl.ir import Expr, Op, Program, apply
 
 if TYPE_CHECKING:
     from flexdsl.analysis.plan import BlockPlan
@@ -147,9 +147,6 @@ def _unread_form(scene: Scene, outer: Outer) -> ClosedForm | Declined:
     most (`anchors.py`). Then a kernel visits a tile in vain only between rows that are empty, and
     no more of them than a tile has rows. How a union of intervals meets is known by contents alone.
     """
-    for node in walk(scene.expr):
-        if node.op is Op.LOAD and not node.variables <= {"b", "h", outer}:
-            return Declined(f"{node!r} is on a device, and has to be read at every position", node)
     prover = Prover(outer, scene.grid, scene.bindings).timeless
     try:
         inner = "kv" if outer == "q" else "q"
@@ -160,9 +157,9 @@ def _unread_form(scene: Scene, outer: Outer) -> ClosedForm | Declined:
         return Declined("how its intervals meet is known on the device only", scene.expr)
     if not all(is_anchored(interval, prover) for interval in form.intervals if interval.by_rows):
         return Declined(
-            f"whether rows of {outer} leave gaps between them is known on the device only; with"
-            f" minimum(low, {outer}) <= {inner} and {inner} < maximum(high, {outer} + 1) for both"
-            " of its ends each row has its own position, and they leave none",
+            "whether rows leave gaps between them is known on the device only; each has its own"
+            f" position, and they leave none, with minimum(low, {outer}) <= {inner} and"
+            f" {inner} < maximum(high, {outer} + 1)",
             scene.expr,
         )
     return form
