@@ -18,9 +18,7 @@ from ..tables.document_ends import document_ends
 from ..tables.document_ids import document_ids
 
 
-def document_causal(
-    ids: Any = None, *, offsets: Any = None, length: int | None = None
-) -> fx.Mod:
+def document_causal(ids: Any = None, *, offsets: Any = None, length: int | None = None) -> fx.Mod:
     """A query sees the keys of its own document up to its own position.
 
     Args:

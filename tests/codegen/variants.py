@@ -1,7 +1,8 @@
 """The mods whose kernels are golden files, are executed, and are compiled for every target.
 
 One for each way that a kernel can look: loops from formulas with one interval and with several,
-from the ends of rows, from a table, no mask; scores with and without captures; helpers for `//`, `%` and tanh.
+from the ends of rows, from a table, no mask; scores with and without captures; helpers for `//`,
+`%` and tanh.
 """
 
 from __future__ import annotations
