@@ -53,7 +53,7 @@ def test_lengths_and_offsets(name: str, q_len: int, kv_len: int, q_offset: int) 
 
 
 def by_rows(contents: str) -> dict[str, Mod]:
-    """Masks whose bounds of tiles are those of rows, forward; of keys, backward, in the last.
+    """Masks whose bounds of tiles are those of rows, forward; of keys, backward, in the last two.
 
     Args:
         contents: "documents", or "anything" for ends that no documents have.
@@ -62,6 +62,7 @@ def by_rows(contents: str) -> dict[str, Mod]:
     if contents == "anything":
         first, stop = np.random.default_rng(4).integers(-9, 600, (2, 600), np.int32)
     of_batch = np.stack([first, np.zeros_like(first)])
+    seen = of_batch % 200 < 150
     return {
         "causal": fx.mask_mod(lambda b, h, q, kv: first[q] <= kv and kv <= q),
         "both": fx.mask_mod(
@@ -69,11 +70,13 @@ def by_rows(contents: str) -> dict[str, Mod]:
         ),
         "of each batch": fx.mask_mod(lambda b, h, q, kv: of_batch[b, q] <= kv and kv <= q),
         "no loads, three consumers": fx.mask_mod(lambda b, h, q, kv: kv >= q and kv + q >= 150),
+        "keys that count": fx.mask_mod(lambda b, h, q, kv: seen[b, kv]),
         "of keys": fx.mask_mod(lambda b, h, q, kv: q >= kv and q < stop[kv]),
     }
 
 
-BY_ROWS = ("causal", "both", "of each batch", "no loads, three consumers", "of keys")
+BY_ROWS = ("causal", "both", "of each batch", "no loads, three consumers")
+BY_ROWS += ("keys that count", "of keys")
 
 
 @pytest.mark.gpu
