@@ -92,15 +92,22 @@ def loads_at(variable: str, spec: KernelSpec) -> bool:
     return any(variable in n.variables and n not in spec.clamped for n in loads)
 
 
-def write_row_positions(block: Block, spec: KernelSpec, axis: str) -> None:
-    """Write `row` and `q`, the positions of the query tile's rows, along `axis` of a tile.
+def _is_clipped(variable: str, spec: KernelSpec) -> bool:
+    """Do positions past the end stand for the last one?
 
-    Rows past the end have to stand for the last one where something is loaded at them. Elsewhere
-    they stay as they are: a clipped position costs registers.
+    They have to where something is loaded at them, or bounds of tiles are those of their rows.
+    Elsewhere they stay as they are: a clipped position costs registers.
     """
+    form = spec.closed_form
+    has_ends = form is not None and form.by_rows and form.inner != variable
+    return has_ends or loads_at(variable, spec)
+
+
+def write_row_positions(block: Block, spec: KernelSpec, axis: str) -> None:
+    """Write `row` and `q`, the positions of the query tile's rows, along `axis` of a tile."""
     block.line("row = q_start + tl.arange(0, BLOCK_M)")
-    if loads_at("q", spec):
-        block.comment("Rows past the end stand for the last one, so that loads stay inside.")
+    if _is_clipped("q", spec):
+        block.comment("Rows past the end stand for the last one.")
         block.line(f"q = (q_offset + tl.minimum(row, q_len - 1))[{axis}]")
     else:
         block.line(f"q = (q_offset + row)[{axis}]")
@@ -109,7 +116,7 @@ def write_row_positions(block: Block, spec: KernelSpec, axis: str) -> None:
 def write_key_positions(block: Block, spec: KernelSpec, axis: str) -> None:
     """Write `key_index` and `kv`, the positions of the key tile's keys, along `axis` of a tile."""
     block.line(f"key_index = (kv_start + tl.arange(0, BLOCK_N))[{axis}]")
-    clipped = "tl.minimum(key_index, kv_len - 1)" if loads_at("kv", spec) else "key_index"
+    clipped = "tl.minimum(key_index, kv_len - 1)" if _is_clipped("kv", spec) else "key_index"
     block.line(f"kv = {clipped}")
 
 

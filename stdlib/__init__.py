@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .layers.alibi import ALiBi as ALiBi
     from .layers.document_mask import DocumentMask as DocumentMask
+    from .layers.packed_documents import PackedDocuments as PackedDocuments
     from .layers.sink_logits import SinkLogits as SinkLogits
     from .layers.swin_relative_bias import SwinRelativeBias as SwinRelativeBias
     from .layers.t5_relative_bias import T5RelativeBias as T5RelativeBias
@@ -84,6 +85,7 @@ if TYPE_CHECKING:
     from .scores.t5_bias import t5_bias as t5_bias
     from .tables.alibi_slopes import alibi_slopes as alibi_slopes
     from .tables.approximate import approximate as approximate
+    from .tables.document_ends import document_ends as document_ends
     from .tables.document_ids import document_ids as document_ids
     from .tables.medusa_parents import medusa_parents as medusa_parents
     from .tables.moa_spans import moa_spans as moa_spans
@@ -151,6 +153,7 @@ HOMES = {
     "TileOrder": "orders.tile_order",
     "alibi_slopes": "tables.alibi_slopes",
     "approximate": "tables.approximate",
+    "document_ends": "tables.document_ends",
     "document_ids": "tables.document_ids",
     "medusa_parents": "tables.medusa_parents",
     "moa_spans": "tables.moa_spans",
@@ -160,6 +163,7 @@ HOMES = {
     "t5_buckets": "tables.t5_buckets",
     "ALiBi": "layers.alibi",
     "DocumentMask": "layers.document_mask",
+    "PackedDocuments": "layers.packed_documents",
     "SinkLogits": "layers.sink_logits",
     "SwinRelativeBias": "layers.swin_relative_bias",
     "T5RelativeBias": "layers.t5_relative_bias",

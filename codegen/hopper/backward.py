@@ -103,7 +103,8 @@ def generate_backward(spec: KernelSpec) -> Kernel:
     scope.block.comment(
         "Keys past the end are masked in every tile: their weights can be infinite."
     )
-    schedule = write_schedule(QUERIES, spec, lowering, scope, "kv_start + BLOCK_N > kv_len")
+    cut = "kv_start + BLOCK_N > kv_len"
+    schedule = write_schedule(QUERIES, spec, GROUPS * GROUP_ROWS, lowering, scope, cut)
     tiles = _write_shared_memory(body, dim)
     consumer = Block(1)
     _write_consumer(consumer, spec, schedule, lowering)

@@ -74,7 +74,7 @@ def generate_forward(spec: KernelSpec) -> Kernel:
     body, groups = Block(1), spec.consumers
     write_query_program(body, spec, "gl")
     scope = Scope(body.block(), None, {n: n for n in ("b", "h", "q_first", "q_last")})
-    schedule = write_schedule(KEYS, spec, lowering, scope)
+    schedule = write_schedule(KEYS, spec, GROUP_ROWS * groups, lowering, scope)
     tiles = allocate(body, "query", d, groups, GROUP_ROWS)
     tiles += allocate(body, "key", d, "STAGES", "BLOCK_N")
     tiles += allocate(body, "value", dv, "STAGES", "BLOCK_N")

@@ -75,7 +75,7 @@ RESERVED = frozenset(
     """gluon gl tma mbarrier fence_async_shared warpgroup_mma warpgroup_mma_init
     warpgroup_mma_wait barriers softmax
     producer consumer GROUP STAGES step stage phase before first_tile last_step head_run turn
-    leading_run
+    leading_run q_of_tile kv_of_tile
     query_ready key_ready key_free value_ready value_free zero SCORES ROWS KEYS
     weights_0 weights_1 weights_2""".split()  # noqa: SIM905
 )

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from flexdsl.analysis.closed_form import ClosedForm
+
 from ..kernel import KernelSpec, Role
 from ..loops import Axis, Segment, write_segments
 from ..lower import Lowering, Scope
@@ -157,16 +159,24 @@ class _Runs(Schedule):
 
 
 def write_schedule(
-    axis: Axis, spec: KernelSpec, lowering: Lowering, scope: Scope, all_masked: str = ""
+    axis: Axis,
+    spec: KernelSpec,
+    rows: int,
+    lowering: Lowering,
+    scope: Scope,
+    all_masked: str = "",
 ) -> Schedule:
     """Write what the partitions walk by, `first_tile` among it, into the block of `scope`.
 
     Args:
+        rows: outer positions of a program.
         all_masked: source of the bool that every tile of the program is to be masked, for a
             schedule of two loops; "" for one of one loop.
     """
     if spec.closed_form is None:
         return _write_runs(axis, lowering, scope, all_masked)
+    if spec.closed_form.by_rows:
+        _write_outer(spec.closed_form, rows, scope)
     masked, full = write_segments(axis, spec.closed_form, lowering, scope)
     block, count = scope.block, "0"
     spans: list[_Span] = []
@@ -192,6 +202,18 @@ def end_of_tiles(spec: KernelSpec, length: str) -> str:
     """The source of where a masked tile ends: at once if no pair is allowed anywhere."""
     form = spec.closed_form
     return "0" if form is not None and not form.intervals else length
+
+
+def _write_outer(form: ClosedForm, rows: int, scope: Scope) -> None:
+    """Write the outer positions of the program, one or two a thread, for bounds by rows.
+
+    Their number is made a power of two. Those past the last one stand for the last one.
+    """
+    outer = "q" if form.inner == "kv" else "kv"
+    count = 1 << (rows - 1).bit_length()
+    name = scope.variables[outer] = f"{outer}_of_tile"
+    positions = f"gl.arange(0, {count}, gl.BlockedLayout([1], [32], [4], [0]))"
+    scope.block.line(f"{name} = gl.minimum({outer}_first + {positions}, {outer}_last)")
 
 
 def _assign(wanted: str, text: str, lowering: Lowering, block: Block) -> str:

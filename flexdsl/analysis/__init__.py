@@ -10,6 +10,7 @@
       -> strided            dilated bands: every s-th position of an interval
       -> overlay            two intervals made one, where bounds of tiles stay exact
       -> closed_form        what comes out: intervals with their bounds
+      -> anchors            do rows lie side by side, whatever they load?
       -> closed_runs        runs and counts by evaluating the ends; are bounds by rows exact?
     grid, groups, scene     the tile grid; batches and heads that are alike; the mask on rectangles
       -> subdivide, join    recursive subdivision down to single pairs; pairs of equal values

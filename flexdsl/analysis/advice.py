@@ -36,7 +36,10 @@ def advice(plan: BlockPlan) -> Iterator[str]:
 
 
 def _offsets_of_sorted(plan: BlockPlan, mask: Program) -> Iterator[str]:
-    """`doc[q] == doc[kv]` of a sorted doc is `first[q] <= kv and kv < stop[q]`."""
+    """`doc[q] == doc[kv]` of a sorted doc is `first[q] <= kv and kv < stop[q]`.
+
+    With q itself held between the ends it is a closed form on a device too (`anchors.py`).
+    """
     for part in flatten(mask.expr):
         capture = _compared_with_itself(part)
         if capture is None:
@@ -47,7 +50,8 @@ def _offsets_of_sorted(plan: BlockPlan, mask: Program) -> Iterator[str]:
         sides: dict[str, Literal["left", "right"]] = {"first": "left", "stop": "right"}
         names = [f"{capture.name}_{side}" for side in sides]
         ends = [load(Capture(name, DType.I32, 1), Q) for name in names]
-        inside = apply(Op.AND, apply(Op.LE, ends[0], KV), apply(Op.LT, KV, ends[1]))
+        low, high = apply(Op.MIN, ends[0], Q), apply(Op.MAX, ends[1], apply(Op.ADD, Q, const(1)))
+        inside = apply(Op.AND, apply(Op.LE, low, KV), apply(Op.LT, KV, high))
         tensors = (np.searchsorted(array, array, s).astype(np.int32) for s in sides.values())
         values = {**mask.values, **dict(zip(names, tensors, strict=True))}
         changed = replace(mask, expr=substitute(mask.expr, {part: inside}), values=values)

@@ -86,6 +86,11 @@ class ClosedForm:
     inner: str
     intervals: tuple[Interval, ...]
 
+    @property
+    def by_rows(self) -> bool:
+        """Are bounds of tiles computed from those of their rows, as with captured ends?"""
+        return any(interval.by_rows for interval in self.intervals)
+
 
 class Declined(Exception):
     """There is no closed form, or it would be less exact than a table. Never reaches a user.

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flexdsl.analysis.affine import LinearForms
-from flexdsl.analysis.closed_form import BOTTOM, ClosedForm, Interval
+from flexdsl.analysis.anchors import slope_of_anchor
+from flexdsl.analysis.closed_form import ClosedForm, Interval
 from flexdsl.analysis.grid import Grid
+from flexdsl.analysis.prove import Prover
 from flexdsl.analysis.scene import chunks
 from flexdsl.analysis.table import RunTable, make_table
 from flexdsl.analysis.values import Bindings
-from flexdsl.ir import Expr, Op, const, evaluate, var, walk
+from flexdsl.ir import Expr, Op, const, evaluate, walk
 
 Array = NDArray[Any]
 ROWS = 1 << 16  # outer positions evaluated at once
@@ -179,17 +180,10 @@ class Ends:
         )
 
     def _is_anchored(self, interval: Interval) -> bool:
-        """Has one end a slope by which no inner tile fits between those of an outer tile's rows?
-
-        Each row that is not empty has its end, and what lies between the least and the largest
-        position of a tile is in some row or between two ends: less than the slope times the rows.
-        """
+        """Does no inner tile fit between the rows of an outer tile, whatever they load?"""
+        slope = slope_of_anchor(interval, Prover(self.outer, self.grid, self.bindings))
         rows = self.grid.tile[0 if self.outer == "q" else 1]
-        upper = interval.upper
-        if upper.op is Op.WHERE and upper.args[2] is BOTTOM:
-            upper = upper.args[1]  # the other rows are empty
-        slopes = (_slope(end, var(self.outer)) for end in (interval.lower, upper))
-        return any(s is not None and s * (rows - 1) <= self.inner_tile for s in slopes)
+        return slope is not None and slope * (rows - 1) <= self.inner_tile
 
     def table(self) -> RunTable:
         """The runs of every outer tile."""
@@ -256,17 +250,6 @@ class Ends:
                 # An interval with a stride is the only one.
                 stride = max((i.stride for i in self.form.intervals), default=1)
                 yield np.maximum(-((low - high) // stride), 0).sum(axis=-1)
-
-
-def _slope(end: Expr, outer: Expr) -> int | None:
-    """The most by which an end changes from a row to the next; None if that is not known."""
-    if end.op in (Op.MIN, Op.MAX):
-        slopes = [_slope(a, outer) for a in end.args]
-        return None if None in slopes else max(s for s in slopes if s is not None)
-    terms = LinearForms().of(end).terms
-    if any(outer.variables & atom.variables for atom, _ in terms if atom is not outer):
-        return None
-    return abs(dict(terms).get(outer, 0))
 
 
 def _any_share(live: tuple[Array, Array], full: tuple[Array, Array]) -> Array:

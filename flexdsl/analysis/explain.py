@@ -42,6 +42,7 @@ def _way(plan: BlockPlan) -> list[str]:
         return [
             f"table made on {plan.device}, by a kernel that reckons with the ranges of q, kv and"
             f" {_captures(plan.scene.expr)}",
+            *_why_no_form(plan),
             "  what follows was found on the host, from a copy of them",
         ]
     if plan.closed_form is None:
@@ -54,7 +55,8 @@ def _way(plan: BlockPlan) -> list[str]:
         + ("one interval" if len(intervals) == 1 else f"a union of {len(intervals)} intervals")
     ]
     lines += [f"    {_interval(i, inner)}" for i in intervals]
-    lines.append("  a kernel computes its own loop bounds from them; there is no table")
+    found = "the least and the largest of a tile's rows" if plan.closed_form.by_rows else "them"
+    lines.append(f"  a kernel computes its own loop bounds from {found}; there is no table")
     return lines
 
 
@@ -66,14 +68,17 @@ def _interval(interval: Interval, inner: str) -> str:
 
 
 def _why_table(plan: BlockPlan) -> list[str]:
+    """How the table was made, and why there is one."""
+    return [f"table of runs, made {_made(plan)}", *_why_no_form(plan)]
+
+
+def _why_no_form(plan: BlockPlan) -> list[str]:
     """The reason and the place in the source that stands in the way of a closed form."""
-    lines = [f"table of runs, made {_made(plan)}"]
-    if plan.why_table is not None:
-        lines.append(f"  no closed form: {plan.why_table.reason}")
-        span = _span(plan, plan.why_table.node)
-        if span is not None:
-            lines.append(span.render())
-    return lines
+    if plan.why_table is None:
+        return []
+    span = _span(plan, plan.why_table.node)
+    rendered = [] if span is None else [span.render()]
+    return [f"  no closed form: {plan.why_table.reason}", *rendered]
 
 
 def _made(plan: BlockPlan) -> str:

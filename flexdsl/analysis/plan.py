@@ -137,16 +137,11 @@ class BlockPlan:
             return "closed-form"
         return "table" if self.device is None else "device"
 
-    @property
-    def by_rows(self) -> bool:
-        """Are bounds of tiles computed from those of their rows, as with captured ends?"""
-        form = self.closed_form
-        return form is not None and any(interval.by_rows for interval in form.intervals)
-
     @cached_property
     def tabulated(self) -> BlockPlan:
         """The same plan as a table of runs, of what captured tensors hold now."""
-        return replace(self, closed_form=None, table=self._runs)
+        table = self._runs if self.device is None else None  # there a kernel makes it
+        return replace(self, closed_form=None, table=table)
 
     @property
     def q_tiles(self) -> int:

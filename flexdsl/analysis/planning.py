@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
+from flexdsl.analysis.anchors import is_anchored
 from flexdsl.analysis.block_grid import looked_up_table
 from flexdsl.analysis.closed_form import ClosedForm, Declined
 from flexdsl.analysis.closed_runs import Ends
@@ -23,7 +24,7 @@ from flexdsl.analysis.subdivide import map_tiles
 from flexdsl.analysis.table import RunTable, table_of_maps
 from flexdsl.analysis.transpose import transpose
 from flexdsl.analysis.union import united_table
-from flexdsl.ir import Expr, Op, Program, apply, walk
+from flexdsl.ir import Expr, Op, Program, apply
 
 if TYPE_CHECKING:
     from flexdsl.analysis.plan import BlockPlan
@@ -137,13 +138,15 @@ def _closed_form(scene: Scene, outer: Outer) -> ClosedForm | Declined:
 
 
 def _unread_form(scene: Scene, outer: Outer) -> ClosedForm | Declined:
-    """The closed form if it is exact whatever captured tensors hold: none of them is read.
+    """The closed form if it is right whatever captured tensors hold: none of them is read.
 
-    Ends that every row loads are exact or not by what is loaded, and so is a union of intervals.
+    Bounds by rows leave no allowed pair out, and call no tile full that is not, whatever the rows
+    load. They are exact as well where rows that follow one another touch. Rows that load both ends
+    may lie anywhere: a tile of two rows that look at either end of the keys would visit all keys,
+    which a table does not. So the form must show an anchor, which moves by one position a row at
+    most (`anchors.py`). Then a kernel visits a tile in vain only between rows that are empty, and
+    no more of them than a tile has rows. How a union of intervals meets is known by contents alone.
     """
-    for node in walk(scene.expr):
-        if node.op is Op.LOAD and not node.variables <= {"b", "h"}:
-            return Declined(f"{node!r} is on a device, and has to be read at every position", node)
     prover = Prover(outer, scene.grid, scene.bindings).timeless
     try:
         inner = "kv" if outer == "q" else "q"
@@ -152,4 +155,11 @@ def _unread_form(scene: Scene, outer: Outer) -> ClosedForm | Declined:
         return declined.with_traceback(None)
     if len(form.intervals) > 1:
         return Declined("how its intervals meet is known on the device only", scene.expr)
+    if not all(is_anchored(interval, prover) for interval in form.intervals if interval.by_rows):
+        return Declined(
+            "whether rows leave gaps between them is known on the device only; each has its own"
+            f" position, and they leave none, with minimum(low, {outer}) <= {inner} and"
+            f" {inner} < maximum(high, {outer} + 1)",
+            scene.expr,
+        )
     return form

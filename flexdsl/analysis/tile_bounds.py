@@ -4,7 +4,8 @@ An end that never decreases (or never increases) along the outer variable has it
 first and last row of a tile. The hull of a tile's rows is their union if the ends move apart or
 stay, or if they move together and each row touches the next one. Whatever is not shown to be so is
 declined: a table is then more exact. Other ends, captured ones too, are taken row by row: bounds
-are then right by themselves, and `closed_runs.py` looks whether they are exact.
+are then right by themselves. Whether they are exact is shown by `anchors.py`, or seen by
+`closed_runs.py`.
 """
 
 from __future__ import annotations

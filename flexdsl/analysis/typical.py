@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from flexdsl.analysis.anchors import is_anchored
 from flexdsl.analysis.closed_form import ClosedForm, Declined
 from flexdsl.analysis.grid import Grid
 from flexdsl.analysis.prove import Prover
@@ -36,17 +37,20 @@ def _derived(
     """The closed form with each parameter in its range, or of the value that it has now."""
     expr = const(True) if mask is None else mask.expr
     values = {} if mask is None else mask.values
+    outer = "q" if inner == "kv" else "kv"
     loads = [n for n in walk(expr) if n.op is Op.LOAD]
-    if any(not n.variables <= {"b", "h"} for n in loads):
+    if any(not n.variables <= {"b", "h", outer} for n in loads):
         return None  # its runs depend on contents, which are not known either
     grid = Grid(LENGTH, LENGTH, (128, 128), 0, *_axes(values))
-    prover = Prover("q" if inner == "kv" else "kv", grid, bind_ranges(values, ranges, expr))
+    prover = Prover(outer, grid, bind_ranges(values, ranges, expr))
     try:
         form = derive_form(expr, inner, prover)
     except Declined:
         return None
-    # Whether bounds by rows are exact depends on the lengths.
-    return None if any(interval.by_rows for interval in form.intervals) else form
+    # Whether other bounds by rows are exact depends on lengths and contents.
+    if form.by_rows and (len(form.intervals) > 1 or not is_anchored(form.intervals[0], prover)):
+        return None
+    return form
 
 
 def _axes(values: Mapping[str, Any]) -> tuple[int, int]:

@@ -86,13 +86,11 @@ class Call:
     def plan(self, phase: Phase, config: Config) -> BlockPlan:
         """The user's plan where it has this tile or needs none, else one of this tile.
 
-        The kernel of dK and dV takes it transposed, of which the kind may be another one. Gluon
-        kernels have their bounds before they have rows: for bounds by rows they take a table.
+        The kernel of dK and dV takes it transposed, of which the kind may be another one.
         """
 
         def turned(plan: BlockPlan) -> BlockPlan:
-            plan = plan.transposed() if phase in OF_KEYS else plan
-            return plan.tabulated if config.language is Language.GLUON and plan.by_rows else plan
+            return plan.transposed() if phase in OF_KEYS else plan
 
         given = self.bound.plan
         if given is not None:

@@ -174,7 +174,8 @@ def _words(config: Config) -> str:
 
 def _tiles(plan: BlockPlan) -> str:
     height, width = plan.tile_shape
-    return f"plan {plan.kind}, {plan.density:.1%} of {height} x {width} tiles live"
+    reason = "" if plan.why_table is None else f"; no closed form: {plan.why_table.reason}"
+    return f"plan {plan.kind}, {plan.density:.1%} of {height} x {width} tiles live{reason}"
 
 
 def _order_of_sums(atomics: bool, bound: bind.Bound) -> list[str]:

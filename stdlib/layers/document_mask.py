@@ -2,7 +2,8 @@
 
     ids[q] == ids[kv]
 
-Source: Krell et al. 2021, https://arxiv.org/abs/2107.02027; see `document`.
+Source: Krell et al. 2021, https://arxiv.org/abs/2107.02027; see `document`. By offsets it is
+another layer, `PackedDocuments`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 
 from ..tables.document_ids import document_ids
 from .module import ModModule
+from .packed_documents import PackedDocuments
 
 
 class DocumentMask(ModModule):
@@ -38,15 +40,13 @@ class DocumentMask(ModModule):
         self.register_buffer("ids", torch.as_tensor(document_ids(ids)), persistent=False)
 
     @classmethod
-    def from_offsets(cls, cu_seqlens: Any) -> DocumentMask:
-        """From the offsets of variable-length kernels, ints [documents + 1] from 0, ascending.
+    def from_offsets(cls, cu_seqlens: Any, *, length: int | None = None) -> PackedDocuments:
+        """From the offsets of variable-length kernels, as `PackedDocuments` takes them.
 
         Raises:
-            ArgumentError: the offsets do not ascend from 0.
+            ArgumentError: the offsets do not ascend from 0, or are more than `length`.
         """
-        mask = cls(document_ids(offsets=cu_seqlens))
-        device = getattr(cu_seqlens, "device", None)
-        return mask if device is None else mask.to(device)
+        return PackedDocuments(cu_seqlens, length=length)
 
     def forward(self, b: Any, h: Any, q: Any, kv: Any) -> Any:
         """Are the query and the key of one document?"""

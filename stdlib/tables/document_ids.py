@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..arguments import array_of, refuse
+from .document_ends import check_offsets
 
 
 def document_ids(ids: Any = None, *, offsets: Any = None) -> Any:
@@ -32,11 +33,6 @@ def document_ids(ids: Any = None, *, offsets: Any = None) -> Any:
         return array_of("ids", ids, (1, 2), "int")
     import numpy as np
 
-    bounds = np.asarray(array_of("offsets", offsets, (1,), "int").tolist())
-    lengths = np.diff(bounds)
-    if bounds[0] != 0 or bounds[-1] == 0 or (lengths < 0).any():
-        raise refuse(
-            f"offsets are {bounds.tolist()[:8]}, but they must ascend from 0",
-            "the running sum of the documents' lengths: [0, 3, 5] for lengths 3 and 2",
-        )
-    return np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+    bounds = array_of("offsets", offsets, (1,), "int").tolist()
+    check_offsets(bounds)
+    return np.repeat(np.arange(len(bounds) - 1, dtype=np.int32), np.diff(bounds))

@@ -52,6 +52,7 @@ def test_a_table_points_at_what_stands_in_the_way() -> None:
     assert "no closed form: doc[q] is read at q" in text.replace("kv", "q")
     assert "mods.py:7:12" in text and "^^^^^^" in text
     assert "to change: doc never decreases" in text and "is a closed form" in text
+    assert "min(doc_first[q], q) <= kv and kv < max(doc_stop[q], q + 1) in place of" in text
 
 
 MADE = {
@@ -105,6 +106,7 @@ def test_a_plan_of_a_device_says_what_it_is() -> None:
     text = make_plan(DOCUMENTS.program(), 512, 512, device="cuda:3").explain()
     assert "table made on cuda:3, by a kernel that reckons with the ranges of q, kv and doc" in text
     assert "found on the host, from a copy" in text and "to change" not in text
+    assert "no closed form: doc[q] is read at q" in text.replace("kv", "q")
 
 
 def row_major(width: int, rows: int, columns: int) -> Mask:

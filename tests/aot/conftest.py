@@ -13,6 +13,7 @@ from flexdsl.runtime import bundles, machine
 from tests.aot.emulation import Emulated
 
 IDS = torch.tensor([0] * 20 + [1] * 25, dtype=torch.int32)
+OFFSETS = torch.tensor([0, 20, 27, 45])
 SLOPES = torch.tensor([0.5, 0.25], requires_grad=True)
 WINDOW = "mask window(window: int = 9) = q >= kv and q - kv < window"
 IN_C = "mask sliding_window(window: int = 1024) = q >= kv and q - kv < window"
@@ -23,16 +24,22 @@ def documents(ids: torch.Tensor = IDS) -> fx.Mod:
     return fx.mask_mod(lambda b, h, q, kv: ids[q] == ids[kv] and q >= kv)
 
 
+def packed(offsets: torch.Tensor = OFFSETS) -> fx.Mod:
+    """A mask by the ends of rows forward, and by a table of keys backward."""
+    return fx.stdlib.document(offsets=offsets)
+
+
 def alibi(slopes: torch.Tensor = SLOPES) -> fx.Mod:
     """A score modification with a learned tensor."""
     return fx.score_mod(lambda score, b, h, q, kv: score + slopes[h] * (kv - q))
 
 
 def variants() -> list[fx.Variant]:
-    """One of each kind: a closed form with a parameter, a table, a learned tensor."""
+    """One of each kind: a closed form with a parameter, by rows, a table, a learned tensor."""
     return [
         fx.variant("window", mask=WINDOW),
         fx.variant("documents", mask=documents()),
+        fx.variant("packed", mask=packed()),
         fx.variant("slopes", mask="q >= kv", score=alibi()),
     ]
 

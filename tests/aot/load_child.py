@@ -63,6 +63,15 @@ def _ids() -> dict[str, Any]:
     return {"ids": torch.arange(1000, dtype=torch.int32, device="cuda") // 130}
 
 
+def _packed() -> dict[str, Any]:
+    return {"first": torch.arange(1000, dtype=torch.int32, device="cuda") // 130 * 130}
+
+
+def _in_packed(values: dict[str, Any], at: Positions) -> torch.Tensor:
+    _, q, kv = at
+    return (values["first"][q] <= kv) & (q >= kv)
+
+
 def _slopes() -> dict[str, Any]:
     return {"slopes": torch.linspace(0.5, 0.01, 4, device="cuda").requires_grad_()}
 
@@ -83,6 +92,8 @@ CASES = {
     "groups": Case("window", (1, 8, 2, 515, 700), 64, lambda: {"window": 10**6}, _window, 185),
     "documents": Case("documents", (1, 4, 4, 1000, 1000), 128, _ids, _documents),
     "documents 64": Case("documents", (2, 4, 2, 900, 900), 64, _ids, _documents),
+    "packed": Case("packed", (1, 4, 4, 1000, 1000), 128, _packed, _in_packed),
+    "packed 64": Case("packed", (2, 4, 2, 230, 700), 64, _packed, _in_packed, 460),
     "slopes": Case("slopes", (2, 4, 4, 500, 500), 128, _slopes, _causal, 0, _alibi),
     "capped": Case("capped", (1, 4, 4, 700, 700), 128, lambda: {"cap": 3.0}, _causal, 0, _capped),
     "strided": Case("strided", (1, 2, 2, 640, 640), 128, dict, _strided),

@@ -75,6 +75,17 @@ def test_a_table_needs_no_compiler(ampere: Emulated, portable: Bundle) -> None:
     assert ampere.launches[0].code.plan == "table"
 
 
+def test_documents_by_offsets_are_a_closed_form_forward(ampere: Emulated, portable: Bundle) -> None:
+    leaves = tensors()
+    for offsets in ([0, 20, 27, 45], [0, 0, 44, 45]):
+        first, stop = fx.stdlib.document_ends(torch.tensor(offsets))
+        found = fx.load(portable.folder, "packed")(*leaves, first=first, stop=stop)
+        mask = fx.stdlib.document(fx.stdlib.document_ids(offsets=offsets))
+        assert_equal_to_the_reference(found, leaves, mask=mask)
+    plans = ["closed-form", "none", "closed-form", "table"]
+    assert [launch.code.plan for launch in ampere.launches] == plans * 2
+
+
 def test_learned_tensors_have_gradients(ampere: Emulated, portable: Bundle) -> None:
     leaves = [*tensors(), SLOPES]
     found = fx.load(portable.folder, "slopes")(*leaves[:3], slopes=SLOPES)
@@ -175,7 +186,7 @@ def test_values_that_do_not_fit(ampere: Emulated, portable: Bundle) -> None:
         by_ids(*leaves, ids=IDS[:40])
     with pytest.raises(BundleError, match="has no variant 'windows'"):
         fx.load(portable.folder, "windows")
-    with pytest.raises(BundleError, match="3 variants: window, documents, slopes"):
+    with pytest.raises(BundleError, match="4 variants: window, documents, packed, slopes"):
         fx.load(portable.folder)
     assert not ampere.launches
 

@@ -30,9 +30,11 @@ CAUSAL = "mask causal() = q >= kv"
 def variants() -> list[Any]:
     ids = torch.arange(1000, dtype=torch.int32) // 130
     slopes = torch.linspace(0.5, 0.01, 4).requires_grad_()
+    offsets = torch.arange(0, 1001, 125)
     return [
         fx.variant("window", mask=WINDOW),
         fx.variant("documents", mask=lambda b, h, q, kv: (ids[q] == ids[kv]) & (q >= kv)),
+        fx.variant("packed", mask=fx.stdlib.document_causal(offsets=offsets)),
         fx.variant(
             "slopes", mask=CAUSAL, score=lambda score, b, h, q, kv: score + slopes[h] * (kv - q)
         ),

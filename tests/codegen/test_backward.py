@@ -19,7 +19,9 @@ def test_golden_kernels(name: str, dtype: torch.dtype) -> None:
     expect_gradients(v.mask, v.score, head_dim=v.head_dim, value_dim=v.value_dim, dtype=dtype)
 
 
-@pytest.mark.parametrize("name", ["causal", "sinks", "document", "alibi", "per_head_window"])
+@pytest.mark.parametrize(
+    "name", ["causal", "sinks", "document", "packed", "packed_causal", "alibi", "per_head_window"]
+)
 @pytest.mark.parametrize(
     ("q_len", "kv_len", "q_offset"), [(1, 70, 69), (64, 64, 0), (33, 90, 57), (90, 33, 6)]
 )

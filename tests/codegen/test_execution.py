@@ -20,7 +20,9 @@ def test_golden_kernel(name: str, dtype: torch.dtype) -> None:
     expect(v.mask, v.score, head_dim=v.head_dim, value_dim=v.value_dim, dtype=dtype)
 
 
-@pytest.mark.parametrize("name", ["causal", "sinks", "document", "alibi", "per_head_window"])
+@pytest.mark.parametrize(
+    "name", ["causal", "sinks", "document", "packed", "packed_causal", "alibi", "per_head_window"]
+)
 @pytest.mark.parametrize(
     ("q_len", "kv_len", "q_offset"),
     [(1, 96, 95), (64, 64, 0), (33, 90, 57), (96, 5, 0), (90, 33, 6), (17, 17, 40), (2, 1, 0)],

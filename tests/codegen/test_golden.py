@@ -16,7 +16,7 @@ from tests.codegen.variants import CAUSAL, VARIANTS
 GOLDEN = Path(__file__).parent / "golden"
 # Every forward kernel; of the backward ones those whose loops or arithmetic are of a kind.
 BACKWARD = ("causal", "causal_192_128", "sinks", "document", "softcap", "relative_bias")
-OF_HOPPER = ("causal", "causal_192_128", "sinks", "document", "softcap")
+OF_HOPPER = ("causal", "causal_192_128", "sinks", "document", "packed_causal", "softcap")
 KERNELS = [(name, Phase.FORWARD, Language.TRITON) for name in VARIANTS]
 KERNELS += [("full", p, Language.TRITON) for p in (Phase.BACKWARD_ROWS, Phase.BACKWARD_SUMS)]
 KERNELS += [

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 
 import flexdsl as fx
+from flexdsl import stdlib
 from flexdsl.codegen import backward_reason, reason_not_covered
 from flexdsl.errors import BackendError
+from flexdsl.mod import Mod
 from flexdsl.runtime.triton_backward import _parts_of_heads
 from tests.codegen.oracle import expect, expect_gradients, gradients
 from tests.codegen.variants import CAUSAL, HEADS, VARIANTS
 
 HALVES = [torch.float16, torch.bfloat16]
 DIMS = [(64, 64), (96, 96), (128, 128), (192, 128), (256, 256)]
+HALF = {"dtype": torch.float16, "backend": "hopper"}
+HALF_CUDA: dict[str, Any] = {"dtype": torch.float16, "device": "cuda"}
 LENGTHS = [(1, 300, 299), (128, 128, 0), (257, 129, 0), (96, 5, 0), (130, 390, 260), (70, 17, 90)]
 
 
@@ -42,6 +51,86 @@ def test_lengths_and_offsets(name: str, q_len: int, kv_len: int, q_offset: int) 
         dtype=torch.float16,
         backend="hopper",
     )
+
+
+def by_rows(contents: str) -> dict[str, Mod]:
+    """Masks whose bounds of tiles are those of rows, forward; of keys, backward, in the last two.
+
+    Args:
+        contents: "documents", or "anything" for ends that no documents have.
+    """
+    first, stop = stdlib.document_ends([0, 5, 130, 130, 131, 257, 420, 600])
+    if contents == "anything":
+        first, stop = np.random.default_rng(4).integers(-9, 600, (2, 600), np.int32)
+    of_batch = np.stack([first, np.zeros_like(first)])
+    seen = of_batch % 200 < 150
+    return {
+        "causal": fx.mask_mod(lambda b, h, q, kv: first[q] <= kv and kv <= q),
+        "both": fx.mask_mod(
+            lambda b, h, q, kv: fx.minimum(first[q], q) <= kv and kv < fx.maximum(stop[q], q + 1)
+        ),
+        "of each batch": fx.mask_mod(lambda b, h, q, kv: of_batch[b, q] <= kv and kv <= q),
+        "no loads, three consumers": fx.mask_mod(lambda b, h, q, kv: kv >= q and kv + q >= 150),
+        "keys that count": fx.mask_mod(lambda b, h, q, kv: seen[b, kv]),
+        "of keys": fx.mask_mod(lambda b, h, q, kv: q >= kv and q < stop[kv]),
+    }
+
+
+BY_ROWS = ("causal", "both", "of each batch", "no loads, three consumers")
+BY_ROWS += ("keys that count", "of keys")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("contents", ["documents", "anything"])
+@pytest.mark.parametrize("name", BY_ROWS)
+@pytest.mark.parametrize(("q_len", "kv_len", "q_offset"), LENGTHS)
+def test_bounds_by_rows(name: str, contents: str, q_len: int, kv_len: int, q_offset: int) -> None:
+    mask = by_rows(contents)[name]
+    lengths = {"q_len": q_len, "kv_len": kv_len, "q_offset": q_offset, "batch": 2}
+    for dim in (64, 128):
+        dims = {"head_dim": dim, "value_dim": dim, "dtype": torch.float16, "backend": "hopper"}
+        expect(mask, **lengths, **dims)
+        expect_gradients(mask, **lengths, **dims)
+    expect(mask, kv_heads=1, **lengths, head_dim=192, value_dim=128, **HALF)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("make", [stdlib.document, stdlib.document_causal])
+def test_documents_by_offsets(make: Callable[..., Mod], dtype: torch.dtype) -> None:
+    offsets = [0, 200, 201, 330, 600]
+    mask = make(offsets=offsets)
+    for dim in (64, 128):
+        dims = {"head_dim": dim, "value_dim": dim, "dtype": dtype, "backend": "hopper"}
+        for kv_heads in (1, HEADS):
+            expect(mask, q_len=600, kv_len=600, kv_heads=kv_heads, **dims)
+            expect_gradients(mask, q_len=600, kv_len=600, kv_heads=kv_heads, **dims)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("make", [stdlib.document, stdlib.document_causal])
+def test_offsets_on_the_device_are_never_waited_for(make: Callable[..., Mod]) -> None:
+    offsets = torch.tensor([0, 200, 201, 330, 600], dtype=torch.int32, device="cuda")
+    q, k, v = (torch.randn(1, 4, 600, 64, **HALF_CUDA, requires_grad=True) for _ in range(3))
+
+    def step(mask: Mod) -> tuple[torch.Tensor, ...]:
+        out = fx.attention(q, k, v, mask=mask, backend="hopper")
+        return out, *torch.autograd.grad(out.float().square().sum(), (q, k, v))
+
+    step(make(offsets=offsets, length=600))
+    torch.cuda.synchronize()
+    with warnings.catch_warnings(action="ignore"):  # it says that it is a prototype
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        mask = make(offsets=offsets, length=600)
+        plan = fx.plan(mask, 600, 600, device="cuda")
+        assert (plan.kind, plan.transposed().kind) == ("closed-form", "device")
+        found = step(mask)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    expected = step(make(stdlib.document_ids(offsets=offsets.cpu())))
+    for x, y in zip(found, expected, strict=True):
+        torch.testing.assert_close(x, y, atol=1e-2, rtol=1e-2)
 
 
 @pytest.mark.gpu

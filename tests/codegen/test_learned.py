@@ -17,6 +17,7 @@ from tests.codegen.oracle import DEVICE, error
 B, H, Q, KV, DIM = 2, 4, 40, 50, 16
 BUCKETS = abs(np.arange(-KV, Q + 1) // 7)
 ROWS = np.arange(Q) // 3
+FIRST = np.arange(Q) // 17 * 17
 
 # The shape of what is learned, the score modification that learns it, and how it is added up.
 CASES: dict[str, tuple[tuple[int, ...], Callable[[torch.Tensor], Any], Reduction]] = {
@@ -61,6 +62,7 @@ CASES: dict[str, tuple[tuple[int, ...], Callable[[torch.Tensor], Any], Reduction
 MASKS: dict[str, Any] = {
     "none": None,
     "causal": lambda b, h, q, kv: q + 10 >= kv,
+    "packed": lambda b, h, q, kv: fx.minimum(FIRST[q], q) <= kv and kv <= q,
     "stripes": lambda b, h, q, kv: (q // 4 + kv // 3) % 2 == 0,
 }
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import flexdsl as fx
+from flexdsl import stdlib
 from flexdsl.analysis import BlockPlan
 from flexdsl.codegen import Phase
 from flexdsl.runtime import launch
@@ -74,7 +75,7 @@ READ_THERE: dict[str, Callable[..., Any]] = {
     "documents": lambda b, h, q, kv: IDS[q] == IDS[kv] and q >= kv,
     "keys that count": lambda b, h, q, kv: KEEP[kv] or q == kv,
     "blocks": lambda b, h, q, kv: BLOCKS[q // 10, kv // 10],
-    "causal documents by start": MASKS["causal documents by start"],
+    "documents by start and end": MASKS["documents by start and end"],
 }
 
 
@@ -89,6 +90,27 @@ def test_a_table_of_a_kernel_gives_the_same_bits(name: str) -> None:
         assert torch.equal(x, y)
     for x, y in zip(results(as_table(host))[:2], expected[:2], strict=True):
         assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize("make", [stdlib.document, stdlib.document_causal])
+def test_documents_by_offsets_need_no_table_forward(make: Callable[..., fx.Mod]) -> None:
+    """Unread, as on a device: bounds by rows forward, and the planning kernel's table of keys."""
+    mask = make(offsets=torch.tensor([0, *np.cumsum(LENGTHS_OF_DOCUMENTS).tolist()]))
+    host = plan_of(mask)
+    there = fx.plan(mask, LENGTH, LENGTH, heads=HEADS, tile=host.tile_shape, device="cpu")
+    assert (there.kind, there.transposed().kind) == ("closed-form", "device")
+    found = results(there)
+    for other in (results(host), results(as_table(host)), results(plan_of(make(IDS)))):
+        for x, y in zip(found[:2], other[:2], strict=True):
+            assert torch.equal(x, y)
+        for x, y in zip(found[2:], other[2:], strict=True):
+            torch.testing.assert_close(x, y, atol=2e-5, rtol=2e-5)
+    # Other contents in the same tensors, such as no documents have.
+    generator = torch.Generator().manual_seed(1)
+    for tensor in mask.program.values.values():
+        tensor.copy_(torch.randint(-9, LENGTH + 9, (LENGTH,), generator=generator))
+    for x, y in zip(results(there), results(mask, "reference"), strict=True):
+        torch.testing.assert_close(x, y, atol=2e-5, rtol=2e-5)
 
 
 def test_a_closed_form_serves_whatever_a_captured_tensor_comes_to_hold() -> None:

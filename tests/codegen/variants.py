@@ -1,7 +1,8 @@
 """The mods whose kernels are golden files, are executed, and are compiled for every target.
 
 One for each way that a kernel can look: loops from formulas with one interval and with several,
-loops from a table, no mask; scores with and without captures; helpers for `//`, `%` and tanh.
+from the ends of rows, from a table, no mask; scores with and without captures; helpers for `//`,
+`%` and tanh.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 import flexdsl as fx
+from flexdsl import stdlib
 from flexdsl.mod import Mod
 
 HEADS, LENGTH = 4, 96
 _DOCUMENT = np.repeat(np.arange(6, dtype=np.int32), 16)
+_OFFSETS = [0, 13, 14, 45, 45, 96]
 _SLOPES = np.array([0.5, 0.25, 0.125, 0.0625], np.float32)
 _TABLE = np.linspace(-1.0, 1.0, HEADS * 2 * LENGTH, dtype=np.float32).reshape(HEADS, 2 * LENGTH)
 
@@ -78,6 +81,8 @@ VARIANTS: dict[str, Variant] = {
     "sinks": Variant(_sinks(4, 16)),
     "prefix": Variant(fx.mask_mod(lambda b, h, q, kv: kv < 20 or q >= kv)),
     "document": Variant(_document(_DOCUMENT)),
+    "packed": Variant(stdlib.document(offsets=_OFFSETS)),
+    "packed_causal": Variant(stdlib.document_causal(offsets=_OFFSETS)),
     "neighborhood": Variant(_grid(8, 1)),
     "dilated": Variant(_dilated(3)),
     "per_head_window": Variant(_per_head(7)),

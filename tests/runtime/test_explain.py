@@ -127,6 +127,17 @@ def test_what_is_told_is_what_is_launched(
     assert ("dQ is added up by atomic operations" in text) == atomics
 
 
+def test_documents_by_offsets_need_a_table_backward_alone() -> None:
+    q, k, v = tensors(64, HALF)
+    mask = fx.stdlib.document_causal(offsets=[0, 9, len(q[0, 0])])
+    for gpu in (90, 80):
+        text = "\n".join(of_gpu("auto", gpu, bound_of(q, k, mask, None), 0.1, q, k, v))
+        forward, backward = text.split("\nbackward:")
+        assert "bounds from the least and the largest of a tile's rows" in forward
+        assert "plan closed-form" in forward and "plan table" not in forward
+        assert "plan table" in backward and "no closed form: first[q] is read at q" in backward
+
+
 def test_reasons_on_a_hopper_gpu() -> None:
     def say(dim: int, dtype: torch.dtype, score: Any = None) -> str:
         q, k, v = tensors(dim, dtype)

@@ -27,6 +27,11 @@ CALLS = [
     (lambda: stdlib.document([]), "not empty"),
     (lambda: stdlib.document_causal(offsets=[0, 3, 2]), "must ascend from 0"),
     (lambda: stdlib.document_causal(offsets=[1, 3]), "must ascend from 0"),
+    (lambda: stdlib.document(offsets=[0, 0]), "must ascend from 0"),
+    (lambda: stdlib.document(offsets=[0, 3], length=2), "offsets end at 3, but length is 2"),
+    (lambda: stdlib.document(offsets=[0, 3], length=0), "length is 0"),
+    (lambda: stdlib.document(DOC, length=4), "length= is for documents by offsets"),
+    (lambda: stdlib.document_causal(DOC, length=4), "length= is for documents by offsets"),
     (lambda: stdlib.document([[0, 1]], within=stdlib.causal()), "one-dimensional ids"),
     (lambda: stdlib.shared_prefix([2, 3], [0]), "prefix_of is .*2 integers"),
     (lambda: stdlib.shared_prefix([2, 3], [1, 1]), "must not come after its user"),
@@ -108,7 +113,7 @@ OF_THE_CALL = [
     ({"mask": stdlib.elastic_window([1, 1], [1, 2], 4)}, "sinks has 2 elements"),
     ({"mask": stdlib.document(DOC)}, "doc has 4 elements along dimension 0, but element 7 is"),
     ({"mask": stdlib.document_causal(DOC)}, "doc has 4 elements"),
-    ({"mask": stdlib.document_causal(offsets=[0, 3, 5])}, "doc has 5 elements"),
+    ({"mask": stdlib.document_causal(offsets=[0, 3, 5])}, "first has 5 elements"),
 ]
 
 

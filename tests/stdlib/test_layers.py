@@ -84,17 +84,28 @@ def test_t5_bias_has_the_state_of_a_checkpoint():
 
 
 def test_documents_combine_with_other_masks_and_change_from_batch_to_batch():
-    layer = stdlib.DocumentMask.from_offsets(torch.tensor([0, 10, 36]))
+    layer = stdlib.DocumentMask(torch.zeros(36, dtype=torch.int32))
+    packed = stdlib.DocumentMask.from_offsets(torch.tensor([0, 10, 36]))
     q, k, v = inputs()
-    for mask in (layer & stdlib.causal(), stdlib.causal() & layer, layer.mod() & stdlib.causal()):
+    causal = stdlib.causal()
+    for mask in (layer & causal, causal & layer, layer.mod() & causal, packed & causal):
         for offsets in ([0, 10, 36], [0, 30, 36]):
             layer.ids = torch.as_tensor(stdlib.document_ids(offsets=offsets))
-            expected = fx.attention(q, k, v, mask=stdlib.document_causal(offsets=offsets))
+            packed.pack(torch.tensor(offsets))
+            expected = fx.attention(q, k, v, mask=stdlib.document_causal(layer.ids))
             assert_near(fx.attention(q, k, v, mask=mask), expected)
     layer.ids = torch.arange(72).reshape(2, 36) // 20
     expected = fx.attention(q, k, v, mask=stdlib.document(layer.ids.numpy()))
     assert_near(fx.attention(q, k, v, mask=layer), expected)
     assert_near(fx.attention(q, k, v, mask=layer | ~layer), fx.attention(q, k, v))
+
+
+def test_packed_documents_move_and_are_no_part_of_a_checkpoint():
+    layer = stdlib.PackedDocuments([0, 10, 30], length=36)
+    assert not layer.state_dict() and not list(layer.parameters())
+    assert layer.half().first.dtype == torch.int32
+    assert {b.device.type for b in layer.to("meta").buffers()} == {"meta"}
+    assert fx.plan(stdlib.PackedDocuments([0, 10, 36]).mod(), 36, 36).kind == "closed-form"
 
 
 def test_a_compiled_function_takes_a_layer_s_mod():
@@ -149,6 +160,7 @@ def test_sink_logits_are_one_more_key_without_a_value():
         (lambda: stdlib.SwinRelativeBias(4, 0), r"window is 0|window\[0\] is 0"),
         (lambda: stdlib.DocumentMask([0.5]), "ids is float64"),
         (lambda: stdlib.DocumentMask.from_offsets([0, 5, 3]), "must ascend from 0"),
+        (lambda: stdlib.PackedDocuments([0, 5]).pack([0, 6]), "end at 6, but length is 5"),
     ],
 )
 def test_bad_arguments(call, message):
