@@ -15,6 +15,7 @@ from flexdsl.ir import Op, Program, rename_apart, walk
 from .backward import generate_backward_key, generate_backward_query
 from .compaction import generate_plan_counts, generate_plan_runs
 from .diagonal import generate_backward_diagonal
+from .factors import generate_factors
 from .forward import generate_forward
 from .hopper import (
     backward_reason,
@@ -32,6 +33,7 @@ from .rows import generate_backward_rows
 class Phase(Enum):
     """One of the kernels of attention or of its plan, by the name of its entry."""
 
+    FACTORS = "factors"
     FORWARD = "forward"
     BACKWARD_ROWS = "backward_rows"
     BACKWARD_QUERY = "backward_query"
@@ -78,6 +80,7 @@ def parse_kernel_target(name: str) -> Language:
 
 
 GENERATORS = {
+    (Phase.FACTORS, Language.TRITON): generate_factors,
     (Phase.FORWARD, Language.TRITON): generate_forward,
     (Phase.BACKWARD_ROWS, Language.TRITON): generate_backward_rows,
     (Phase.BACKWARD_QUERY, Language.TRITON): generate_backward_query,

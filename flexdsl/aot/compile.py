@@ -12,7 +12,7 @@ from typing import Any
 
 from flexdsl.aot.specs import Job, Shape, job_of
 from flexdsl.aot.targets import Target, parse_target
-from flexdsl.codegen import Argument, Kernel, Language, Role, parse_phase
+from flexdsl.codegen import FACTOR_TENSORS, Argument, Kernel, Language, Role, parse_phase
 from flexdsl.errors import BackendError, TargetError
 from flexdsl.ir import Kind, rename_apart
 from flexdsl.mod import as_mod
@@ -126,7 +126,7 @@ _SHARED_LIMIT = {
 
 
 # Pointers to tensors that the runtime allocates itself: they are multiples of 16 bytes.
-_OWN = (Role.ROWS, Role.SUMS, Role.GRADIENT)
+_OWN = (Role.ROWS, Role.SUMS, Role.GRADIENT, Role.FACTORS)
 
 
 def _compile(job: Job, kernel: Kernel, config: Config) -> Compiled:
@@ -173,7 +173,8 @@ def _signature(argument: Argument, job: Job, config: Config) -> str:
     """Triton's type of an argument."""
     match argument.role:
         case Role.DESCRIPTOR:
-            block = f"{job.dtype}[1, 1, {config.rows(argument)}, {argument.index}]"
+            dtype = "bf16" if argument.of in FACTOR_TENSORS else job.dtype
+            block = f"{dtype}[1, 1, {config.rows(argument)}, {argument.index}]"
             if config.language is Language.TRITON:
                 return f"tensordesc<{block}>"
             from flexdsl.runtime.descriptors import layout_of_blocks

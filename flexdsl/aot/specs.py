@@ -77,6 +77,8 @@ class Job:
                 return "*i64"
             case Role.ELEMENTS | Role.EXTREMES:
                 return f"*{_SUMMARISED.get(self.types[argument.of], self.types[argument.of])}"
+            case Role.FACTORS:
+                return "*bf16"
             case Role.ROWS | Role.SUMS | Role.GRADIENT:
                 return "*fp32"
         return "i32"

@@ -18,7 +18,8 @@ from flexdsl.runtime import bind
 from flexdsl.runtime.blocks import aligned, aligned_rows
 from flexdsl.runtime.call import Call, Kernels, Slot, loads_of, row_stride, tile_counts
 from flexdsl.runtime.evaluate import evaluate
-from flexdsl.runtime.passes import Made, Pass
+from flexdsl.runtime.low_rank import with_products
+from flexdsl.runtime.passes import Made, Pass, factors_of
 from flexdsl.runtime.tuning import Config, diagonal_config
 
 # Gradients from (q, k, v), out, lse, d_out and d_lse.
@@ -62,6 +63,7 @@ def backward(
         ]
     names = ("query", "key", "value", "out", "d_out")
     tensors = dict(zip(names, map(aligned, (*inputs, out, d_out)), strict=True))
+    bound = with_products(bound, scale, out.dtype, kernels.against_products)
     call = Call(bound, scale, tensors, {"lse": lse}, hopper=kernels.hopper)
     phases = kernels.backward_phases(call)
     prepare = _hopper if Phase.BACKWARD in phases else _portable
@@ -160,7 +162,13 @@ def _pass(
     work: dict[Slot, tuple[int, ...]],
 ) -> Backward:
     given = _GIVEN if _D_LSE in work else (*_GIVEN, _D_LSE)
-    return Pass(kernels, phases, call.bound, call.scale, call.device, given, made, work).run
+    of_call = call.bound, call.scale, call.device
+    factors = factors_of(call.bound)
+    if not factors:
+        return Pass(kernels, phases, *of_call, given, made, work).run
+    phases = (Phase.FACTORS, *phases)
+    run = Pass(kernels, phases, *of_call, given, (*made, *factors), work).run
+    return lambda *tensors: run(*tensors)[: len(made)]
 
 
 def _shape_of_sums(load: LearnedLoad, bound: bind.Bound, tile: Config) -> tuple[int, ...]:
