@@ -1,4 +1,4 @@
-"""Products of a row's and a key's number in the kernels: the matrices of them, and who writes those.
+"""Products of a row's and a key's number in the kernels: their matrices, and who writes those.
 
     F [b, h, rows, columns]  G [b, h, keys, columns]  of bfloat16    S = Q K^T + F G^T
 
@@ -175,4 +175,3 @@ def _write_parts(
     divided = f"({text} + none) * inverse_scale" if product.divides_row ^ key else f"{text} + none"
     here.line(f"{', '.join(names)} = bfloat16_parts({divided})")
     return names
-

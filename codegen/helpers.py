@@ -82,9 +82,9 @@ def floor_mod(a, b):
     "bfloat16_parts": '''\
 @triton.jit
 def bfloat16_parts(x):
-    """x, that or 0 where it is not finite, and what both lack: x is the first, third and fourth.
+    """Three numbers that add up to x, the first one twice: as it is, and 0 if it is not finite.
 
-    Infinity times 0 is NaN: what is not finite may be multiplied by the first part of a number only.
+    Infinity times 0 is NaN: what is not finite may meet the first part of another number only.
     """
     first = x.to(tl.bfloat16)
     known = tl.abs(first.to(tl.float32)) < float("inf")

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from flexdsl.analysis.derivative import derivatives
 from flexdsl.ir import Expr, const, var
 
+from ..factors import FACTOR_TENSORS, dims_of_scores, score_products
 from ..kernel import Argument, Kernel, KernelSpec, Role
 from ..loops import QUERIES
 from ..lower import Lowering, Scope, Text
@@ -31,20 +32,26 @@ from .module import (
     helpers_of,
     matrix,
     names_of_mods,
-    tile_bytes,
     write_barriers,
-    write_fetch,
     write_hopper_module,
     write_partitions,
 )
 from .query_sums import ADD_QUERY_SUMS, PART
 from .row_loads import loads_of_rows, write_loads, write_next_loads, write_rows
 from .schedule import Schedule, Walk, end_of_tiles, write_schedule
+from .scores import (
+    keys_of,
+    rows_of,
+    write_group_fetches,
+    write_start_scores,
+    write_tile_fetches,
+)
 
 GROUPS = 2
 _ROWS: Mapping[str, int | str] = {
     **dict.fromkeys(("query", "d_out"), "BLOCK_M"),
     **dict.fromkeys(("key", "value", "d_key", "d_value"), GROUP_ROWS),
+    **dict(zip(FACTOR_TENSORS, ("BLOCK_M", GROUP_ROWS), strict=True)),
 }
 _SIZES = ("q_len", "kv_len", "q_offset", "heads", "group", "row_stride", "q_tiles", "kv_tiles")
 _BARRIERS = {
@@ -78,9 +85,9 @@ def generate_backward(spec: KernelSpec) -> Kernel:
         four warps, BLOCK_N = 128 and BLOCK_M = 8192 / D. dK and dV are of query heads.
     """
     dim = spec.head_dim
-    tensors = ("query", "key", "value", "d_out", "d_key", "d_value")
+    others = dict.fromkeys(("value", "d_out", "d_key", "d_value"), dim)
     fixed = (
-        *descriptors(dict.fromkeys(tensors, dim), _ROWS),
+        *descriptors({**dims_of_scores(spec), **others}, _ROWS),
         Argument("lse_log2_rows", Role.ROWS_DESCRIPTOR, "lse_log2", 0, "BLOCK_M"),
         Argument("delta_rows", Role.ROWS_DESCRIPTOR, "delta", 0, "BLOCK_M"),
         Argument("query_sums", Role.SUMS, "d_query"),
@@ -96,7 +103,7 @@ def generate_backward(spec: KernelSpec) -> Kernel:
         "Keys past the end are masked in every tile: their weights can be infinite."
     )
     schedule = write_schedule(QUERIES, spec, lowering, scope, "kv_start + BLOCK_N > kv_len")
-    tiles = _write_shared_memory(body, dim)
+    tiles = _write_shared_memory(body, spec)
     consumer = Block(1)
     _write_consumer(consumer, spec, schedule, lowering)
     arguments = (*fixed, *lowering.arguments.values())
@@ -131,12 +138,16 @@ def _write_key_program(body: Block) -> None:
     body.line("parts = (b * heads + h) * q_tiles * 2")
 
 
-def _write_shared_memory(body: Block, dim: int) -> list[str]:
+def _write_shared_memory(body: Block, spec: KernelSpec) -> list[str]:
     """Write the allocations, and give their names."""
+    dim = spec.head_dim
     places = _D_OUT_STAGES[dim]
-    names = allocate(body, "query", dim, "STAGES", "BLOCK_M")
+    names: list[str] = []
+    for tensor, width, _ in rows_of(score_products(spec)):
+        names += allocate(body, tensor, width, "STAGES", "BLOCK_M")
     names += allocate(body, "d_out", dim, places, "BLOCK_M")
-    names += allocate(body, "key", dim, GROUPS, GROUP_ROWS)
+    for tensor, width, _ in keys_of(score_products(spec)):
+        names += allocate(body, tensor, width, GROUPS, GROUP_ROWS)
     names += allocate(body, "value", dim, GROUPS, GROUP_ROWS)
     body.comment("dS of two tiles, for each of them 64 keys of each consumer.")
     body.line(
@@ -167,16 +178,14 @@ def _of_consumer(
 
 def _producer(spec: KernelSpec, schedule: Schedule, tiles: list[str]) -> Partition:
     dim = spec.head_dim
-    of = descriptors(dict.fromkeys(("query", "key", "value", "d_out"), dim), _ROWS)
+    of = descriptors({**dims_of_scores(spec), "value": dim, "d_out": dim}, _ROWS)
     names = (*(a.name for a in of), "lse_log2_rows", "delta_rows")
     body = Block(1)
-    for tensor in ("key", "value"):
-        ready = f"{tensor}_ready.index(0)"
-        body.line(f"mbarrier.expect({ready}, {tile_bytes(GROUPS * GROUP_ROWS, dim)})")
-        for group in range(GROUPS):
-            row = f"kv_start + {group * GROUP_ROWS}" if group else "kv_start"
-            at = "b, kv_head"
-            write_fetch(body, tensor, dim, at, row, GROUP_ROWS, str(group), ready)
+    for name, tensors in (
+        ("key", keys_of(score_products(spec))),
+        ("value", [("value", dim, "b, kv_head")]),
+    ):
+        write_group_fetches(body, f"{name}_ready.index(0)", tensors, "kv_start", GROUPS)
     body.line("q_tile = first_tile\nstep = 0")
     _write_fetches(body, spec)
     with schedule.loop(body) as tile:
@@ -190,15 +199,14 @@ def _producer(spec: KernelSpec, schedule: Schedule, tiles: list[str]) -> Partiti
 def _write_fetches(block: Block, spec: KernelSpec) -> None:
     """Write what brings the queries, their logsumexp, dO and delta of `q_tile`."""
     dim, row = spec.head_dim, "q_tile * BLOCK_M"
-    for tensor, rows, places in (
-        ("query", "lse_log2", "STAGES"),
-        ("d_out", "delta", _D_OUT_STAGES[dim]),
+    for name, tensors, rows, places in (
+        ("query", rows_of(score_products(spec)), "lse_log2", "STAGES"),
+        ("d_out", [("d_out", dim, "b, h")], "delta", _D_OUT_STAGES[dim]),
     ):
-        ready = f"{tensor}_ready.index(stage)"
+        ready = f"{name}_ready.index(stage)"
         block.line(f"stage = step % {places}")
-        block.line(f"mbarrier.wait({tensor}_free.index(stage), step // {places} & 1 ^ 1)")
-        block.line(f"mbarrier.expect({ready}, {tile_bytes('BLOCK_M', dim)} + BLOCK_M * 4)")
-        write_fetch(block, tensor, dim, "b, h", row, "BLOCK_M", "stage", ready)
+        block.line(f"mbarrier.wait({name}_free.index(stage), step // {places} & 1 ^ 1)")
+        write_tile_fetches(block, ready, tensors, row, "BLOCK_M", "BLOCK_M * 4")
         place = f"{rows.removesuffix('_log2')}_of_rows.index(stage)"
         at = f"[first_row + {row}]"
         block.line(f"tma.async_copy_global_to_shared({rows}_rows, {at}, {ready}, {place})")
@@ -258,16 +266,17 @@ def _write_step(
     places = _D_OUT_STAGES[dim]
     body.line("stage = step % STAGES")
     body.line("mbarrier.wait(query_ready.index(stage), step // STAGES & 1)")
-    keys, values = (matrix(t, 0, "GROUP", GROUP_ROWS, dim) for t in ("key", "value"))
+    values = matrix("value", 0, "GROUP", GROUP_ROWS, dim)
     queries = matrix("query", 0, "stage", "BLOCK_M", dim)
     start = "zero, use_acc=False, is_async=True"
-    body.line(f"scores = warpgroup_mma({keys}, {queries}.permute((1, 0)), {start})")
+    products = score_products(spec)
+    of_scores = write_start_scores(body, keys_of(products), rows_of(products), "BLOCK_M")
     loads = loads_of_rows(spec, masked)
     early = write_loads(body, spec, loads, "q_tile", "", lowering, outer) if loop is None else {}
     if loop is not None and loads:
         early = write_loads(loop.before, spec, loads, loop.first, "_ahead", lowering, outer)
     if not first:
-        body.line("d_key_tile = warpgroup_mma_wait(1, deps=[d_key_tile])")
+        body.line(f"d_key_tile = warpgroup_mma_wait({of_scores}, deps=[d_key_tile])")
         body.line("d_key_tile = warpgroup_mma_init(d_key_tile)")
         body.line("mbarrier.arrive(query_free.index((step - 1) % STAGES), count=1)")
     body.line(f"stage_d = step % {places}")

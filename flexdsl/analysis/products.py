@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from flexdsl.analysis.values import substitute
-from flexdsl.ir import Capture, DType, Expr, Op, Type, apply, const, var, walk
+from flexdsl.ir import Capture, DType, Expr, Op, Program, Type, apply, const, var, walk
 
 PARTS = 3  # bfloat16 numbers whose sum is any float32 number
 STEP = 16  # columns: what one step of a matrix product takes
@@ -88,6 +88,15 @@ def find_products(score: Expr) -> Factored | None:
             found = _taken_out(terms)
             return found and Factored(found.products, substitute(score, {node: found.rest}))
     return None
+
+
+def take_products(score: Program | None) -> tuple[tuple[Product, ...], Program | None]:
+    """The products of a score, and what is left of it; none where kernels have not the columns."""
+    found = None if score is None else find_products(score.expr)
+    if score is None or found is None or width_of(found.products) > MOST_COLUMNS:
+        return (), score
+    rest = None if found.rest is _SCORE else replace(score, expr=found.rest)
+    return found.products, rest
 
 
 def describe_products(score: Expr) -> Iterator[str]:

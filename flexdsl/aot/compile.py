@@ -71,7 +71,7 @@ def compile_kernel(
     value_dim: int | None = None,
     phase: str = "forward",
 ) -> Compiled:
-    """Compile a kernel of a mask and a score modification.
+    """Compile a kernel of a mask and a score modification, as `attention` runs it.
 
     Args:
         mask, score: mods, functions or text; None for none.
@@ -91,7 +91,8 @@ def compile_kernel(
     of_score = None if score is None else as_mod(score, Kind.SCORE).program
     if of_mask is not None and of_score is not None:
         of_score = rename_apart(of_score, of_mask.values)
-    return compile_job(job_of(parse_phase(phase), of_mask, of_score, shape))
+    products = dtype != "fp32"
+    return compile_job(job_of(parse_phase(phase), of_mask, of_score, shape, products=products))
 
 
 def compile_job(job: Job) -> Compiled:

@@ -114,6 +114,7 @@ def of_gpu(
     from flexdsl.codegen import Phase
     from flexdsl.runtime import launch
     from flexdsl.runtime.call import Call
+    from flexdsl.runtime.passes import phases_with_factors
 
     found = bundles.of_environment(bound, q, v) if backend == "auto" else None
     if found is not None:
@@ -132,9 +133,11 @@ def of_gpu(
     call = call_of(replace(bound, learned=()))
     first = launch.candidates(Phase.FORWARD, call, gpu)[0]
     lines.append(indent(call.plan(Phase.FORWARD, first).explain(), "  "))
-    lines += ["forward:", *_kernel(Phase.FORWARD, call, gpu)]
+    lines.append("forward:")
+    for phase in phases_with_factors(call.bound, Phase.FORWARD):
+        lines += _kernel(phase, call, gpu)
     call = call_of(bound)
-    phases = launch.phases_of(call)
+    phases = phases_with_factors(call.bound, *launch.phases_of(call))
     reason = launch.reason_against_hopper_backward(call) if hopper else None
     why = f" by portable kernels, since {reason}" if reason else ""
     lines.append(f"backward{why}:")

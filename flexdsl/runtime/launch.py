@@ -19,6 +19,7 @@ from triton.runtime.errors import OutOfResources
 
 from flexdsl.analysis import BlockPlan
 from flexdsl.analysis.gradient import Reduction
+from flexdsl.analysis.products import width_of
 from flexdsl.codegen import (
     Kernel,
     KernelSpec,
@@ -179,7 +180,8 @@ def reason_against_hopper_backward(call: Call) -> str | None:
     q, v, learned = call.tensors["query"], call.tensors["value"], bool(call.bound.learned)
     deterministic = torch.are_deterministic_algorithms_enabled()
     rows = math.prod(q.shape[:3])
-    return backward_reason(q.shape[3], v.shape[3], rows, learned, deterministic)
+    columns = width_of(call.bound.products)
+    return backward_reason(q.shape[3], v.shape[3], rows, learned, deterministic, columns)
 
 
 def kernel_of(phase: Phase, language: Language, spec: KernelSpec) -> Kernel:

@@ -5,9 +5,9 @@ matrix product, in the forward pass and in the backward. Other terms that have f
 them are worth it, are for `analysis/separable.py`: the forward pass adds those up for each pair.
 
 Inputs of 32 bits keep the score as it is written: a factor is rounded apart from the others. So do
-kernels that find gradients of captured tensors, which are read off its loads. The backward pass has
-no registers for terms that are added up for each pair: of ALiBi it took 1.17 times as long (an H100,
-torch 2.11.0+cu130, triton 3.6.0, 2026-11-25), where the forward pass took 0.97 times as long.
+kernels that find gradients of captured tensors, which are read off its loads. The backward pass
+has no registers for terms that are added up for each pair: of ALiBi it took 1.17 times as long (an
+H100, torch 2.11.0+cu130, triton 3.6.0, 2026-11-25), where the forward pass took 0.97 times.
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ from dataclasses import replace
 
 import torch
 
-from flexdsl.analysis.products import MOST_COLUMNS, describe_products, find_products, width_of
+from flexdsl.analysis.products import (
+    MOST_COLUMNS,
+    describe_products,
+    find_products,
+    take_products,
+    width_of,
+)
 from flexdsl.analysis.separable import describe_factors, separated
 from flexdsl.codegen import Phase
 from flexdsl.ir import Program, var
@@ -33,12 +39,10 @@ def with_products(bound: Bound, scale: float, dtype: torch.dtype, against: str) 
         dtype: of q, k and v.
         against: why its kernels take none; "" where they may.
     """
-    found = None if bound.score is None else find_products(bound.score.expr)
-    if found is None or against or reason_against_products(bound, scale, dtype):
+    if against or reason_against_products(bound, scale, dtype):
         return bound
-    assert bound.score is not None
-    rest = None if found.rest is var("score") else replace(bound.score, expr=found.rest)
-    return replace(bound, score=rest, products=found.products)
+    products, rest = take_products(bound.score)
+    return replace(bound, score=rest, products=products) if products else bound
 
 
 def reason_against_products(bound: Bound, scale: float, dtype: torch.dtype) -> str:

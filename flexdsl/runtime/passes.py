@@ -70,6 +70,11 @@ def factors_of(bound: Bound) -> list[Made]:
     return [Made(("tensors", name), shapes[name], torch.bfloat16) for name in slots]
 
 
+def phases_with_factors(bound: Bound, *phases: Phase) -> tuple[Phase, ...]:
+    """The kernels of a pass; before them the one that writes those matrices, if there are any."""
+    return (Phase.FACTORS, *phases) if bound.products else phases
+
+
 class Pass:
     """A pass, to be run again and again.
 

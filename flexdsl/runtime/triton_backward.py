@@ -19,7 +19,7 @@ from flexdsl.runtime.blocks import aligned, aligned_rows
 from flexdsl.runtime.call import Call, Kernels, Slot, loads_of, row_stride, tile_counts
 from flexdsl.runtime.evaluate import evaluate
 from flexdsl.runtime.low_rank import with_products
-from flexdsl.runtime.passes import Made, Pass, factors_of
+from flexdsl.runtime.passes import Made, Pass, factors_of, phases_with_factors
 from flexdsl.runtime.tuning import Config, diagonal_config
 
 # Gradients from (q, k, v), out, lse, d_out and d_lse.
@@ -162,12 +162,9 @@ def _pass(
     work: dict[Slot, tuple[int, ...]],
 ) -> Backward:
     given = _GIVEN if _D_LSE in work else (*_GIVEN, _D_LSE)
-    of_call = call.bound, call.scale, call.device
-    factors = factors_of(call.bound)
-    if not factors:
-        return Pass(kernels, phases, *of_call, given, made, work).run
-    phases = (Phase.FACTORS, *phases)
-    run = Pass(kernels, phases, *of_call, given, (*made, *factors), work).run
+    of_call = call.bound, call.scale, call.device, given
+    phases = phases_with_factors(call.bound, *phases)
+    run = Pass(kernels, phases, *of_call, (*made, *factors_of(call.bound)), work).run
     return lambda *tensors: run(*tensors)[: len(made)]
 
 

@@ -9,8 +9,8 @@ import flexdsl as fx
 from flexdsl import stdlib
 from flexdsl.codegen import KernelSpec, Language, Phase
 from flexdsl.codegen.unbound import GENERATORS
-from flexdsl.runtime import bind, low_rank
-from tests.codegen.oracle import DEVICE, TOLERANCE, expect, gradients
+from flexdsl.runtime import bind, launch, low_rank
+from tests.codegen.oracle import DEVICE, TOLERANCE, expect, expect_gradients, gradients
 from tests.codegen.variants import HEADS
 
 SLOPES = torch.linspace(0.5, 0.02, HEADS, device=DEVICE)
@@ -78,6 +78,116 @@ def test_both_targets_take_the_origin(language):
     score = low_rank.score_of_kernel(bound(SCORES["alibi"]()), torch.float16, Phase.FORWARD)
     text = GENERATORS[Phase.FORWARD, language](KernelSpec(None, score, None, 64, 64)).source
     assert ("(q_offset + q_start)" if language is Language.GLUON else "q_first") in text
+
+
+GENERATOR = torch.Generator().manual_seed(3)
+
+
+def factors(*shape, dtype=torch.float32):
+    return torch.randn(shape, generator=GENERATOR).to(DEVICE, dtype)
+
+
+RANKS = {
+    "rank 2": lambda n, m: (factors(n, 2), factors(m, 2)),
+    "rank 8": lambda n, m: (factors(n, 8), factors(m, 8)),
+    "rank 16": lambda n, m: (factors(n, 16), factors(m, 16)),
+    "rank 16 in bfloat16": lambda n, m: (
+        factors(n, 16, dtype=torch.bfloat16),
+        factors(m, 16, dtype=torch.bfloat16),
+    ),
+    "rank 3 in float16": lambda n, m: (
+        factors(n, 3, dtype=torch.float16),
+        factors(m, 3, dtype=torch.float16),
+    ),
+    "of each head": lambda n, m: (factors(HEADS, n, 2), factors(HEADS, m, 2)),
+    "of each batch": lambda n, m: (factors(2, HEADS, n, 2), factors(2, HEADS, m, 2)),
+    "large": lambda n, m: (1e3 * factors(n, 2), factors(m, 2)),
+}
+
+
+@pytest.mark.parametrize("name", RANKS)
+def test_products(name, monkeypatch):
+    """Of 130 rows and 150 keys, some are in the last tile, of matrices and of scores."""
+    monkeypatch.setattr(launch, "_KERNELS", {})
+    bias = stdlib.lowrank_bias(*RANKS[name](130, 150))
+    expect(stdlib.causal(), bias, q_len=130, kv_len=150, batch=2, dtype=torch.float16)
+    assert {key[0] for key in launch._KERNELS} == {Phase.FACTORS, Phase.FORWARD}
+
+
+def test_products_are_as_exact_as_those_of_float32():
+    """Sums of two parts each would be wrong by 0.03."""
+    generator = torch.Generator().manual_seed(4)
+    q, k = (torch.randn(1, HEADS, n, 32, generator=generator).half() for n in (70, 90))
+    score = stdlib.lowrank_bias(1e3 * factors(70, 2), factors(90, 2))
+    given = {"score": score, "return_lse": True}
+    _, found = fx.attention(*(x.to(DEVICE) for x in (q, k, k)), **given, backend="triton")
+    _, wanted = fx.attention(*(x.double() for x in (q, k, k)), **given, backend="reference")
+    assert (found.cpu() - wanted).abs().max() < 0.005
+
+
+X, Y = factors(HEADS, 90), factors(HEADS, 90)
+BIASES = {
+    "inside of a softcap": lambda s, b, h, q, kv: (
+        5.0 * fx.tanh((s - X[h, q] * Y[0, kv] + Y[1, kv]) / 5.0)
+    ),
+    "beside alibi": lambda s, b, h, q, kv: s + SLOPES[h] * (kv - q) + X[0, q] * Y[h, kv],
+}
+
+
+@pytest.mark.parametrize("name", BIASES)
+@pytest.mark.parametrize("kv_heads", [1, HEADS])
+@pytest.mark.parametrize("scale", [None, -0.3, 0.0])
+def test_products_in_other_scores(name, kv_heads, scale):
+    bias = fx.score_mod(BIASES[name])
+    expect(None, bias, kv_heads=kv_heads, dtype=torch.float16, scale=scale)
+    expect_gradients(None, bias, kv_heads=kv_heads, dtype=torch.float16, scale=scale)
+
+
+def test_products_of_what_is_written_as_positions():
+    """ALiBi as factors: the products are a hundred times their sum."""
+    at = torch.arange(128.0, device=DEVICE)
+    ones = torch.ones_like(at)
+    bias = stdlib.lowrank_bias(torch.stack([-0.5 * at, ones], 1), torch.stack([ones, 0.5 * at], 1))
+    expect(stdlib.causal(), bias, q_len=128, kv_len=128, dtype=torch.float16)
+
+
+@pytest.mark.parametrize("kv_len", [90, 128])
+def test_infinite_numbers_are_multiplied_as_they_are_written(kv_len):
+    """A row of 0 and keys of 0 or -inf: no pair of such a key counts, and no other is NaN."""
+    pad = torch.zeros(kv_len, 1, device=DEVICE)
+    pad[50:70] = -torch.inf
+    bias = stdlib.lowrank_bias(torch.full((70, 1), 0.3, device=DEVICE), pad)
+    expect(None, bias, kv_len=kv_len, dtype=torch.float16)
+    expect_gradients(None, bias, q_len=70, kv_len=kv_len, dtype=torch.float16)
+
+
+def test_which_calls_take_products():
+    score = stdlib.lowrank_bias(factors(64, 2), factors(64, 2))
+    plain = bound(score)
+    taken = low_rank.with_products(plain, 0.1, torch.float16, "")
+    assert taken.score is None and len(taken.products) == 2
+    assert low_rank.with_products(plain, 0.1, torch.float32, "") is plain
+    assert low_rank.with_products(plain, 0.0, torch.float16, "") is plain
+    assert low_rank.with_products(plain, 0.1, torch.float16, "a bundle") is plain
+    learned = bound(score, tuple(bind.captured(score.program)))
+    assert low_rank.with_products(learned, 0.1, torch.float16, "") is learned
+
+
+@pytest.mark.parametrize(
+    ("rank", "learned", "dtype", "told"),
+    [
+        (2, False, torch.float16, "12 columns of matrices in bfloat16, used forward and backward"),
+        (2, True, torch.float16, "used forward; not backward: x is learned"),
+        (17, False, torch.float16, "not used: its matrices have 112 columns, and kernels take 96"),
+        (2, False, torch.float32, "not used: torch.float32 keeps the score as it is written"),
+    ],
+)
+def test_what_a_call_of_products_tells(rank, learned, dtype, told):
+    q, k, v = (torch.randn(1, HEADS, 64, 32, dtype=dtype, device=DEVICE) for _ in range(3))
+    x = factors(64, rank).requires_grad_(learned)
+    score = stdlib.lowrank_bias(x, factors(64, rank))
+    text = fx.explain(q, k, v, score=score, backend="triton")
+    assert told in text and ("  factors: triton" in text) == ("used forward" in told)
 
 
 def test_what_a_call_tells():
