@@ -24,6 +24,7 @@ PARTS = 3  # bfloat16 numbers whose sum is any float32 number
 STEP = 16  # columns: what one step of a matrix product takes
 MOST_COLUMNS = 96
 _BITS = 8  # of a bfloat16 number
+_LARGEST = 3.4e38  # a float32 number is not much larger
 _ONE, _SCORE = const(1.0), var("score")
 _PARTS_OF_LOADS = {DType.BF16: 1, DType.F16: 2}
 Signed = tuple[Expr, bool]  # a term, and is it subtracted?
@@ -198,8 +199,14 @@ def _parts(number: Expr) -> int:
     if isinstance(number.attribute, Capture):
         return _PARTS_OF_LOADS.get(number.attribute.dtype, PARTS)
     if number.op is Op.CONST and isinstance(number.attribute, float):
-        (bits,) = struct.unpack("<i", struct.pack("<f", number.attribute))
-        significand = bits & 0x7FFFFF | 0x800000
-        used = 24 - ((significand & -significand).bit_length() - 1)
-        return -(-used // _BITS)
+        return _parts_of_constant(number.attribute)
     return PARTS
+
+
+def _parts_of_constant(value: float) -> int:
+    if not abs(value) <= _LARGEST:
+        return PARTS
+    bits = int.from_bytes(struct.pack(">f", value))
+    significand = bits & 0x7FFFFF | 0x800000
+    zeros = (significand & -significand).bit_length() - 1
+    return -(-(24 - zeros) // _BITS)

@@ -8,9 +8,9 @@ import torch
 
 import flexdsl as fx
 from flexdsl import stdlib
-from flexdsl.analysis.products import MOST_COLUMNS, find_products, take_products, width_of
+from flexdsl.analysis.products import MOST_COLUMNS, Product, find_products, take_products, width_of
 from flexdsl.analysis.values import bind
-from flexdsl.ir import evaluate, print_expr
+from flexdsl.ir import Capture, DType, const, evaluate, load, print_expr, var
 
 X = np.random.default_rng(0).normal(size=(4, 60, 3)).astype(np.float32)
 Y = np.random.default_rng(1).normal(size=(4, 60, 3)).astype(np.float32)
@@ -114,6 +114,14 @@ def test_columns(x, y, columns):
     total = sum(parts[0][i] * parts[1][j] for i, j in product.columns)
     exact = float(row) * float(key)
     assert abs(total - exact) <= 2**-23 * abs(exact)
+
+
+@pytest.mark.parametrize(
+    ("number", "columns"), [(1.5, 3), (257.0, 5), (1 / 3, 6), (1e300, 6), (float("inf"), 6)]
+)
+def test_columns_of_a_constant(number, columns):
+    row = load(Capture("x", DType.F32, 1), var("q"))
+    assert len(Product(row, const(number)).columns) == columns
 
 
 def test_too_many_columns():

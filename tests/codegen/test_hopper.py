@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import flexdsl as fx
+from flexdsl import stdlib
 from flexdsl.codegen import backward_reason, reason_not_covered
 from flexdsl.errors import BackendError
 from tests.codegen.oracle import expect, expect_gradients, gradients
@@ -51,6 +52,80 @@ def test_head_dims_and_groups(head_dim: int, value_dim: int, dtype: torch.dtype)
     for kv_heads in (1, HEADS):
         expect(CAUSAL, q_len=200, kv_len=230, q_offset=30, kv_heads=kv_heads, **dims)
         expect(VARIANTS["neighborhood"].mask, q_len=260, kv_len=260, kv_heads=kv_heads, **dims)
+
+
+FACTORS = {
+    "rank 2": (2, torch.float32),
+    "rank 8 in bfloat16": (8, torch.bfloat16),
+    "rank 16": (16, torch.float32),
+    "rank 16 in bfloat16": (16, torch.bfloat16),
+    "rank 17, added up for each pair": (17, torch.float32),
+}
+
+
+def lowrank(name: str, *leading: int) -> fx.Mod:
+    rank, dtype = FACTORS[name]
+    generator = torch.Generator().manual_seed(rank)
+    shapes = (*leading, 300, rank), (*leading, 330, rank)
+    x, y = (torch.randn(shape, generator=generator).to("cuda", dtype) for shape in shapes)
+    return stdlib.lowrank_bias(x, y)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize(("head_dim", "value_dim"), DIMS)
+@pytest.mark.parametrize("name", FACTORS)
+def test_products(name: str, head_dim: int, value_dim: int, dtype: torch.dtype) -> None:
+    dims = {"head_dim": head_dim, "value_dim": value_dim, "dtype": dtype, "backend": "hopper"}
+    lengths = {"q_len": 300, "kv_len": 330, "batch": 2}
+    for leading in ((), (HEADS,), (2, HEADS)):
+        expect(CAUSAL, lowrank(name, *leading), kv_heads=2, **lengths, **dims)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dim", [64, 128])
+@pytest.mark.parametrize("name", FACTORS)
+def test_gradients_under_products(name: str, dim: int) -> None:
+    dims = {"head_dim": dim, "value_dim": dim, "dtype": torch.bfloat16, "backend": "hopper"}
+    lengths = {"q_len": 300, "kv_len": 330, "batch": 2}
+    for leading in ((), (2, HEADS)):
+        expect_gradients(CAUSAL, lowrank(name, *leading), kv_heads=2, **lengths, **dims)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kv_len", [90, 256])
+def test_infinite_numbers_of_products(kv_len: int) -> None:
+    """A key of -inf takes part in no row, and those past the ends make no NaN."""
+    pad = torch.zeros(kv_len, 1, device="cuda")
+    pad[50:70] = -torch.inf
+    bias = stdlib.lowrank_bias(torch.full((130, 1), 0.3, device="cuda"), pad)
+    options = {"q_len": 130, "kv_len": kv_len, "head_dim": 64, "value_dim": 64}
+    expect(None, bias, dtype=torch.float16, backend="hopper", **options)
+    expect_gradients(None, bias, dtype=torch.float16, backend="hopper", **options)
+
+
+@pytest.mark.gpu
+def test_products_are_as_exact_as_those_of_float32() -> None:
+    q, k = (torch.randn(1, HEADS, n, 128, device="cuda").bfloat16() for n in (300, 330))
+    x, y = 1e3 * torch.randn(300, 2, device="cuda"), torch.randn(330, 2, device="cuda")
+    given = {"score": stdlib.lowrank_bias(x, y), "return_lse": True}
+    _, found = fx.attention(q, k, k, **given, backend="hopper")
+    _, wanted = fx.attention(*(x.double() for x in (q, k, k)), **given, backend="reference")
+    assert (found - wanted).abs().max() < 0.005
+
+
+@pytest.mark.gpu
+def test_products_launched_again_read_what_is_there_then() -> None:
+    """The second and third call are replays, on other tensors and on other numbers."""
+    x, y = torch.randn(300, 2, device="cuda"), torch.randn(330, 2, device="cuda")
+    score = stdlib.lowrank_bias(x, y)
+    for factor in (1.0, 1.0, 2.0):
+        x.mul_(factor)
+        q, k = (torch.randn(1, HEADS, n, 64, device="cuda").half() for n in (300, 330))
+        _, found = fx.attention(q, k, k, score=score, return_lse=True, backend="hopper")
+        exact = [t.double() for t in (q, k, k)]
+        _, wanted = fx.attention(*exact, score=score, return_lse=True, backend="reference")
+        assert (found - wanted).abs().max() < 1e-4
 
 
 @pytest.mark.gpu
@@ -161,3 +236,5 @@ def test_reasons_of_the_backward() -> None:
     assert "captured" in str(backward_reason(128, 128, 4096, True, False))
     assert "deterministic" in str(backward_reason(128, 128, 4096, False, True))
     assert "32 bits" in str(backward_reason(64, 64, 2**31, False, False))
+    assert backward_reason(128, 128, 4096, False, False, 32) is None
+    assert "16 columns" in str(backward_reason(64, 64, 4096, False, False, 32))
