@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,6 +10,7 @@ import flexdsl as fx
 from flexdsl import stdlib
 from flexdsl.codegen import backward_reason, reason_not_covered
 from flexdsl.errors import BackendError
+from tests.codegen.biased import dense, expect_biased, expect_exact
 from tests.codegen.oracle import expect, expect_gradients, gradients
 from tests.codegen.variants import CAUSAL, HEADS, VARIANTS
 
@@ -63,12 +65,11 @@ FACTORS = {
 }
 
 
-def lowrank(name: str, *leading: int) -> fx.Mod:
+def factors(name: str, *leading: int) -> list[torch.Tensor]:
     rank, dtype = FACTORS[name]
     generator = torch.Generator().manual_seed(rank)
     shapes = (*leading, 300, rank), (*leading, 330, rank)
-    x, y = (torch.randn(shape, generator=generator).to("cuda", dtype) for shape in shapes)
-    return stdlib.lowrank_bias(x, y)
+    return [torch.randn(shape, generator=generator).to("cuda", dtype) for shape in shapes]
 
 
 @pytest.mark.gpu
@@ -77,9 +78,8 @@ def lowrank(name: str, *leading: int) -> fx.Mod:
 @pytest.mark.parametrize("name", FACTORS)
 def test_products(name: str, head_dim: int, value_dim: int, dtype: torch.dtype) -> None:
     dims = {"head_dim": head_dim, "value_dim": value_dim, "dtype": dtype, "backend": "hopper"}
-    lengths = {"q_len": 300, "kv_len": 330, "batch": 2}
     for leading in ((), (HEADS,), (2, HEADS)):
-        expect(CAUSAL, lowrank(name, *leading), kv_heads=2, **lengths, **dims)
+        expect_biased(*factors(name, *leading), kv_heads=2, **dims)
 
 
 @pytest.mark.gpu
@@ -87,18 +87,18 @@ def test_products(name: str, head_dim: int, value_dim: int, dtype: torch.dtype) 
 @pytest.mark.parametrize("name", FACTORS)
 def test_gradients_under_products(name: str, dim: int) -> None:
     dims = {"head_dim": dim, "value_dim": dim, "dtype": torch.bfloat16, "backend": "hopper"}
-    lengths = {"q_len": 300, "kv_len": 330, "batch": 2}
     for leading in ((), (2, HEADS)):
-        expect_gradients(CAUSAL, lowrank(name, *leading), kv_heads=2, **lengths, **dims)
+        for kv_heads in (2, HEADS):
+            expect_biased(*factors(name, *leading), kv_heads=kv_heads, gradients=True, **dims)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("kv_len", [90, 256])
 def test_infinite_numbers_of_products(kv_len: int) -> None:
     """A key of -inf takes part in no row, and those past the ends make no NaN."""
-    pad = torch.zeros(kv_len, 1, device="cuda")
-    pad[50:70] = -torch.inf
-    bias = stdlib.lowrank_bias(torch.full((130, 1), 0.3, device="cuda"), pad)
+    pad = np.zeros((kv_len, 1), np.float32)
+    pad[50:70] = -np.inf
+    bias = stdlib.lowrank_bias(np.full((130, 1), 0.3, np.float32), pad)
     options = {"q_len": 130, "kv_len": kv_len, "head_dim": 64, "value_dim": 64}
     expect(None, bias, dtype=torch.float16, backend="hopper", **options)
     expect_gradients(None, bias, dtype=torch.float16, backend="hopper", **options)
@@ -106,25 +106,21 @@ def test_infinite_numbers_of_products(kv_len: int) -> None:
 
 @pytest.mark.gpu
 def test_products_are_as_exact_as_those_of_float32() -> None:
-    q, k = (torch.randn(1, HEADS, n, 128, device="cuda").bfloat16() for n in (300, 330))
-    x, y = 1e3 * torch.randn(300, 2, device="cuda"), torch.randn(330, 2, device="cuda")
-    given = {"score": stdlib.lowrank_bias(x, y), "return_lse": True}
-    _, found = fx.attention(q, k, k, **given, backend="hopper")
-    _, wanted = fx.attention(*(x.double() for x in (q, k, k)), **given, backend="reference")
-    assert (found - wanted).abs().max() < 0.005
+    for dim in (64, 128):
+        expect_exact(dim, "hopper")
 
 
 @pytest.mark.gpu
 def test_products_launched_again_read_what_is_there_then() -> None:
     """The second and third call are replays, on other tensors and on other numbers."""
-    x, y = torch.randn(300, 2, device="cuda"), torch.randn(330, 2, device="cuda")
+    x, y = torch.randn(2, 300, 2, device="cuda")
     score = stdlib.lowrank_bias(x, y)
     for factor in (1.0, 1.0, 2.0):
         x.mul_(factor)
-        q, k = (torch.randn(1, HEADS, n, 64, device="cuda").half() for n in (300, 330))
-        _, found = fx.attention(q, k, k, score=score, return_lse=True, backend="hopper")
-        exact = [t.double() for t in (q, k, k)]
-        _, wanted = fx.attention(*exact, score=score, return_lse=True, backend="reference")
+        q, k = (torch.randn(1, HEADS, 300, 64, device="cuda").half() for _ in range(2))
+        given = {"mask": CAUSAL, "score": score, "return_lse": True}
+        _, found = fx.attention(q, k, k, **given, backend="hopper")
+        _, wanted = dense(q, k, k, x, y)
         assert (found - wanted).abs().max() < 1e-4
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +11,7 @@ from flexdsl import stdlib
 from flexdsl.codegen import KernelSpec, Language, Phase
 from flexdsl.codegen.unbound import GENERATORS
 from flexdsl.runtime import bind, launch, low_rank
+from tests.codegen.biased import expect_biased, expect_exact
 from tests.codegen.oracle import DEVICE, TOLERANCE, expect, expect_gradients, gradients
 from tests.codegen.variants import HEADS
 
@@ -109,28 +111,27 @@ RANKS = {
 def test_products(name, monkeypatch):
     """Of 130 rows and 150 keys, some are in the last tile, of matrices and of scores."""
     monkeypatch.setattr(launch, "_KERNELS", {})
-    bias = stdlib.lowrank_bias(*RANKS[name](130, 150))
-    expect(stdlib.causal(), bias, q_len=130, kv_len=150, batch=2, dtype=torch.float16)
+    expect_biased(*RANKS[name](130, 150))
     assert {key[0] for key in launch._KERNELS} == {Phase.FACTORS, Phase.FORWARD}
 
 
+@pytest.mark.parametrize("kv_heads", [1, HEADS])
+def test_gradients_under_products(kv_heads):
+    expect_biased(factors(2, HEADS, 70, 3), factors(2, HEADS, 80, 3), gradients=True)
+    x, y = factors(70, 3, dtype=torch.bfloat16), factors(80, 3)
+    expect_biased(x, y, gradients=True, kv_heads=kv_heads)
+
+
 def test_products_are_as_exact_as_those_of_float32():
-    """Sums of two parts each would be wrong by 0.03."""
-    generator = torch.Generator().manual_seed(4)
-    q, k = (torch.randn(1, HEADS, n, 32, generator=generator).half() for n in (70, 90))
-    score = stdlib.lowrank_bias(1e3 * factors(70, 2), factors(90, 2))
-    given = {"score": score, "return_lse": True}
-    _, found = fx.attention(*(x.to(DEVICE) for x in (q, k, k)), **given, backend="triton")
-    _, wanted = fx.attention(*(x.double() for x in (q, k, k)), **given, backend="reference")
-    assert (found.cpu() - wanted).abs().max() < 0.005
+    expect_exact(32, "triton")
 
 
-X, Y = factors(HEADS, 90), factors(HEADS, 90)
+X, Y = np.random.default_rng(5).normal(size=(2, HEADS, 90)).astype(np.float32)
 BIASES = {
     "inside of a softcap": lambda s, b, h, q, kv: (
         5.0 * fx.tanh((s - X[h, q] * Y[0, kv] + Y[1, kv]) / 5.0)
     ),
-    "beside alibi": lambda s, b, h, q, kv: s + SLOPES[h] * (kv - q) + X[0, q] * Y[h, kv],
+    "beside alibi": lambda s, b, h, q, kv: s + 0.3 * (kv - q) + X[0, q] * Y[h, kv],
 }
 
 
@@ -147,16 +148,15 @@ def test_products_of_what_is_written_as_positions():
     """ALiBi as factors: the products are a hundred times their sum."""
     at = torch.arange(128.0, device=DEVICE)
     ones = torch.ones_like(at)
-    bias = stdlib.lowrank_bias(torch.stack([-0.5 * at, ones], 1), torch.stack([ones, 0.5 * at], 1))
-    expect(stdlib.causal(), bias, q_len=128, kv_len=128, dtype=torch.float16)
+    expect_biased(torch.stack([-0.5 * at, ones], 1), torch.stack([ones, 0.5 * at], 1))
 
 
 @pytest.mark.parametrize("kv_len", [90, 128])
 def test_infinite_numbers_are_multiplied_as_they_are_written(kv_len):
     """A row of 0 and keys of 0 or -inf: no pair of such a key counts, and no other is NaN."""
-    pad = torch.zeros(kv_len, 1, device=DEVICE)
-    pad[50:70] = -torch.inf
-    bias = stdlib.lowrank_bias(torch.full((70, 1), 0.3, device=DEVICE), pad)
+    pad = np.zeros((kv_len, 1), np.float32)
+    pad[50:70] = -np.inf
+    bias = stdlib.lowrank_bias(np.full((70, 1), 0.3, np.float32), pad)
     expect(None, bias, kv_len=kv_len, dtype=torch.float16)
     expect_gradients(None, bias, q_len=70, kv_len=kv_len, dtype=torch.float16)
 
