@@ -96,12 +96,15 @@ def test_gradients_under_products(name: str, dim: int) -> None:
 @pytest.mark.parametrize("kv_len", [90, 256])
 def test_infinite_numbers_of_products(kv_len: int) -> None:
     """A key of -inf takes part in no row, and those past the ends make no NaN."""
-    pad = np.zeros((kv_len, 1), np.float32)
+    pad = np.zeros(kv_len, np.float32)
     pad[50:70] = -np.inf
-    bias = stdlib.lowrank_bias(np.full((130, 1), 0.3, np.float32), pad)
-    options = {"q_len": 130, "kv_len": kv_len, "head_dim": 64, "value_dim": 64}
-    expect(None, bias, dtype=torch.float16, backend="hopper", **options)
-    expect_gradients(None, bias, dtype=torch.float16, backend="hopper", **options)
+    row = np.full(130, 0.5, np.float32)
+    added = fx.score_mod(lambda s, b, h, q, kv: s + row[q] * pad[kv])
+    capped = fx.score_mod(lambda s, b, h, q, kv: 9.0 * fx.tanh((s + row[q] * pad[kv]) / 9.0))
+    options = {"q_len": 130, "kv_len": kv_len, "head_dim": 64, "value_dim": 64, "scale": 0.25}
+    for score in (added, capped):
+        expect(None, score, dtype=torch.float16, backend="hopper", **options)
+        expect_gradients(None, score, dtype=torch.float16, backend="hopper", **options)
 
 
 @pytest.mark.gpu

@@ -153,12 +153,19 @@ def test_products_of_what_is_written_as_positions():
 
 @pytest.mark.parametrize("kv_len", [90, 128])
 def test_infinite_numbers_are_multiplied_as_they_are_written(kv_len):
-    """A row of 0 and keys of 0 or -inf: no pair of such a key counts, and no other is NaN."""
-    pad = np.zeros((kv_len, 1), np.float32)
+    """A row of 0.5 and keys of 0 or -inf: no pair of such a key counts, and no other is NaN.
+
+    With a scale of 0.25 the second part of a row's number is 0, which nothing infinite may meet.
+    """
+    pad = np.zeros(kv_len, np.float32)
     pad[50:70] = -np.inf
-    bias = stdlib.lowrank_bias(np.full((70, 1), 0.3, np.float32), pad)
-    expect(None, bias, kv_len=kv_len, dtype=torch.float16)
-    expect_gradients(None, bias, q_len=70, kv_len=kv_len, dtype=torch.float16)
+    row = np.full(70, 0.5, np.float32)
+    added = fx.score_mod(lambda s, b, h, q, kv: s + row[q] * pad[kv])
+    capped = fx.score_mod(lambda s, b, h, q, kv: 9.0 * fx.tanh((s + row[q] * pad[kv]) / 9.0))
+    for score in (added, capped):
+        options = {"q_len": 70, "kv_len": kv_len, "dtype": torch.float16, "scale": 0.25}
+        expect(None, score, **options)
+        expect_gradients(None, score, **options)
 
 
 def test_which_calls_take_products():
