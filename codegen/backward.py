@@ -25,6 +25,7 @@ from .learned import Sum, sums_of, write_additions, write_stores, write_zeros
 from .loops import KEYS, QUERIES, Loop, write_loops
 from .lower import Lowering, Scope
 from .module import write_module
+from .programs import write_program
 from .tiles import (
     IEEE,
     descriptors,
@@ -110,10 +111,8 @@ def generate_backward_key(spec: KernelSpec) -> Kernel:
 
 def _write_key_tile(body: Block, spec: KernelSpec) -> None:
     """Write which key tile the program has, and the positions of its keys."""
-    body.line("program = tl.program_id(0)")
-    body.line("kv_tile = program % kv_tiles")
-    body.line("b = program // kv_tiles // kv_heads")
-    body.line("kv_head = program // kv_tiles % kv_heads")
+    write_program(body, "kv_tile", "tl", heads="kv_heads", last_first=False)
+    body.line("kv_head = flat_head % kv_heads")
     body.line("kv_start = kv_tile * BLOCK_N")
     body.line("kv_first = kv_start")
     body.line("kv_last = tl.minimum(kv_start + BLOCK_N, kv_len) - 1")

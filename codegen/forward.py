@@ -12,6 +12,7 @@ from .kernel import Argument, Kernel, KernelSpec, Role, pieces
 from .loops import KEYS, Loop, write_loops
 from .lower import Lowering, Scope
 from .module import write_module
+from .programs import write_program
 from .tiles import (
     IEEE,
     descriptors,
@@ -64,14 +65,8 @@ def write_query_tile(body: Block, spec: KernelSpec) -> None:
 
 def write_query_program(body: Block, spec: KernelSpec, language: str) -> None:
     """Write which query tile the program has, and the positions of its first and last row."""
-    body.line(f"program = {language}.program_id(0)")
-    if spec.heavy_last:
-        body.comment("The last rows have the most keys: they start first.")
-        body.line("q_tile = q_tiles - 1 - program % q_tiles")
-    else:
-        body.line("q_tile = program % q_tiles")
-    body.line("b = program // q_tiles // heads")
-    body.line("h = program // q_tiles % heads")
+    write_program(body, "q_tile", language, heads="heads", last_first=spec.heavy_last)
+    body.line("h = flat_head % heads")
     body.line("kv_head = h // group")
     body.line("q_start = q_tile * BLOCK_M")
     body.line("q_first = q_offset + q_start")

@@ -40,7 +40,7 @@ class Role(Enum):
     CAPTURE = "pointer to a captured tensor"
     LENGTH = "int32 length of a captured tensor along dimension `index`"
     STRIDE = "int32 or int64 stride of a captured tensor along dimension `index`, in elements"
-    SUMS = "pointer to float32 sums: of learned load `of` by rows, keys or diagonals; of d_query"
+    SUMS = "pointer to float32 sums: of learned load `of` by rows, keys, diagonals; of half of dQ"
     GRADIENT = "pointer to the float32 gradient of a captured tensor"
     GRADIENT_STRIDE = "int32 or int64 stride of that gradient along dimension `index`, in elements"
     TABLE = "pointer to an int32 array of the plan's run table: offsets, full_ends, starts, stops"

@@ -21,7 +21,10 @@ def integer_at_least(least: int, name: str, value: Any) -> int:
     Raises:
         ArgumentError: it is not an integer, or less than `least`.
     """
-    number = None if isinstance(value, bool) or not hasattr(value, "__index__") else index(value)
+    try:
+        number = None if isinstance(value, bool) else index(value)
+    except TypeError:  # as of an array of many numbers, which has __index__ too
+        number = None
     if number is None or number < least:
         raise refuse(
             f"{name} is {value!r}, but it must be an integer of at least {least}",

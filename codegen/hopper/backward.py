@@ -17,10 +17,11 @@ from collections.abc import Mapping
 from flexdsl.analysis.derivative import derivatives
 from flexdsl.ir import Expr, const, var
 
-from ..factors import FACTOR_TENSORS, dims_of_scores, score_products
+from ..factors import FACTOR_TENSORS, dims_of_scores
 from ..kernel import Argument, Kernel, KernelSpec, Role
 from ..loops import QUERIES
 from ..lower import Lowering, Scope, Text
+from ..programs import write_program
 from ..tiles import descriptors, loads_at, names_of_kernel, tile_scope, write_allowed
 from ..writer import Block
 from .module import (
@@ -32,11 +33,12 @@ from .module import (
     helpers_of,
     matrix,
     names_of_mods,
+    tile_bytes,
     write_barriers,
     write_hopper_module,
     write_partitions,
 )
-from .query_sums import ADD_QUERY_SUMS, PART
+from .query_sums import ADD_QUERY_SUMS, PART, SIZES_OF_RESULTS, SUMS
 from .row_loads import loads_of_rows, write_loads, write_next_loads, write_rows
 from .schedule import Schedule, Walk, end_of_tiles, write_schedule
 from .scores import (
@@ -53,7 +55,10 @@ _ROWS: Mapping[str, int | str] = {
     **dict.fromkeys(("key", "value", "d_key", "d_value"), GROUP_ROWS),
     **dict(zip(FACTOR_TENSORS, ("BLOCK_M", GROUP_ROWS), strict=True)),
 }
-_SIZES = ("q_len", "kv_len", "q_offset", "heads", "group", "row_stride", "q_tiles", "kv_tiles")
+_SIZES = (
+    *("q_len", "kv_len", "q_offset", "heads", "group", *SIZES_OF_RESULTS),
+    *("row_stride", "q_tiles", "kv_tiles"),
+)
 _BARRIERS = {
     "key_ready": "1, 1",
     "value_ready": "1, 1",
@@ -63,13 +68,15 @@ _BARRIERS = {
     "d_out_free": "{d_out}, {groups}",
     "d_scores_ready": "2, {groups}",
     "d_scores_free": "2, {groups}",
+    "results_ready": "{groups}, 1",
 }
 # Places for tiles of dO, by the head dimension: what is left of shared memory.
 _D_OUT_STAGES = {64: 3, 128: 2}
 _NAMES = frozenset(
     """lse_of_rows delta_of_rows d_scores_tiles query_sums modified slope factor left
-    add_query_sums part_order parts LEFT HALF stage_d stage_s other d_query_tile
-    d_out_ready d_out_free query_free d_scores_ready d_scores_free backward""".split()  # noqa: SIM905
+    add_query_sums part_order first_sum LEFT HALF stage_d stage_s other d_query_tile
+    d_out_ready d_out_free query_free d_scores_ready d_scores_free results_ready backward
+    result_head head_of_sums""".split()  # noqa: SIM905
 )
 
 
@@ -81,8 +88,10 @@ def generate_backward(spec: KernelSpec) -> Kernel:
             form, where there is one, is of query positions for each key.
 
     Returns:
-        A kernel whose entry is `backward` and whose grid is `kv_tiles * batch * heads` programs of
-        four warps, BLOCK_N = 128 and BLOCK_M = 8192 / D. dK and dV are of query heads.
+        A kernel whose entry is `backward` and whose grid is `kv_tiles` programs of four warps for
+        each head of dK from `first_head` on, BLOCK_N = 128 and BLOCK_M = 8192 / D. Those may be all
+        query heads; or the key heads, to which launches for one query head of each group after the
+        other add: `member` is 0 in the first one.
     """
     dim = spec.head_dim
     others = dict.fromkeys(("value", "d_out", "d_key", "d_value"), dim)
@@ -90,7 +99,7 @@ def generate_backward(spec: KernelSpec) -> Kernel:
         *descriptors({**dims_of_scores(spec), **others}, _ROWS),
         Argument("lse_log2_rows", Role.ROWS_DESCRIPTOR, "lse_log2", 0, "BLOCK_M"),
         Argument("delta_rows", Role.ROWS_DESCRIPTOR, "delta", 0, "BLOCK_M"),
-        Argument("query_sums", Role.SUMS, "d_query"),
+        *SUMS,
         Argument("scale", Role.SCALE, "scale"),
         *(Argument(s, Role.SIZE, s) for s in _SIZES),
     )
@@ -125,29 +134,26 @@ def generate_backward(spec: KernelSpec) -> Kernel:
 
 def _write_key_program(body: Block) -> None:
     """Write which keys the program has, and which query head."""
-    body.line("program = gl.program_id(0)")
-    body.line("kv_tile = program % kv_tiles")
-    body.line("b = program // kv_tiles // heads")
-    body.line("h = program // kv_tiles % heads")
+    heads = {"heads": "result_heads", "first_head": "first_head"}
+    write_program(body, "kv_tile", "gl", **heads, last_first=False)
+    body.line("result_head = flat_head % result_heads")
+    body.line("h = result_head * members + member")
     body.line("kv_head = h // group")
     body.line("kv_start = kv_tile * BLOCK_N")
     body.line("kv_first = kv_start")
     body.line("kv_last = gl.minimum(kv_start + BLOCK_N, kv_len) - 1")
-    body.comment("Rows of all heads stand one after the other; so do the parts of the sums.")
+    body.comment("Rows of all heads stand one after the other; so do the sums, from first_head on.")
     body.line("first_row = (b * heads + h) * row_stride")
-    body.line("parts = (b * heads + h) * q_tiles * 2")
+    body.line("head_of_sums = flat_head - first_head")
 
 
 def _write_shared_memory(body: Block, spec: KernelSpec) -> list[str]:
     """Write the allocations, and give their names."""
     dim = spec.head_dim
     places = _D_OUT_STAGES[dim]
-    names: list[str] = []
-    for tensor, width, _ in rows_of(score_products(spec)):
-        names += allocate(body, tensor, width, "STAGES", "BLOCK_M")
+    names = [n for t, d, _ in rows_of(spec) for n in allocate(body, t, d, "STAGES", "BLOCK_M")]
     names += allocate(body, "d_out", dim, places, "BLOCK_M")
-    for tensor, width, _ in keys_of(score_products(spec)):
-        names += allocate(body, tensor, width, GROUPS, GROUP_ROWS)
+    names += [n for t, d, _ in keys_of(spec) for n in allocate(body, t, d, GROUPS, GROUP_ROWS)]
     names += allocate(body, "value", dim, GROUPS, GROUP_ROWS)
     body.comment("dS of two tiles, for each of them 64 keys of each consumer.")
     body.line(
@@ -171,7 +177,9 @@ def _of_consumer(
     dims = {"d_key": spec.head_dim, "d_value": spec.value_dim}
     return (
         *(a.name for a in descriptors(dims, _ROWS)),
-        *("query_sums", "scale", "q_len", "kv_len", "q_offset", "b", "h", "kv_start", "parts"),
+        *(a.name for a in SUMS),
+        *("scale", "q_len", "kv_len", "q_offset", "b", "h", "kv_start", "q_tiles", "left_tiles"),
+        *("result_head", "member", "head_of_sums"),
         *(*tiles, *_BARRIERS, *schedule.handed, *names_of_mods(lowering)),
     )
 
@@ -181,10 +189,8 @@ def _producer(spec: KernelSpec, schedule: Schedule, tiles: list[str]) -> Partiti
     of = descriptors({**dims_of_scores(spec), "value": dim, "d_out": dim}, _ROWS)
     names = (*(a.name for a in of), "lse_log2_rows", "delta_rows")
     body = Block(1)
-    for name, tensors in (
-        ("key", keys_of(score_products(spec))),
-        ("value", [("value", dim, "b, kv_head")]),
-    ):
+    value = [("value", dim, "b, kv_head")]
+    for name, tensors in (("key", keys_of(spec)), ("value", value)):
         write_group_fetches(body, f"{name}_ready.index(0)", tensors, "kv_start", GROUPS)
     body.line("q_tile = first_tile\nstep = 0")
     _write_fetches(body, spec)
@@ -200,7 +206,7 @@ def _write_fetches(block: Block, spec: KernelSpec) -> None:
     """Write what brings the queries, their logsumexp, dO and delta of `q_tile`."""
     dim, row = spec.head_dim, "q_tile * BLOCK_M"
     for name, tensors, rows, places in (
-        ("query", rows_of(score_products(spec)), "lse_log2", "STAGES"),
+        ("query", rows_of(spec), "lse_log2", "STAGES"),
         ("d_out", [("d_out", dim, "b, h")], "delta", _D_OUT_STAGES[dim]),
     ):
         ready = f"{name}_ready.index(stage)"
@@ -220,6 +226,9 @@ def _write_consumer(body: Block, spec: KernelSpec, schedule: Schedule, lowering:
     clipped = "gl.minimum(key_index, kv_len - 1)" if loads_at("kv", spec) else "key_index"
     body.line(f"kv = {clipped}")
     scope = Scope(body.block(), None, {n: n for n in ("b", "h", "kv")})
+    body.comment("Each consumer has its half of every tile's sums.")
+    body.line("query_sums = left_sums if GROUP == 0 else right_sums")
+    body.line("first_sum = head_of_sums * (left_tiles if GROUP == 0 else q_tiles)")
     body.line("part_order = gl.arange(0, 4096, PART)")
     body.line(f"zero = gl.zeros([{GROUP_ROWS}, BLOCK_M], gl.float32, SCORES)")
     body.line(f"d_value_tile = gl.zeros([{GROUP_ROWS}, {dim}], gl.float32, OUT)")
@@ -239,7 +248,7 @@ def _write_consumer(body: Block, spec: KernelSpec, schedule: Schedule, lowering:
     body.line(f"mbarrier.wait(d_scores_ready.index(other), {schedule.last_step} // 2 & 1)")
     _write_start_query(body, dim)
     body.line("d_query_tile = warpgroup_mma_wait(0, deps=[d_query_tile])")
-    body.line("add_query_sums(query_sums, parts + before * 2 + GROUP, part_order, d_query_tile)")
+    body.line("add_query_sums(query_sums, first_sum + before, part_order, d_query_tile)")
     _write_results(body, spec)
 
 
@@ -269,8 +278,7 @@ def _write_step(
     values = matrix("value", 0, "GROUP", GROUP_ROWS, dim)
     queries = matrix("query", 0, "stage", "BLOCK_M", dim)
     start = "zero, use_acc=False, is_async=True"
-    products = score_products(spec)
-    of_scores = write_start_scores(body, keys_of(products), rows_of(products), "BLOCK_M")
+    of_scores = write_start_scores(body, keys_of(spec), rows_of(spec), "BLOCK_M")
     loads = loads_of_rows(spec, masked)
     early = write_loads(body, spec, loads, "q_tile", "", lowering, outer) if loop is None else {}
     if loop is not None and loads:
@@ -311,8 +319,7 @@ def _write_step(
     if not first:
         body.line("d_query_tile = warpgroup_mma_wait(1, deps=[d_query_tile])")
         body.line("mbarrier.arrive(d_scores_free.index(other), count=1)")
-        part = "parts + before * 2 + GROUP"
-        body.line(f"add_query_sums(query_sums, {part}, part_order, d_query_tile)")
+        body.line("add_query_sums(query_sums, first_sum + before, part_order, d_query_tile)")
 
 
 def _write_start_query(body: Block, dim: int) -> None:
@@ -374,11 +381,18 @@ def _write_results(body: Block, spec: KernelSpec) -> None:
     """Write the stores. The values of this consumer are no longer read: they make place."""
     dim = spec.head_dim
     factor = "scale" if spec.score is not None else "(scale * LN2)"
-    place = matrix("value", 0, "GROUP", GROUP_ROWS, dim)
-    for tensor, value in (("d_value", "d_value_tile"), ("d_key", f"(d_key_tile * {factor})")):
-        body.line(f"{place}.store({value}.to({tensor}_{dim}.dtype))")
+    place, tile = matrix("value", 0, "GROUP", GROUP_ROWS, dim), "value_tiles_0.index(GROUP)"
+    at = f"[b, result_head, kv_start + GROUP * {GROUP_ROWS}, 0]"
+    ready = "results_ready.index(GROUP)"
+    body.line(f"d_key_tile *= {factor}")
+    for phase, tensor in enumerate(("d_value", "d_key")):
+        with body.indented("if member > 0:") as more:
+            more.comment("What the query heads before this one gave.")
+            more.line(f"mbarrier.expect({ready}, {tile_bytes(GROUP_ROWS, dim)})")
+            more.line(f"tma.async_copy_global_to_shared({tensor}_{dim}, {at}, {ready}, {tile})")
+            more.line(f"mbarrier.wait({ready}, {phase})")
+            more.line(f"{tensor}_tile += {place}.load(OUT).to(gl.float32)")
+        body.line(f"{place}.store({tensor}_tile.to({tensor}_{dim}.dtype))")
         body.line("fence_async_shared()")
-        at = f"[b, h, kv_start + GROUP * {GROUP_ROWS}, 0]"
-        tile = "value_tiles_0.index(GROUP)"
         body.line(f"tma.async_copy_shared_to_global({tensor}_{dim}, {at}, {tile})")
         body.line("tma.store_wait(0)")

@@ -125,8 +125,7 @@ def _producer(spec: KernelSpec, schedule: Schedule, tiles: list[str]) -> Partiti
     names = _names_of_descriptors({**dims_of_scores(spec), "value": spec.value_dim})
     body = Block(1)
     ready = "query_ready.index(0)"
-    rows = rows_of(score_products(spec))
-    write_group_fetches(body, ready, rows, "q_start", spec.consumers)
+    write_group_fetches(body, ready, rows_of(spec), "q_start", spec.consumers)
     body.line("kv_tile = first_tile\nstep = 0")
     _write_fetches(body, spec)
     with schedule.loop(body) as tile:
@@ -140,10 +139,8 @@ def _write_fetches(block: Block, spec: KernelSpec) -> None:
     """Write what brings the keys and values of `kv_tile`, once their places are free."""
     block.line("stage = step % STAGES")
     block.line("phase = step // STAGES & 1 ^ 1")
-    for name, tensors in (
-        ("key", keys_of(score_products(spec))),
-        ("value", [("value", spec.value_dim, "b, kv_head")]),
-    ):
+    value = [("value", spec.value_dim, "b, kv_head")]
+    for name, tensors in (("key", keys_of(spec)), ("value", value)):
         block.line(f"mbarrier.wait({name}_free.index(stage), phase)")
         ready = f"{name}_ready.index(stage)"
         write_tile_fetches(block, ready, tensors, "kv_tile * BLOCK_N", "BLOCK_N")
@@ -216,8 +213,7 @@ def _write_step(
 def _write_start_scores(body: Block, spec: KernelSpec) -> None:
     body.line("stage = step % STAGES")
     body.line("mbarrier.wait(key_ready.index(stage), step // STAGES & 1)")
-    products = score_products(spec)
-    write_start_scores(body, rows_of(products), keys_of(products), "BLOCK_N")
+    write_start_scores(body, rows_of(spec), keys_of(spec), "BLOCK_N")
 
 
 def _write_wait_scores(body: Block, outstanding: int) -> None:

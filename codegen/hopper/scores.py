@@ -8,22 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..factors import ScoreProduct
-from ..kernel import pieces
+from ..factors import score_products
+from ..kernel import KernelSpec, pieces
 from ..writer import Block
 from .module import GROUP_ROWS, matrix, tile_bytes, write_fetch
 
 Tensor = tuple[str, int, str]  # its name, elements of a row, source of its batch and head
 
 
-def rows_of(products: Sequence[ScoreProduct]) -> list[Tensor]:
+def rows_of(spec: KernelSpec) -> list[Tensor]:
     """The tensors of rows."""
-    return [(p.rows, p.dim, p.row_plane) for p in products]
+    return [(p.rows, p.dim, p.row_plane) for p in score_products(spec)]
 
 
-def keys_of(products: Sequence[ScoreProduct]) -> list[Tensor]:
+def keys_of(spec: KernelSpec) -> list[Tensor]:
     """The tensors of keys."""
-    return [(p.keys, p.dim, p.key_plane) for p in products]
+    return [(p.keys, p.dim, p.key_plane) for p in score_products(spec)]
 
 
 def write_start_scores(

@@ -215,6 +215,14 @@ def _size(name: str, code: Code) -> str:
             return "s->heads / s->kv_heads"
         case "q_offset":
             return "c->q_offset"
+        case "result_heads":
+            return "s->heads"
+        case "members":
+            return "1"
+        case "first_head" | "member":
+            return "0"
+        case "left_tiles":
+            return _size("q_tiles", code)
     return f"s->{name}"
 
 
@@ -240,7 +248,7 @@ def _put(variant: Variant, parameter: Parameter, code: Code) -> list[str]:
         case Role.STRIDE:
             value = f"c->captures.{_field(name)}.strides[{argument.index}]"
         case Role.SUMS:
-            value = "s->query_sums"
+            value = f"s->{name}_sums"
         case Role.TABLE:
             value = f"c->table.{name}"
         case Role.TABLE_STRIDE:

@@ -54,10 +54,13 @@ class Call:
         tensors: those with descriptors, aligned, by the name that kernels use; query and key are
             among them.
         rows: float32 [B, Hq, Lq] tensors by name.
-        sums: float32 sums of learned loads, by their number.
+        sums: float32 sums of learned loads, by their number, and of halves of dQ.
         gradients: float32 gradients of captured tensors, by name.
         hopper: kernels in Gluon are to be tried first.
         order: of the addresses that a launch is given when it is done again.
+        heads: of the gradient of keys, counted through all batches, that kernels are launched for
+            where they can be for some; None for all.
+        sizes: what such kernels are told of them.
     """
 
     bound: bind.Bound
@@ -68,6 +71,8 @@ class Call:
     gradients: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     hopper: bool = False
     order: tuple[Slot, ...] = ()
+    heads: range | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @cached_property
     def values(self) -> dict[str, Any]:
@@ -173,7 +178,8 @@ def programs_of(phase: Phase, arguments: tuple[Argument, ...], call: Call, confi
     if any(a.of == "diagonals" for a in arguments):
         axis = "diagonals"
     batch, heads = call.tensors["d_key" if of_keys else "query"].shape[:2]
-    return counts[axis] * batch * heads
+    number = batch * heads if call.heads is None else len(call.heads)
+    return counts[axis] * number
 
 
 def _query_programs(call: Call, config: Config) -> int:
@@ -246,7 +252,7 @@ def _size(name: str, call: Call, config: Config) -> int:
     lengths = call.bound.lengths
     sizes = {"kv_heads": kv_heads, "group": lengths.heads // kv_heads}
     sizes["row_stride"] = row_stride(lengths.q_len)
-    sizes |= tile_counts(lengths, config)
+    sizes |= tile_counts(lengths, config) | call.sizes
     return sizes[name] if name in sizes else int(getattr(lengths, name))
 
 

@@ -114,7 +114,7 @@ def of_gpu(
     from flexdsl.codegen import Phase
     from flexdsl.runtime import launch
     from flexdsl.runtime.call import Call
-    from flexdsl.runtime.passes import phases_with_factors
+    from flexdsl.runtime.passes import factor_phases
 
     found = bundles.of_environment(bound, q, v) if backend == "auto" else None
     if found is not None:
@@ -134,10 +134,10 @@ def of_gpu(
     first = launch.candidates(Phase.FORWARD, call, gpu)[0]
     lines.append(indent(call.plan(Phase.FORWARD, first).explain(), "  "))
     lines.append("forward:")
-    for phase in phases_with_factors(call.bound, Phase.FORWARD):
+    for phase in (*factor_phases(call.bound), Phase.FORWARD):
         lines += _kernel(phase, call, gpu)
     call = call_of(bound)
-    phases = phases_with_factors(call.bound, *launch.phases_of(call))
+    phases = (*factor_phases(call.bound), *launch.phases_of(call))
     reason = launch.reason_against_hopper_backward(call) if hopper else None
     why = f" by portable kernels, since {reason}" if reason else ""
     lines.append(f"backward{why}:")

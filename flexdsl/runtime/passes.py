@@ -7,7 +7,8 @@ of a pass have tensors of the same shapes, strides and types, in memory of whole
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate
 from math import prod
@@ -70,9 +71,28 @@ def factors_of(bound: Bound) -> list[Made]:
     return [Made(("tensors", name), shapes[name], torch.bfloat16) for name in slots]
 
 
-def phases_with_factors(bound: Bound, *phases: Phase) -> tuple[Phase, ...]:
-    """The kernels of a pass; before them the one that writes those matrices, if there are any."""
-    return (Phase.FACTORS, *phases) if bound.products else phases
+def factor_phases(bound: Bound) -> tuple[Phase, ...]:
+    """What runs before all other kernels of a pass: that kernel, if there are such matrices."""
+    return (Phase.FACTORS,) if bound.products else ()
+
+
+@dataclass(frozen=True)
+class Step:
+    """One launch of a pass.
+
+    Attributes:
+        phase: the kernel.
+        heads, sizes: those of a `Call`.
+        cleared: are the sums in the work space to be filled with zeros before it? They are once
+            before the first step.
+        offset: bytes before the part that is its own of a tensor that others lie inside of.
+    """
+
+    phase: Phase
+    heads: range | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict[str, int])
+    cleared: bool = False
+    offset: int = 0
 
 
 class Pass:
@@ -80,29 +100,37 @@ class Pass:
 
     Args:
         kernels: what runs.
-        phases: the kernels, in order.
+        steps: its launches, in order.
         bound, scale, device: of the calls.
         given: what kernels have the tensors for that a run is given.
         made: what a run allocates and gives back.
-        work: shapes of float32 tensors that a run allocates for itself, filled with zeros.
+        work: shapes of float32 tensors that a run allocates for itself, filled with zeros; sums
+            come last.
+        inside: float32 tensors that lie in the memory of a made one, by its slot.
     """
 
     def __init__(
         self,
         kernels: Kernels,
-        phases: tuple[Phase, ...],
+        steps: Sequence[Step],
         bound: Bound,
         scale: float,
         device: torch.device,
         given: Sequence[Slot],
         made: Sequence[Made],
-        work: dict[Slot, tuple[int, ...]] | None = None,
+        work: Mapping[Slot, tuple[int, ...]] | None = None,
+        inside: Mapping[Slot, Slot] | None = None,
     ) -> None:
-        self._kernels, self._phases, self._bound, self._scale = kernels, phases, bound, scale
+        self._kernels, self._steps, self._bound, self._scale = kernels, steps, bound, scale
         self._made, self._work = [m.on(device) for m in made], work or {}
-        self._order = (*given, *(m.slot for m in made), *self._work)
+        order = (*given, *(m.slot for m in made), *self._work)
+        inside = inside or {}
+        self._order = (*order, *inside)
+        self._inside = [order.index(slot) for slot in inside.values()]
         sizes = [-(-prod(shape) // _APART) * _APART for shape in self._work.values()]
         *self._starts, size = accumulate(sizes, initial=0)
+        sums = (s for s, slot in zip(self._starts, self._work, strict=True) if slot[0] == "sums")
+        self._first_sum = min(sums, default=size)
         self._space = partial(torch.zeros, size, dtype=torch.float32, device=device)
         self._launches: tuple[Again, ...] | None = None
 
@@ -118,23 +146,39 @@ class Pass:
             addresses += [base + 4 * start for start in self._starts]
         if self._launches is None:
             parts = [] if space is None else self._parts(space)
-            self._launches = self._launch((*tensors, *parts))
+            self._launches = self._launch((*tensors, *parts), space)
         else:
-            for launch in self._launches:
-                launch.run(addresses)
+            for step, launch in zip(self._steps, self._launches, strict=True):
+                self._begin(step, space)
+                inside = [addresses[at] + step.offset for at in self._inside]
+                launch.run(addresses + inside)
         return made
+
+    def _begin(self, step: Step, space: Tensor | None) -> None:
+        if step.cleared and space is not None:
+            space[self._first_sum :].zero_()
 
     def _parts(self, space: Tensor) -> list[Tensor]:
         """The tensors of the work space."""
         shapes = zip(self._starts, self._work.values(), strict=True)
         return [space[start : start + prod(shape)].view(shape) for start, shape in shapes]
 
-    def _launch(self, tensors: Sequence[Tensor]) -> tuple[Again, ...] | None:
+    def _launch(self, tensors: Sequence[Tensor], space: Tensor | None) -> tuple[Again, ...] | None:
         """Launch each kernel; what does so again, or None where one of them cannot."""
+        launches: list[Again] = []
+        for step in self._steps:
+            self._begin(step, space)
+            inside = [
+                tensors[at].flatten().view(torch.float32)[step.offset // 4 :] for at in self._inside
+            ]
+            launch = self._kernels.run(step.phase, self._call((*tensors, *inside), step))
+            launches += [] if launch is None else [launch]
+        return tuple(launches) if len(launches) == len(self._steps) else None
+
+    def _call(self, tensors: Sequence[Tensor], step: Step) -> Call:
         groups: dict[str, Any] = {"tensors": {}, "rows": {}, "sums": {}, "gradients": {}}
         for (group, name), tensor in zip(self._order, tensors, strict=True):
             groups[group][name] = tensor
-        hopper, order = self._kernels.hopper, self._order
-        call = Call(self._bound, self._scale, **groups, hopper=hopper, order=order)
-        launches = [self._kernels.run(phase, call) for phase in self._phases]
-        return None if None in launches else tuple(x for x in launches if x is not None)
+        options: dict[str, Any] = {"hopper": self._kernels.hopper, "order": self._order}
+        options |= {"heads": step.heads, "sizes": step.sizes}
+        return Call(self._bound, self._scale, **groups, **options)

@@ -7,7 +7,8 @@ the backward pass is autograd's: see `operator.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from flexdsl.runtime.blocks import aligned, aligned_rows
 from flexdsl.runtime.call import Call, Kernels, Slot, loads_of, row_stride, tile_counts
 from flexdsl.runtime.evaluate import evaluate
 from flexdsl.runtime.low_rank import with_products
-from flexdsl.runtime.passes import Made, Pass, factors_of, phases_with_factors
+from flexdsl.runtime.passes import Made, Pass, Step, factor_phases, factors_of
 from flexdsl.runtime.tuning import Config, diagonal_config
 
 # Gradients from (q, k, v), out, lse, d_out and d_lse.
@@ -29,6 +30,10 @@ _GIVEN: tuple[Slot, ...] = (
     ("rows", "lse"),
 )
 _D_LSE: Slot = ("rows", "d_lse")
+# Of the kernel of a Hopper GPU: elements of a tile of dQ and of half of one, keys of a program, and
+# programs that take a part of the heads so long that its end does not count: three for each of 132
+# multiprocessors.
+_TILE, _HALF, _KEYS, _ENOUGH = 8192, 4096, 128, 396
 
 
 def backward(
@@ -108,7 +113,8 @@ def _portable(
         Made(("sums", str(i)), (*shape, *_shape_of_sums(x, bound, tile)))
         for i, x in enumerate(loads)
     ]
-    run = _pass(kernels, phases, call, (*of_inputs, *learned, *sums), work)
+    steps = [Step(phase) for phase in phases]
+    run = _pass(kernels, steps, call, (*of_inputs, *learned, *sums), work)
 
     def backward(*given: Tensor) -> list[Tensor]:
         made = run(*given)
@@ -131,40 +137,85 @@ def _hopper(
 ) -> Backward:
     """Gradients of q, k and v by the one kernel of a Hopper GPU; dQ is added up in float32.
 
-    It gives dK and dV of each query head, which are added up here where heads share keys.
+    Half of the sums lies in the memory of dQ itself, unless a last tile of its rows is cut. The
+    other half is beside it, for one part of the heads after the other. Where heads share keys and
+    have work enough each, parts are of one query head for each key head, and add to dK and dV.
+    Else each query head has its own, which are added up here.
     """
     q, k, v = (call.tensors[name] for name in ("query", "key", "value"))
-    made = [_gradient("query", q.shape, q.dtype)]
+    group, kv_tiles = q.shape[1] // k.shape[1], -(-k.shape[2] // _KEYS)
+    members = group if k.shape[0] * k.shape[1] * kv_tiles >= _ENOUGH else 1
+    q_tiles, cut = divmod(q.shape[2], _TILE // q.shape[3])
+    q_tiles += cut > 0
+    heads = q.shape[1] // members
+    made = [_gradient("query", q.shape, q.dtype, zeroed=not cut)]
     for name, x in (("key", k), ("value", v)):
-        made.append(_gradient(name, (*q.shape[:2], *x.shape[2:]), x.dtype))
-    rows = -(-q.shape[2] // 128) * 128
-    work[("sums", "d_query")] = (*q.shape[:2], rows, q.shape[3])
-    run = _pass(kernels, phases, call, (*made, *learned), work)
-    group = q.shape[1] // k.shape[1]
+        made.append(_gradient(name, (q.shape[0], heads, *x.shape[2:]), x.dtype))
+    parts = _parts_of_heads(q.shape[0] * heads, kv_tiles, members)
+    of_half = (len(parts[0]), q_tiles, _HALF)
+    inside: dict[Slot, Slot] = {}
+    if cut:
+        work[("sums", "left")] = of_half
+    else:
+        inside[("sums", "left")] = "tensors", "d_query"
+    work[("sums", "right")] = of_half
+    sizes = {"result_heads": heads, "members": members}
+    sizes["left_tiles"] = q_tiles if cut else q_tiles * members
+    steps = _steps_of_heads(phases, parts, sizes, q_tiles * _HALF * 4)
+    run = _pass(kernels, steps, call, (*made, *learned), work, inside)
 
     def backward(*given: Tensor) -> list[Tensor]:
         of_q, of_k, of_v, *rest = run(*given)
         of_k, of_v = (x.unflatten(1, (-1, group)).sum(2) for x in (of_k, of_v))
         return [of_q, of_k, of_v, *rest]
 
-    return backward if group > 1 else run
+    return backward if members < group else run
 
 
-def _gradient(name: str, shape: Sequence[int], dtype: torch.dtype) -> Made:
-    return Made(("tensors", f"d_{name}"), shape, dtype, padded=True)
+def _steps_of_heads(
+    phases: tuple[Phase, ...], parts: list[range], sizes: dict[str, int], bytes_of_head: int
+) -> list[Step]:
+    """The launches for each part of the heads of dK, and of them for each query head.
+
+    Args:
+        bytes_of_head: of the left sums of a query head.
+    """
+    first, main, last = phases
+    steps, members = [Step(first)], sizes["members"]
+    for member, part in product(range(members), parts):
+        own = sizes | {"first_head": part.start, "member": member}
+        offset = (part.start * members + member) * bytes_of_head
+        steps.append(Step(main, part, own, cleared=len(steps) > 1, offset=offset))
+        steps.append(Step(last, part, own, offset=offset))
+    return steps
+
+
+def _parts_of_heads(heads: int, kv_tiles: int, members: int) -> list[range]:
+    """Two halves of the heads of a launch if each has work for long, since its end is lost time.
+
+    More than two query heads for each are parts small enough.
+    """
+    half = (heads + 1) // 2 if members < 3 and heads // 2 * kv_tiles >= _ENOUGH else heads
+    return [range(start, min(start + half, heads)) for start in range(0, heads, half)]
+
+
+def _gradient(name: str, shape: Sequence[int], dtype: torch.dtype, *, zeroed: bool = False) -> Made:
+    return Made(("tensors", f"d_{name}"), shape, dtype, padded=True, zeroed=zeroed)
 
 
 def _pass(
     kernels: Kernels,
-    phases: tuple[Phase, ...],
+    steps: Sequence[Step],
     call: Call,
     made: Sequence[Made],
-    work: dict[Slot, tuple[int, ...]],
+    work: Mapping[Slot, tuple[int, ...]],
+    inside: Mapping[Slot, Slot] | None = None,
 ) -> Backward:
     given = _GIVEN if _D_LSE in work else (*_GIVEN, _D_LSE)
-    of_call = call.bound, call.scale, call.device, given
-    phases = phases_with_factors(call.bound, *phases)
-    run = Pass(kernels, phases, *of_call, (*made, *factors_of(call.bound)), work).run
+    calls = call.bound, call.scale, call.device
+    steps = (*map(Step, factor_phases(call.bound)), *steps)
+    all_made = (*made, *factors_of(call.bound))
+    run = Pass(kernels, steps, *calls, given, all_made, work, inside).run
     return lambda *tensors: run(*tensors)[: len(made)]
 
 

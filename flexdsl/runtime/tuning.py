@@ -63,11 +63,11 @@ _FORWARD_GLUON = {
     192: (_gluon(128, 2), _gluon(64, 2)),
     256: (_gluon(64, 2),),
 }
-# At D 64 three consumers have 160 registers each, of which a mask or score of some length spills
-# some. On an H100 (same versions, 2026-11-25), N 8192, for three and for two: full 2144 and 2664
-# us, causal 1243 and 1266; packed documents, whose kernel for three spilled, 577 and 394.
+# At D 64 three consumers have 160 registers each, too few for a mask or score of some length, and
+# tiles of 192 rows. On an H100 (same versions, 2026-11-25), N 8192, microseconds for three and for
+# two: full 2144 and 2664, causal 1243 and 1266, softcap 2320 and 2350, prefix-LM 1244 and 1290; a
+# window 519 and 461, ALiBi 1817 and 1614, packed documents, which spilled with three, 577 and 394.
 _FORWARD_GLUON_LONG = _FORWARD_GLUON | {64: (_gluon(128, 3),)}
-_FEW_COMPARISONS = 2
 _COMPARISONS = (Op.LT, Op.LE, Op.GT, Op.GE)
 # The backward kernel in Gluon; it is 8192 elements of a tile of queries, and 128 keys.
 _BACKWARD_GLUON = {64: (_gluon(128, 3),), 128: (_gluon(128, 4, 64),)}
@@ -159,13 +159,12 @@ def configs(
 
 
 def _is_short(mask: Expr | None, score: Expr | None) -> bool:
-    """Are there no more than a few comparisons of positions, and no score that knows any?"""
+    """Is there at most one comparison of positions, and no score that knows any?"""
     if score is not None and score.variables != {"score"}:
         return False
     nodes = () if mask is None else tuple(walk(mask))
-    known = {Op.AND, *_COMPARISONS, Op.ADD, Op.SUB, Op.VAR, Op.CONST, Op.PARAM}
-    comparisons = sum(n.op in _COMPARISONS for n in nodes)
-    return comparisons <= _FEW_COMPARISONS and all(n.op in known for n in nodes)
+    known = {*_COMPARISONS, Op.ADD, Op.SUB, Op.VAR, Op.CONST, Op.PARAM}
+    return sum(n.op in _COMPARISONS for n in nodes) <= 1 and all(n.op in known for n in nodes)
 
 
 def _portable(

@@ -10,6 +10,7 @@ import flexdsl as fx
 from flexdsl import stdlib
 from flexdsl.codegen import backward_reason, reason_not_covered
 from flexdsl.errors import BackendError
+from flexdsl.runtime.triton_backward import _parts_of_heads
 from tests.codegen.biased import dense, expect_biased, expect_exact
 from tests.codegen.oracle import expect, expect_gradients, gradients
 from tests.codegen.variants import CAUSAL, HEADS, VARIANTS
@@ -175,6 +176,19 @@ def test_gradients_of_groups(kv_heads: int) -> None:
     lengths = {"q_len": 300, "kv_len": 300, "batch": 2}
     dims = {"head_dim": 128, "value_dim": 128, "dtype": torch.bfloat16}
     expect_gradients(mask, kv_heads=kv_heads, **lengths, **dims, backend="hopper")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dim", [64, 128])
+@pytest.mark.parametrize("length", [512, 500])
+def test_gradients_of_heads_in_two_parts(length: int, dim: int) -> None:
+    """Sums in the memory of dQ, and of a cut tile beside it; of groups, dK added up by launches."""
+    batch = 204
+    assert len(_parts_of_heads(batch, 4, 2)) == 2
+    lengths = {"q_len": length, "kv_len": length, "batch": batch}
+    dims = {"head_dim": dim, "value_dim": dim, "dtype": torch.float16}
+    for kv_heads in (HEADS, 2, 1):
+        expect_gradients(CAUSAL, kv_heads=kv_heads, **lengths, **dims, backend="hopper")
 
 
 @pytest.mark.gpu

@@ -11,7 +11,7 @@ import torch
 from flexdsl.codegen import Phase
 from flexdsl.runtime.blocks import aligned_rows, strides_of
 from flexdsl.runtime.call import Call
-from flexdsl.runtime.passes import Made, Pass
+from flexdsl.runtime.passes import Made, Pass, Step
 
 PHASES = (Phase.BACKWARD_ROWS, Phase.BACKWARD)
 GIVEN = (("tensors", "query"), ("rows", "lse"))
@@ -57,7 +57,9 @@ def given() -> list[torch.Tensor]:
 
 
 def made_by(kernels: Kernels) -> Pass:
-    return Pass(kernels, PHASES, None, 0.5, torch.device("cpu"), GIVEN, MADE, WORK)
+    return Pass(
+        kernels, [Step(p) for p in PHASES], None, 0.5, torch.device("cpu"), GIVEN, MADE, WORK
+    )
 
 
 def test_addresses_of_each_run():
@@ -83,6 +85,54 @@ def test_addresses_of_each_run():
         assert addresses[:4] == [x.data_ptr() for x in (*second, *results)]
         assert not any(map(any, work))
     assert results[1].tolist() == [0.0] * 7 and results[0].data_ptr() != d_query.data_ptr()
+
+
+@pytest.mark.parametrize("again", [(), PHASES])
+def test_heads_in_parts(again: tuple[Phase, ...]) -> None:
+    """Sums inside of dQ begin where the heads of the step do; those beside it are cleared again."""
+    made = Made(("tensors", "d_query"), (1, 4, 64, 8), torch.float16, zeroed=True)
+    work = {("rows", "delta"): (1, 4, 64), ("sums", "right"): (2, 64)}
+    inside = {("sums", "left"): ("tensors", "d_query")}
+    offset = 2 * 64 * 8 * 2
+    steps = [
+        Step(Phase.BACKWARD_ROWS),
+        Step(Phase.BACKWARD, range(2)),
+        Step(Phase.BACKWARD, range(2, 4), cleared=True, offset=offset),
+    ]
+    seen: list[tuple[int, ...]] = []
+
+    def look(delta: int, right: int, d_query: int, left: int) -> None:
+        assert not any(floats(right, (2, 64)))
+        sums = (ctypes.c_float * 128).from_address(right)
+        sums[:] = [1.0] * 128  # the next part is to have none of them
+        seen.append((left - d_query, floats(delta, (1,))[0]))
+        (ctypes.c_float * 1).from_address(delta)[0] = 5.0  # rows are not sums: they stay
+
+    slots = [("rows", "delta"), ("sums", "right"), ("tensors", "d_query"), ("sums", "left")]
+
+    class Parts:
+        hopper = True
+
+        def run(self, phase: Phase, call: Call) -> Any:
+            if phase is Phase.BACKWARD:
+                look(*(getattr(call, group)[name].data_ptr() for group, name in slots))
+            return Replayed(phase, call.order) if phase in again else None
+
+    class Replayed:
+        def __init__(self, phase: Phase, order: tuple[Any, ...]) -> None:
+            self.phase, self.order = phase, order
+
+        def run(self, addresses: list[int]) -> None:
+            if self.phase is Phase.BACKWARD:
+                look(*(addresses[self.order.index(slot)] for slot in slots))
+
+    given = (("tensors", "query"),)
+    cpu = torch.device("cpu")
+    run = Pass(Parts(), steps, None, 0.5, cpu, given, (made,), work, inside).run
+    for _ in range(3):
+        run(torch.randn(1, 4, 64, 8).half())
+        assert seen == [(0, 0.0), (offset, 5.0)]
+        seen.clear()
 
 
 @pytest.mark.parametrize("again", [(), PHASES[:1]])
