@@ -5,6 +5,7 @@
         loops.py   the loops over tiles, from formulas or from a table of runs
         lower.py   the mask and the score modification as Triton expressions, with helpers.py
         comparisons.py, rolled.py  how masks and long sums are turned before
+        factors.py what one more matrix product adds to the scores, and who writes its matrices
         module.py  the module around a kernel
         writer.py  lines, blocks and names
         hopper/    the same for Hopper GPUs, in Gluon
@@ -17,6 +18,8 @@ own arguments (`kernel.py`), and the runtime and the ahead-of-time builder pass 
 """
 
 from .backward import generate_backward_key, generate_backward_query
+from .factors import FACTOR_TENSORS
+from .factors import ROWS as FACTOR_ROWS
 from .forward import generate_forward
 from .hopper import backward_reason, reason_not_covered
 from .kernel import Argument, Kernel, KernelSpec, Language, Role, heavy_last, pieces
@@ -31,6 +34,8 @@ from .unbound import (
 )
 
 __all__ = [
+    "FACTOR_ROWS",
+    "FACTOR_TENSORS",
     "KERNEL_TARGETS",
     "OF_KEYS",
     "Argument",

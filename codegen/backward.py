@@ -18,7 +18,8 @@ from flexdsl.analysis.derivative import derivatives
 from flexdsl.analysis.gradient import Reduction
 from flexdsl.ir import const, var
 
-from .forward import write_query_tile, write_scores
+from .factors import dims_of_scores, score_products
+from .forward import write_queries, write_query_tile, write_scores
 from .kernel import Argument, Kernel, KernelSpec, Role, pieces
 from .learned import Sum, sums_of, write_additions, write_stores, write_zeros
 from .loops import KEYS, QUERIES, Loop, write_loops
@@ -29,6 +30,7 @@ from .tiles import (
     IEEE,
     descriptors,
     load_piece,
+    load_tiles,
     names_of_kernel,
     store_piece,
     tile_scope,
@@ -50,13 +52,13 @@ def generate_backward_query(spec: KernelSpec) -> Kernel:
         A kernel whose entry is `backward_query` and whose grid is `q_tiles * batch * heads`.
     """
     d, dv = spec.head_dim, spec.value_dim
-    tensors = {"query": d, "key": d, "value": dv, "d_out": dv, "d_query": d}
+    tensors = {**dims_of_scores(spec), "value": dv, "d_out": dv, "d_query": d}
     fixed = arguments_of(tensors, (*SHARED_SIZES, "q_tiles"))
     lowering = Lowering(names_of_kernel(fixed), spec.clamped, spec.wide)
     body = Block(1)
     write_query_tile(body, spec)
     scope = Scope(body.block(), None, {n: n for n in ("b", "h", "q", "q_first", "q_last")})
-    load_tiles(body, "query", "b, h, q_start", "BLOCK_M", d)
+    write_queries(body, spec)
     load_tiles(body, "d_out", "b, h, q_start", "BLOCK_M", dv)
     write_row_pointers(body)
     load_rows(body, ":, None")
@@ -81,7 +83,7 @@ def generate_backward_key(spec: KernelSpec) -> Kernel:
         A kernel whose entry is `backward_key` and whose grid is `kv_tiles * batch * kv_heads`.
     """
     d, dv = spec.head_dim, spec.value_dim
-    tensors = {"query": d, "key": d, "value": dv, "d_out": dv, "d_key": d, "d_value": dv}
+    tensors = {**dims_of_scores(spec), "value": dv, "d_out": dv, "d_key": d, "d_value": dv}
     fixed = arguments_of(tensors, (*SHARED_SIZES, "kv_heads", "kv_tiles"))
     lowering = Lowering(names_of_kernel(fixed), spec.clamped, spec.wide)
     body = Block(1)
@@ -119,6 +121,9 @@ def _write_key_tile(body: Block, spec: KernelSpec) -> None:
 
 def _query_head(block: Block, spec: KernelSpec, lowering: Lowering, outer: Scope) -> None:
     """Write what one query head adds to the gradients of its key head."""
+    _, *added = score_products(spec)
+    for of in added:  # the heads of a group have numbers of their own
+        load_tiles(block, of.keys, f"{of.key_plane}, kv_start", "BLOCK_N", of.dim)
     write_row_pointers(block)
     scope = Scope(block.block(), outer, {**outer.variables, "h": "h"})
     sums = sums_of(spec, Reduction.KEY)
@@ -152,12 +157,6 @@ def _kernel(
     arguments = (*fixed, *lowering.arguments.values())
     text = write_module(title, entry, spec, arguments, lowering.helpers, body)
     return Kernel(text, entry, arguments)
-
-
-def load_tiles(block: Block, tensor: str, at: str, rows: str, dim: int) -> None:
-    """Write the loads of a tensor's tile, in pieces."""
-    for i, (offset, width) in enumerate(pieces(dim)):
-        block.line(f"{tensor}_tile_{i} = {load_piece(tensor, at, rows, offset, width)}")
 
 
 def _zeros(block: Block, tensor: str, rows: str, dim: int) -> None:
@@ -230,11 +229,14 @@ def _key_tile(
     body = loop.body
     body.line("q_start = q_tile * BLOCK_M")
     write_row_positions(body, spec, "None, :")
-    for i, (offset, width) in enumerate(pieces(spec.head_dim)):
-        load = load_piece("query", "b, h, q_start", "BLOCK_M", offset, width)
-        body.line(f"query_tile_{i} = {load}")
-        so_far = "" if i == 0 else "scores, "
-        body.line(f"scores = tl.dot(key_tile_{i}, query_tile_{i}.T, {so_far}{IEEE})")
+    so_far = ""
+    for of in score_products(spec):
+        for i, (offset, width) in enumerate(pieces(of.dim)):
+            load = load_piece(of.rows, f"{of.row_plane}, q_start", "BLOCK_M", offset, width)
+            body.line(f"{of.rows}_tile_{i} = {load}")
+            product = f"{of.keys}_tile_{i}, {of.rows}_tile_{i}.T"
+            body.line(f"scores = tl.dot({product}, {so_far}{IEEE})")
+            so_far = "scores, "
     _load_row(body, "lse_log2", "None, :")
     scope = tile_scope(body, outer, "q")
     # Rows past the end have no weight, and keys past the end are not stored: no end to look at.

@@ -13,7 +13,6 @@ from .backward import (
     SHARED_SIZES,
     arguments_of,
     load_rows,
-    load_tiles,
     write_d_weights,
     write_pair_weights,
     write_row_pointers,
@@ -25,6 +24,7 @@ from .loops import KEYS, Loop, write_is_live
 from .lower import Lowering, Scope
 from .module import write_module
 from .tiles import (
+    load_tiles,
     names_of_kernel,
     tile_scope,
     write_key_positions,

@@ -7,6 +7,7 @@ clipped. What is not done here: choosing tiles and warps (the runtime's table), 
 
 from __future__ import annotations
 
+from .factors import dims_of_scores, score_products
 from .kernel import Argument, Kernel, KernelSpec, Role, pieces
 from .loops import KEYS, Loop, write_loops
 from .lower import Lowering, Scope
@@ -16,6 +17,7 @@ from .tiles import (
     IEEE,
     descriptors,
     load_piece,
+    load_tiles,
     names_of_kernel,
     store_piece,
     tile_scope,
@@ -35,9 +37,9 @@ def generate_forward(spec: KernelSpec) -> Kernel:
     Returns:
         A kernel whose entry is `forward` and whose grid is `q_tiles * batch * heads` programs.
     """
-    d, dv = spec.head_dim, spec.value_dim
+    dv = spec.value_dim
     fixed = (
-        *descriptors({"query": d, "key": d, "value": dv, "out": dv}),
+        *descriptors({**dims_of_scores(spec), "value": dv, "out": dv}),
         Argument("lse", Role.ROWS, "lse"),
         Argument("scale", Role.SCALE, "scale"),
         *(Argument(s, Role.SIZE, s) for s in _SIZES),
@@ -73,17 +75,24 @@ def write_query_program(body: Block, spec: KernelSpec, language: str) -> None:
 
 def write_scores(body: Block, spec: KernelSpec) -> None:
     """Write the scores of a query tile (loaded) and a key tile (loaded here), without the scale."""
-    for i, (offset, width) in enumerate(pieces(spec.head_dim)):
-        load = load_piece("key", "b, kv_head, kv_start", "BLOCK_N", offset, width)
-        body.line(f"key_tile_{i} = {load}")
-        so_far = "" if i == 0 else "scores, "
-        body.line(f"scores = tl.dot(query_tile_{i}, key_tile_{i}.T, {so_far}{IEEE})")
+    so_far = ""
+    for of in score_products(spec):
+        for i, (offset, width) in enumerate(pieces(of.dim)):
+            load = load_piece(of.keys, f"{of.key_plane}, kv_start", "BLOCK_N", offset, width)
+            body.line(f"{of.keys}_tile_{i} = {load}")
+            product = f"{of.rows}_tile_{i}, {of.keys}_tile_{i}.T"
+            body.line(f"scores = tl.dot({product}, {so_far}{IEEE})")
+            so_far = "scores, "
+
+
+def write_queries(body: Block, spec: KernelSpec) -> None:
+    """Write the loads of the query tile that scores are computed from."""
+    for of in score_products(spec):
+        load_tiles(body, of.rows, f"{of.row_plane}, q_start", "BLOCK_M", of.dim)
 
 
 def _start_state(body: Block, spec: KernelSpec) -> None:
-    for i, (offset, width) in enumerate(pieces(spec.head_dim)):
-        load = load_piece("query", "b, h, q_start", "BLOCK_M", offset, width)
-        body.line(f"query_tile_{i} = {load}")
+    write_queries(body, spec)
     body.comment("Online softmax: largest score so far times log2(e), and sum of weights.")
     body.line('max_log2 = tl.full([BLOCK_M], -float("inf"), tl.float32)')
     body.line("total = tl.zeros([BLOCK_M], tl.float32)")

@@ -79,6 +79,21 @@ def floor_mod(a, b):
     rest = a % b
     return tl.where((rest != 0) & ((rest < 0) != (b < 0)), rest + b, rest)
 ''',
+    "bfloat16_parts": '''\
+@triton.jit
+def bfloat16_parts(x):
+    """Three numbers that add up to x, the first one twice: as it is, and 0 if it is not finite.
+
+    Infinity times 0 is NaN: what is not finite may meet the first part of another number only.
+    """
+    first = x.to(tl.bfloat16)
+    known = tl.abs(first.to(tl.float32)) < float("inf")
+    held = tl.where(known, first.to(tl.float32), 0.0)
+    rest = tl.where(known, x - held, 0.0)
+    second = rest.to(tl.bfloat16)
+    third = (rest - second.to(tl.float32)).to(tl.bfloat16)
+    return first, held.to(tl.bfloat16), second, third
+''',
     "cos": _wave("cos", "cosine", _COSINE),
     "sin": _wave("sin", "sine", _SINE),
     "held_sum": _held("held_sum", "+"),

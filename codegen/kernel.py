@@ -12,6 +12,7 @@ from enum import Enum
 from functools import cached_property
 
 from flexdsl.analysis.closed_form import ClosedForm
+from flexdsl.analysis.products import Product
 from flexdsl.ir import Capture, Expr, Op, Program
 
 # How the line of a module begins that says where a mod comes from.
@@ -48,6 +49,7 @@ class Role(Enum):
     ELEMENTS = "pointer to the elements of a captured tensor: contiguous, signed or float32"
     EXTREMES = "pointer to the extremes of a captured tensor (`extremes.py`), of the same type"
     MEMBERS = "pointer to the sets of elements of a captured tensor (`members.py`), int64"
+    FACTORS = "pointer to the bfloat16 columns of rows or of keys (`factors.py`), contiguous"
     TABLE_STRIDE = "int32: rows of the run table from one batch or one head to the next"
 
 
@@ -88,6 +90,7 @@ class KernelSpec:
         grouped: several query heads share a key head.
         learned: names of the captures whose gradient the backward kernels add up.
         consumers: warpgroups of a Hopper kernel that have 64 rows each of a program's queries.
+        products: what is added to the scores by one more matrix product, before the modification.
     """
 
     mask: Program | None
@@ -101,6 +104,7 @@ class KernelSpec:
     grouped: bool = True
     learned: frozenset[str] = frozenset()
     consumers: int = 2
+    products: tuple[Product, ...] = ()
 
 
 @dataclass(frozen=True)

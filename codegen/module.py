@@ -34,6 +34,7 @@ SIZES = {
     "inner_tiles": "tiles of a row of the run table",
     "cut_tile": "the tile that is never full; inner_tiles for none",
     "most_runs": "runs that a row has room for",
+    "query_programs": "programs that have rows; the others have keys",
 }
 TILE_STATES = '''\
 @triton.jit
@@ -90,6 +91,9 @@ def write_docstring(
     for program in (spec.mask, spec.score):
         if program is not None:
             module.line(_describe(program))
+    for product in spec.products:
+        row, key = (print_expr(x) for x in (product.row, product.key))
+        module.line(f"added to the score: ({row}) * ({key})")
     if any(a.of == "key" for a in arguments):
         module.line(f"plan: {_describe_plan(spec)}")
     module.line('"""\n')
@@ -174,6 +178,8 @@ def _comment(argument: Argument) -> str:
             return f"elements of {argument.of}"
         case Role.EXTREMES:
             return f"extremes of {argument.of} over blocks of elements"
+        case Role.FACTORS:
+            return f"bfloat16 columns, {argument.index} of each {argument.of}"
         case Role.MEMBERS:
             return f"sets of elements of {argument.of} over blocks of them"
         case Role.GRADIENT | Role.GRADIENT_STRIDE:

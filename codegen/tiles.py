@@ -34,18 +34,20 @@ _RESERVED = frozenset(
     block_extremes box_extremes range_members both_sides complement zero one inside ROWS COLUMNS
     plan_refine LANES columns_of_tiles row_of_tiles tiles unknown some every in_tile key_in_tile
     row_index
+    factors query_program key_program head_of_keys inverse_scale bfloat16_parts at_row at_key none
     """.split()  # noqa: SIM905
 )
 _NUMBERED = (
     *("query_tile", "key_tile", "value_tile", "out_tile", "sum"),
+    *("query_factors_tile", "key_factors_tile"),
     *("d_out_tile", "d_query_tile", "d_key_tile", "d_value_tile"),
 )
 
 
 # Rows of the blocks of each tensor, in the portable kernels.
 ROWS_OF_BLOCKS: Mapping[str, str] = {
-    **dict.fromkeys(("query", "out", "d_out", "d_query"), "BLOCK_M"),
-    **dict.fromkeys(("key", "value", "d_key", "d_value"), "BLOCK_N"),
+    **dict.fromkeys(("query", "out", "d_out", "d_query", "query_factors"), "BLOCK_M"),
+    **dict.fromkeys(("key", "value", "d_key", "d_value", "key_factors"), "BLOCK_N"),
 }
 
 
@@ -77,6 +79,12 @@ def descriptors(
 def load_piece(tensor: str, at: str, rows: str, offset: int, width: int) -> str:
     """The source that loads `rows` by `width` elements of a head."""
     return f"{tensor}_{width}.load([{at}, {offset}]).reshape([{rows}, {width}])"
+
+
+def load_tiles(block: Block, tensor: str, at: str, rows: str, dim: int) -> None:
+    """Write the loads of a tensor's tile, in pieces."""
+    for i, (offset, width) in enumerate(pieces(dim)):
+        block.line(f"{tensor}_tile_{i} = {load_piece(tensor, at, rows, offset, width)}")
 
 
 def store_piece(tensor: str, at: str, rows: str, offset: int, width: int, value: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from enum import Enum
 
+from flexdsl.analysis.products import take_products, width_of
 from flexdsl.analysis.typical import typical_closed_form
 from flexdsl.errors import ArgumentError
 from flexdsl.ir import Op, Program, rename_apart, walk
@@ -15,6 +16,7 @@ from flexdsl.ir import Op, Program, rename_apart, walk
 from .backward import generate_backward_key, generate_backward_query
 from .compaction import generate_plan_counts, generate_plan_runs
 from .diagonal import generate_backward_diagonal
+from .factors import generate_factors
 from .forward import generate_forward
 from .hopper import (
     backward_reason,
@@ -32,6 +34,7 @@ from .rows import generate_backward_rows
 class Phase(Enum):
     """One of the kernels of attention or of its plan, by the name of its entry."""
 
+    FACTORS = "factors"
     FORWARD = "forward"
     BACKWARD_ROWS = "backward_rows"
     BACKWARD_QUERY = "backward_query"
@@ -78,6 +81,7 @@ def parse_kernel_target(name: str) -> Language:
 
 
 GENERATORS = {
+    (Phase.FACTORS, Language.TRITON): generate_factors,
     (Phase.FORWARD, Language.TRITON): generate_forward,
     (Phase.BACKWARD_ROWS, Language.TRITON): generate_backward_rows,
     (Phase.BACKWARD_QUERY, Language.TRITON): generate_backward_query,
@@ -99,20 +103,28 @@ def unbound_spec(
     head_dim: int,
     value_dim: int,
     phase: Phase = Phase.FORWARD,
+    *,
+    products: bool = False,
 ) -> KernelSpec:
-    """What the kernel of `phase` has in its text for this mask and score, whatever the lengths."""
+    """What the kernel of `phase` has in its text for this mask and score, whatever the lengths.
+
+    Args:
+        products: those of the score are matrices, as `attention` has them for 16-bit inputs.
+    """
     if score is not None and mask is not None:
         score = rename_apart(score, mask.values)
     closed_form = typical_closed_form(mask, "q" if phase in OF_KEYS else "kv")
     expressions = [p.expr for p in (mask, score) if p is not None]
+    taken, rest = take_products(score) if products else ((), score)
     return KernelSpec(
         None if mask is None or mask.expr.op is Op.CONST else mask,
-        score,
+        rest,
         closed_form,
         head_dim,
         value_dim,
         clamped=frozenset(n for n in walk(*expressions) if n.op is Op.LOAD),
         heavy_last=closed_form is not None and heavy_last(closed_form),
+        products=taken,
     )
 
 
@@ -124,7 +136,7 @@ def generate_unbound(
     phase: Phase = Phase.FORWARD,
     language: Language = Language.TRITON,
 ) -> Kernel:
-    """The kernel of `phase` for this mask and score, whatever the lengths.
+    """The kernel of `phase` for this mask and score and 16-bit inputs, whatever the lengths.
 
     Raises:
         ArgumentError: the phase has no kernel in that language, or that does not cover the head
@@ -136,18 +148,26 @@ def generate_unbound(
         raise ArgumentError(
             f"phase {phase.value!r} has no kernel for target {target!r}", fix=f"one of {phases}"
         )
+    spec = unbound_spec(mask, score, head_dim, value_dim, phase, products=True)
+    if phase is Phase.FACTORS and not spec.products:
+        raise ArgumentError(
+            f"phase {phase.value!r} writes the factors of products, and there are none",
+            why="no score modification adds a product of a number of q and one of kv to the score",
+            fix="score + x[q] * y[kv], or another phase",
+        )
     if language is Language.GLUON:
-        _check_hopper(phase, head_dim, value_dim)
-    return GENERATORS[phase, language](unbound_spec(mask, score, head_dim, value_dim, phase))
+        _check_hopper(phase, spec)
+    return GENERATORS[phase, language](spec)
 
 
-def _check_hopper(phase: Phase, head_dim: int, value_dim: int) -> None:
-    reason = reason_not_covered(90, "bf16", head_dim, value_dim)
+def _check_hopper(phase: Phase, spec: KernelSpec) -> None:
+    dims = spec.head_dim, spec.value_dim
+    reason = reason_not_covered(90, "bf16", *dims)
     if phase is Phase.BACKWARD:
-        reason = reason or backward_reason(head_dim, value_dim, 0, False, False)
+        reason = reason or backward_reason(*dims, 0, False, False, width_of(spec.products))
     if reason is not None:
         raise ArgumentError(
-            f"the Hopper kernels have no {phase.value} of head dimensions {head_dim}/{value_dim}",
+            f"the Hopper kernels have no {phase.value} of head dimensions {dims[0]}/{dims[1]}",
             why=reason,
             fix="the portable kernel, of target 'triton'",
         )

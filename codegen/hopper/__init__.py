@@ -7,6 +7,7 @@ kernels, in the layout of an accumulator; plans give the same tiles in another o
     cover.py     which calls the kernels take, and the reason for those they do not
     schedule.py  the order of the tiles, which producer and consumers share
     module.py    the module around a kernel, shared memory and barriers
+    scores.py    the matrix products of the scores, and the copies of what is in them
     forward.py   the forward kernel
     backward.py  the kernel of dK, dV and the sums of dQ
     early_loads.py  what is loaded apart from where it is used, of either kernel

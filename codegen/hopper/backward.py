@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from flexdsl.analysis.derivative import derivatives
 from flexdsl.ir import Expr, const, var
 
+from ..factors import FACTOR_TENSORS, dims_of_scores
 from ..kernel import Argument, Kernel, KernelSpec, Role
 from ..loops import QUERIES
 from ..lower import Lowering, Scope, Text
@@ -34,18 +35,25 @@ from .module import (
     names_of_mods,
     tile_bytes,
     write_barriers,
-    write_fetch,
     write_hopper_module,
     write_partitions,
 )
 from .query_sums import ADD_QUERY_SUMS, PART, SIZES_OF_RESULTS, SUMS
 from .row_loads import loads_of_rows, write_loads, write_next_loads, write_rows
 from .schedule import Schedule, Walk, end_of_tiles, write_schedule
+from .scores import (
+    keys_of,
+    rows_of,
+    write_group_fetches,
+    write_start_scores,
+    write_tile_fetches,
+)
 
 GROUPS = 2
 _ROWS: Mapping[str, int | str] = {
     **dict.fromkeys(("query", "d_out"), "BLOCK_M"),
     **dict.fromkeys(("key", "value", "d_key", "d_value"), GROUP_ROWS),
+    **dict(zip(FACTOR_TENSORS, ("BLOCK_M", GROUP_ROWS), strict=True)),
 }
 _SIZES = (
     *("q_len", "kv_len", "q_offset", "heads", "group", *SIZES_OF_RESULTS),
@@ -86,9 +94,9 @@ def generate_backward(spec: KernelSpec) -> Kernel:
         other add: `member` is 0 in the first one.
     """
     dim = spec.head_dim
-    tensors = ("query", "key", "value", "d_out", "d_key", "d_value")
+    others = dict.fromkeys(("value", "d_out", "d_key", "d_value"), dim)
     fixed = (
-        *descriptors(dict.fromkeys(tensors, dim), _ROWS),
+        *descriptors({**dims_of_scores(spec), **others}, _ROWS),
         Argument("lse_log2_rows", Role.ROWS_DESCRIPTOR, "lse_log2", 0, "BLOCK_M"),
         Argument("delta_rows", Role.ROWS_DESCRIPTOR, "delta", 0, "BLOCK_M"),
         *SUMS,
@@ -105,7 +113,7 @@ def generate_backward(spec: KernelSpec) -> Kernel:
     )
     cut = "kv_start + BLOCK_N > kv_len"
     schedule = write_schedule(QUERIES, spec, GROUPS * GROUP_ROWS, lowering, scope, cut)
-    tiles = _write_shared_memory(body, dim)
+    tiles = _write_shared_memory(body, spec)
     consumer = Block(1)
     _write_consumer(consumer, spec, schedule, lowering)
     arguments = (*fixed, *lowering.arguments.values())
@@ -140,12 +148,13 @@ def _write_key_program(body: Block) -> None:
     body.line("head_of_sums = flat_head - first_head")
 
 
-def _write_shared_memory(body: Block, dim: int) -> list[str]:
+def _write_shared_memory(body: Block, spec: KernelSpec) -> list[str]:
     """Write the allocations, and give their names."""
+    dim = spec.head_dim
     places = _D_OUT_STAGES[dim]
-    names = allocate(body, "query", dim, "STAGES", "BLOCK_M")
+    names = [n for t, d, _ in rows_of(spec) for n in allocate(body, t, d, "STAGES", "BLOCK_M")]
     names += allocate(body, "d_out", dim, places, "BLOCK_M")
-    names += allocate(body, "key", dim, GROUPS, GROUP_ROWS)
+    names += [n for t, d, _ in keys_of(spec) for n in allocate(body, t, d, GROUPS, GROUP_ROWS)]
     names += allocate(body, "value", dim, GROUPS, GROUP_ROWS)
     body.comment("dS of two tiles, for each of them 64 keys of each consumer.")
     body.line(
@@ -178,16 +187,12 @@ def _of_consumer(
 
 def _producer(spec: KernelSpec, schedule: Schedule, tiles: list[str]) -> Partition:
     dim = spec.head_dim
-    of = descriptors(dict.fromkeys(("query", "key", "value", "d_out"), dim), _ROWS)
+    of = descriptors({**dims_of_scores(spec), "value": dim, "d_out": dim}, _ROWS)
     names = (*(a.name for a in of), "lse_log2_rows", "delta_rows")
     body = Block(1)
-    for tensor in ("key", "value"):
-        ready = f"{tensor}_ready.index(0)"
-        body.line(f"mbarrier.expect({ready}, {tile_bytes(GROUPS * GROUP_ROWS, dim)})")
-        for group in range(GROUPS):
-            row = f"kv_start + {group * GROUP_ROWS}" if group else "kv_start"
-            at = "b, kv_head"
-            write_fetch(body, tensor, dim, at, row, GROUP_ROWS, str(group), ready)
+    value = [("value", dim, "b, kv_head")]
+    for name, tensors in (("key", keys_of(spec)), ("value", value)):
+        write_group_fetches(body, f"{name}_ready.index(0)", tensors, "kv_start", GROUPS)
     body.line("q_tile = first_tile\nstep = 0")
     _write_fetches(body, spec)
     with schedule.loop(body) as tile:
@@ -201,15 +206,14 @@ def _producer(spec: KernelSpec, schedule: Schedule, tiles: list[str]) -> Partiti
 def _write_fetches(block: Block, spec: KernelSpec) -> None:
     """Write what brings the queries, their logsumexp, dO and delta of `q_tile`."""
     dim, row = spec.head_dim, "q_tile * BLOCK_M"
-    for tensor, rows, places in (
-        ("query", "lse_log2", "STAGES"),
-        ("d_out", "delta", _D_OUT_STAGES[dim]),
+    for name, tensors, rows, places in (
+        ("query", rows_of(spec), "lse_log2", "STAGES"),
+        ("d_out", [("d_out", dim, "b, h")], "delta", _D_OUT_STAGES[dim]),
     ):
-        ready = f"{tensor}_ready.index(stage)"
+        ready = f"{name}_ready.index(stage)"
         block.line(f"stage = step % {places}")
-        block.line(f"mbarrier.wait({tensor}_free.index(stage), step // {places} & 1 ^ 1)")
-        block.line(f"mbarrier.expect({ready}, {tile_bytes('BLOCK_M', dim)} + BLOCK_M * 4)")
-        write_fetch(block, tensor, dim, "b, h", row, "BLOCK_M", "stage", ready)
+        block.line(f"mbarrier.wait({name}_free.index(stage), step // {places} & 1 ^ 1)")
+        write_tile_fetches(block, ready, tensors, row, "BLOCK_M", "BLOCK_M * 4")
         place = f"{rows.removesuffix('_log2')}_of_rows.index(stage)"
         at = f"[first_row + {row}]"
         block.line(f"tma.async_copy_global_to_shared({rows}_rows, {at}, {ready}, {place})")
@@ -272,16 +276,16 @@ def _write_step(
     places = _D_OUT_STAGES[dim]
     body.line("stage = step % STAGES")
     body.line("mbarrier.wait(query_ready.index(stage), step // STAGES & 1)")
-    keys, values = (matrix(t, 0, "GROUP", GROUP_ROWS, dim) for t in ("key", "value"))
+    values = matrix("value", 0, "GROUP", GROUP_ROWS, dim)
     queries = matrix("query", 0, "stage", "BLOCK_M", dim)
     start = "zero, use_acc=False, is_async=True"
-    body.line(f"scores = warpgroup_mma({keys}, {queries}.permute((1, 0)), {start})")
+    of_scores = write_start_scores(body, keys_of(spec), rows_of(spec), "BLOCK_M")
     loads = loads_of_rows(spec, masked)
     early = write_loads(body, spec, loads, "q_tile", "", lowering, outer) if loop is None else {}
     if loop is not None and loads:
         early = write_loads(loop.before, spec, loads, loop.first, "_ahead", lowering, outer)
     if not first:
-        body.line("d_key_tile = warpgroup_mma_wait(1, deps=[d_key_tile])")
+        body.line(f"d_key_tile = warpgroup_mma_wait({of_scores}, deps=[d_key_tile])")
         body.line("d_key_tile = warpgroup_mma_init(d_key_tile)")
         body.line("mbarrier.arrive(query_free.index((step - 1) % STAGES), count=1)")
     body.line(f"stage_d = step % {places}")
@@ -379,10 +383,8 @@ def _write_results(body: Block, spec: KernelSpec) -> None:
     dim = spec.head_dim
     factor = "scale" if spec.score is not None else "(scale * LN2)"
     place, tile = matrix("value", 0, "GROUP", GROUP_ROWS, dim), "value_tiles_0.index(GROUP)"
-    at, ready = (
-        f"[b, result_head, kv_start + GROUP * {GROUP_ROWS}, 0]",
-        "results_ready.index(GROUP)",
-    )
+    at = f"[b, result_head, kv_start + GROUP * {GROUP_ROWS}, 0]"
+    ready = "results_ready.index(GROUP)"
     body.line(f"d_key_tile *= {factor}")
     for phase, tensor in enumerate(("d_value", "d_key")):
         with body.indented("if member > 0:") as more:

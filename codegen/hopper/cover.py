@@ -8,6 +8,8 @@ from __future__ import annotations
 # (D, Dv): a value's pieces must be those of a query, whose place in shared memory the output takes.
 HEAD_DIMS = frozenset({(64, 64), (96, 96), (128, 128), (192, 128), (256, 256)})
 BACKWARD_HEAD_DIMS = (64, 128)
+# Columns of products (`factors.py`) that shared memory has room for in the backward kernel, by D.
+_COLUMNS = {64: 16, 128: 32}
 
 
 def reason_not_covered(capability: int, dtype: str, head_dim: int, value_dim: int) -> str | None:
@@ -28,7 +30,12 @@ def reason_not_covered(capability: int, dtype: str, head_dim: int, value_dim: in
 
 
 def backward_reason(
-    head_dim: int, value_dim: int, rows: int, learned: bool, deterministic: bool
+    head_dim: int,
+    value_dim: int,
+    rows: int,
+    learned: bool,
+    deterministic: bool,
+    columns: int = 0,
 ) -> str | None:
     """Why the backward pass of a call that is covered takes the portable kernels, or None.
 
@@ -36,6 +43,7 @@ def backward_reason(
         rows: query rows of all heads and batches.
         learned: a captured tensor needs a gradient.
         deterministic: dQ has to be the same in every run, to the last bit.
+        columns: of the matrices whose product is added to the scores.
     """
     if head_dim != value_dim or head_dim not in BACKWARD_HEAD_DIMS:
         return f"its backward takes head dimensions 64 and 128, not {head_dim}/{value_dim}"
@@ -45,4 +53,6 @@ def backward_reason(
         return "it adds dQ up by atomics, and deterministic algorithms were asked for"
     if rows >= 2**31:
         return "it counts the rows of all heads in 32 bits"
+    if columns > (most := _COLUMNS[head_dim]):
+        return f"its shared memory has room for {most} columns of products, not for {columns}"
     return None

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 
 from flexdsl.ir import Expr
 
+from ..factors import FACTOR_TENSORS, dims_of_scores, score_products
 from ..forward import write_query_program
 from ..kernel import Argument, Kernel, KernelSpec, Role, pieces
 from ..loops import KEYS
@@ -32,13 +33,18 @@ from .module import (
     helpers_of,
     matrix,
     names_of_mods,
-    tile_bytes,
     write_barriers,
-    write_fetch,
     write_hopper_module,
     write_partitions,
 )
 from .schedule import Schedule, end_of_tiles, write_schedule
+from .scores import (
+    keys_of,
+    rows_of,
+    write_group_fetches,
+    write_start_scores,
+    write_tile_fetches,
+)
 
 _SIZES = ("q_len", "kv_len", "q_offset", "heads", "group", "q_tiles")
 _ROWS: Mapping[str, int | str] = {
@@ -46,6 +52,7 @@ _ROWS: Mapping[str, int | str] = {
     "out": GROUP_ROWS,
     "key": "BLOCK_N",
     "value": "BLOCK_N",
+    **dict(zip(FACTOR_TENSORS, (GROUP_ROWS, "BLOCK_N"), strict=True)),
 }
 _BARRIERS = {
     "query_ready": "1, 1",
@@ -63,9 +70,9 @@ def generate_forward(spec: KernelSpec) -> Kernel:
         A kernel whose entry is `forward` and whose grid is `q_tiles * batch * heads` programs of
         four warps and BLOCK_M = 64 `spec.consumers`.
     """
-    d, dv = spec.head_dim, spec.value_dim
+    dv = spec.value_dim
     fixed = (
-        *descriptors({"query": d, "key": d, "value": dv, "out": dv}, _ROWS),
+        *descriptors({**dims_of_scores(spec), "value": dv, "out": dv}, _ROWS),
         Argument("lse", Role.ROWS, "lse"),
         Argument("scale", Role.SCALE, "scale"),
         *(Argument(s, Role.SIZE, s) for s in _SIZES),
@@ -75,8 +82,10 @@ def generate_forward(spec: KernelSpec) -> Kernel:
     write_query_program(body, spec, "gl")
     scope = Scope(body.block(), None, {n: n for n in ("b", "h", "q_first", "q_last")})
     schedule = write_schedule(KEYS, spec, GROUP_ROWS * groups, lowering, scope)
-    tiles = allocate(body, "query", d, groups, GROUP_ROWS)
-    tiles += allocate(body, "key", d, "STAGES", "BLOCK_N")
+    tiles: list[str] = []
+    for of in score_products(spec):
+        tiles += allocate(body, of.rows, of.dim, groups, GROUP_ROWS)
+        tiles += allocate(body, of.keys, of.dim, "STAGES", "BLOCK_N")
     tiles += allocate(body, "value", dv, "STAGES", "BLOCK_N")
     write_barriers(body, {n: counts.format(groups=groups) for n, counts in _BARRIERS.items()})
     consumer = Block(1)
@@ -113,15 +122,10 @@ def _of_consumer(
 
 
 def _producer(spec: KernelSpec, schedule: Schedule, tiles: list[str]) -> Partition:
-    d, dv = spec.head_dim, spec.value_dim
-    names = _names_of_descriptors({"query": d, "key": d, "value": dv})
+    names = _names_of_descriptors({**dims_of_scores(spec), "value": spec.value_dim})
     body = Block(1)
     ready = "query_ready.index(0)"
-    groups = spec.consumers
-    body.line(f"mbarrier.expect({ready}, {tile_bytes(groups * GROUP_ROWS, d)})")
-    for group in range(groups):
-        row = f"q_start + {group * GROUP_ROWS}" if group else "q_start"
-        write_fetch(body, "query", d, "b, h", row, GROUP_ROWS, str(group), ready)
+    write_group_fetches(body, ready, rows_of(spec), "q_start", spec.consumers)
     body.line("kv_tile = first_tile\nstep = 0")
     _write_fetches(body, spec)
     with schedule.loop(body) as tile:
@@ -135,12 +139,11 @@ def _write_fetches(block: Block, spec: KernelSpec) -> None:
     """Write what brings the keys and values of `kv_tile`, once their places are free."""
     block.line("stage = step % STAGES")
     block.line("phase = step // STAGES & 1 ^ 1")
-    for tensor, dim in (("key", spec.head_dim), ("value", spec.value_dim)):
-        ready = f"{tensor}_ready.index(stage)"
-        block.line(f"mbarrier.wait({tensor}_free.index(stage), phase)")
-        block.line(f"mbarrier.expect({ready}, {tile_bytes('BLOCK_N', dim)})")
-        row = "kv_tile * BLOCK_N"
-        write_fetch(block, tensor, dim, "b, kv_head", row, "BLOCK_N", "stage", ready)
+    value = [("value", spec.value_dim, "b, kv_head")]
+    for name, tensors in (("key", keys_of(spec)), ("value", value)):
+        block.line(f"mbarrier.wait({name}_free.index(stage), phase)")
+        ready = f"{name}_ready.index(stage)"
+        write_tile_fetches(block, ready, tensors, "kv_tile * BLOCK_N", "BLOCK_N")
 
 
 def _write_consumer(body: Block, spec: KernelSpec, schedule: Schedule, lowering: Lowering) -> None:
@@ -210,11 +213,7 @@ def _write_step(
 def _write_start_scores(body: Block, spec: KernelSpec) -> None:
     body.line("stage = step % STAGES")
     body.line("mbarrier.wait(key_ready.index(stage), step // STAGES & 1)")
-    for i, (_, width) in enumerate(pieces(spec.head_dim)):
-        query = matrix("query", i, "GROUP", GROUP_ROWS, width)
-        keys = matrix("key", i, "stage", "BLOCK_N", width)
-        into = "scores, is_async=True" if i else "zero, use_acc=False, is_async=True"
-        body.line(f"scores = warpgroup_mma({query}, {keys}.permute((1, 0)), {into})")
+    write_start_scores(body, rows_of(spec), keys_of(spec), "BLOCK_N")
 
 
 def _write_wait_scores(body: Block, outstanding: int) -> None:

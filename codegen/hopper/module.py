@@ -225,6 +225,7 @@ def write_fetch(
         )
 
 
-def tile_bytes(rows: int | str, dim: int) -> str:
-    """The source of the bytes that the copies of a tile bring."""
-    return f"{rows} * {sum(width for _, width in pieces(dim)) * ELEMENT_BYTES}"
+def tile_bytes(rows: int | str, *dims: int) -> str:
+    """The source of the bytes that the copies of tiles bring, by the elements of their rows."""
+    widths = (width for dim in dims for _, width in pieces(dim))
+    return f"{rows} * {sum(widths) * ELEMENT_BYTES}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from flexdsl.analysis.closed_form import TOP
 from flexdsl.analysis.derivative import describe_steps
 from flexdsl.analysis.gradient import explain_gradients
+from flexdsl.analysis.products import describe_products
 from flexdsl.analysis.separable import describe_factors
 from flexdsl.analysis.typical import typical_closed_form
 from flexdsl.ir import Kind, Program
@@ -19,7 +20,8 @@ def explain_program(program: Program) -> str:
     if program.kind is Kind.MASK:
         parts.append(_loops(program))
     else:
-        parts += [*describe_factors(program.expr), explain_gradients(program.expr)]
+        parts += [*describe_products(program.expr), *describe_factors(program.expr)]
+        parts.append(explain_gradients(program.expr))
         parts.append(describe_steps(program))
     return "\n".join(part for part in parts if part)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from flexdsl.aot.specs import Job, Shape, job_of
 from flexdsl.aot.targets import Target, parse_target
-from flexdsl.codegen import Argument, Kernel, Language, Role, parse_phase
+from flexdsl.codegen import FACTOR_TENSORS, Argument, Kernel, Language, Role, parse_phase
 from flexdsl.errors import BackendError, TargetError
 from flexdsl.ir import Kind, rename_apart
 from flexdsl.mod import as_mod
@@ -71,7 +71,7 @@ def compile_kernel(
     value_dim: int | None = None,
     phase: str = "forward",
 ) -> Compiled:
-    """Compile a kernel of a mask and a score modification.
+    """Compile a kernel of a mask and a score modification, as `attention` runs it.
 
     Args:
         mask, score: mods, functions or text; None for none.
@@ -91,7 +91,8 @@ def compile_kernel(
     of_score = None if score is None else as_mod(score, Kind.SCORE).program
     if of_mask is not None and of_score is not None:
         of_score = rename_apart(of_score, of_mask.values)
-    return compile_job(job_of(parse_phase(phase), of_mask, of_score, shape))
+    products = dtype != "fp32"
+    return compile_job(job_of(parse_phase(phase), of_mask, of_score, shape, products=products))
 
 
 def compile_job(job: Job) -> Compiled:
@@ -126,7 +127,7 @@ _SHARED_LIMIT = {
 
 
 # Pointers to tensors that the runtime allocates itself: they are multiples of 16 bytes.
-_OWN = (Role.ROWS, Role.SUMS, Role.GRADIENT)
+_OWN = (Role.ROWS, Role.SUMS, Role.GRADIENT, Role.FACTORS)
 
 
 def _compile(job: Job, kernel: Kernel, config: Config) -> Compiled:
@@ -173,7 +174,8 @@ def _signature(argument: Argument, job: Job, config: Config) -> str:
     """Triton's type of an argument."""
     match argument.role:
         case Role.DESCRIPTOR:
-            block = f"{job.dtype}[1, 1, {config.rows(argument)}, {argument.index}]"
+            dtype = "bf16" if argument.of in FACTOR_TENSORS else job.dtype
+            block = f"{dtype}[1, 1, {config.rows(argument)}, {argument.index}]"
             if config.language is Language.TRITON:
                 return f"tensordesc<{block}>"
             from flexdsl.runtime.descriptors import layout_of_blocks

@@ -77,6 +77,8 @@ class Job:
                 return "*i64"
             case Role.ELEMENTS | Role.EXTREMES:
                 return f"*{_SUMMARISED.get(self.types[argument.of], self.types[argument.of])}"
+            case Role.FACTORS:
+                return "*bf16"
             case Role.ROWS | Role.SUMS | Role.GRADIENT:
                 return "*fp32"
         return "i32"
@@ -117,17 +119,22 @@ def job_of(
     score: Program | None,
     shape: Shape,
     learned: Iterable[str] = (),
+    *,
+    products: bool = False,
 ) -> Job:
     """The kernel of `phase`, in every configuration that may be tried.
 
     Args:
         learned: captures of the score whose gradients the backward kernels add up.
+        products: those of the score are matrices, which `Phase.FACTORS` writes. Kernels of bundles
+            have none: their launchers know no such tensors.
 
     Raises:
         ArgumentError: the phase is one of the Hopper kernels', which do not cover the shape.
     """
     _check_phase(phase, shape)
-    spec = unbound_spec(mask, score, shape.head_dim, shape.value_dim, phase)
+    dims = shape.head_dim, shape.value_dim
+    spec = unbound_spec(mask, score, *dims, phase, products=products)
     if phase in (*OF_MASKS, *OF_STATES):
         spec = KernelSpec(mask, None, None, 0, 0)
     spec = replace(spec, learned=frozenset(learned))
@@ -135,7 +142,7 @@ def job_of(
     found = configs(
         phase,
         shape.target.capability,
-        max(shape.head_dim, shape.value_dim),
+        max(dims),
         ITEMSIZE[shape.dtype],
         *mods,
         hopper=shape.hopper,
@@ -192,12 +199,13 @@ def _check_phase(phase: Phase, shape: Shape) -> None:
 
 def _type_names(spec: KernelSpec) -> dict[str, str]:
     """Triton's name for the type of each parameter and of the elements of each capture."""
-    programs = [p for p in (spec.mask, spec.score) if p is not None]
+    expressions = [p.expr for p in (spec.mask, spec.score) if p is not None]
+    expressions += [x for p in spec.products for x in (p.row, p.key)]
     names: dict[str, str] = {}
-    for program in programs:
-        for param in params_of(program.expr):
+    for expr in expressions:
+        for param in params_of(expr):
             names[str(param.attribute)] = "i32" if param.type is Type.INDEX else "fp32"
-        for capture in captures_of(program.expr):
+        for capture in captures_of(expr):
             names[capture.name] = element_of(capture)
     return names
 

@@ -201,6 +201,9 @@ SCORES: tuple[Variant, ...] = (
     Variant("learned_bias", lambda d: fx.stdlib.learned_bias(_learned(d, HEADS, 2 * N - 1), "hr")),
     Variant("lightning_decay", lambda d: fx.stdlib.lightning_decay(HEADS)),
     Variant("lowrank_bias", lambda d: fx.stdlib.lowrank_bias(*(_learned(d, N, 2) for _ in "qk"))),
+    Variant(
+        "lowrank_bias_16", lambda d: fx.stdlib.lowrank_bias(*(_learned(d, N, 16) for _ in "qk"))
+    ),
     Variant("retention", lambda d: fx.stdlib.retention(HEADS)),
     Variant("sandwich", lambda d: fx.stdlib.sandwich(HEADS)),
     Variant("selective_temperature", lambda d: fx.stdlib.selective_temperature(_learned(d, HEADS))),

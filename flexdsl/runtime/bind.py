@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from flexdsl.analysis import BlockPlan, check_loads, make_plan
+from flexdsl.analysis.products import Product
 from flexdsl.errors import CaptureError, PlanError
 from flexdsl.ir import Expr, Kind, Op, Program, captures_of, rename_apart, walk
 from flexdsl.mod import Mod, as_mod
@@ -81,6 +82,8 @@ class Bound:
         lengths: of the call.
         clamped: loads of either whose index can leave its tensor at a pair that does not count.
         learned: names of the captured tensors of the score whose gradients the backward gives.
+        products: what kernels add to the scores by a matrix product, before the modification, which
+            is without them then (`low_rank.py`).
         memo: what an executor remembers of calls of one kind; it is gone when this object is.
     """
 
@@ -92,6 +95,7 @@ class Bound:
     lengths: Lengths
     clamped: frozenset[Expr]
     learned: tuple[str, ...] = ()
+    products: tuple[Product, ...] = ()
     memo: dict[Hashable, Any] = field(default_factory=dict[Hashable, Any], init=False)
 
 

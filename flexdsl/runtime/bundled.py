@@ -49,6 +49,11 @@ class Bundled:
         forward = self.build.of(Phase.FORWARD.value)
         return forward is not None and forward.language == Language.GLUON.value
 
+    @property
+    def against_products(self) -> str:
+        """Why there is no kernel of the factors of products."""
+        return "bundles have no kernel of factors"
+
     def learned(self, wanted: tuple[str, ...]) -> tuple[str, ...]:
         """The captures whose gradients the backward kernels add up.
 

@@ -7,6 +7,7 @@ triton, `bundled.py` by the driver alone. This file imports neither.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -33,7 +34,7 @@ LOG2E = 1.4426950408889634
 DTYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 
 # Kernels that look at no pair.
-OF_ROWS = (Phase.BACKWARD_ROWS, Phase.BACKWARD_SUMS)
+OF_ROWS = (Phase.FACTORS, Phase.BACKWARD_ROWS, Phase.BACKWARD_SUMS)
 # Those that visit the live tiles of a plan, and no other.
 _BY_TILES = (Phase.FORWARD, Phase.BACKWARD_QUERY, Phase.BACKWARD_KEY)
 
@@ -123,12 +124,14 @@ class Call:
             self.tensors["query"].shape[1] != self.tensors["key"].shape[1],
             frozenset(self.bound.learned),
             config.consumers,
+            self.bound.products,
         )
 
     def _wide(self) -> frozenset[Capture]:
         values = self.values
-        programs = [p for p in (self.bound.mask, self.bound.score) if p is not None]
-        captures = (c for p in programs for c in captures_of(p.expr))
+        found = [p.expr for p in (self.bound.mask, self.bound.score) if p is not None]
+        found += [x for p in self.bound.products for x in (p.row, p.key)]
+        captures = (c for x in found for c in captures_of(x))
         return frozenset(c for c in captures if values[c.name].numel() >= 2**31)
 
 
@@ -146,6 +149,10 @@ class Kernels(Protocol):
     def hopper(self) -> bool:
         """Are kernels in Gluon to be tried first?"""
 
+    @property
+    def against_products(self) -> str:
+        """Why there is no kernel of the factors of products; "" where there is."""
+
     def run(self, phase: Phase, call: Call) -> Again | None:
         """Run the kernel of `phase`; what does so for another call of its kind, if possible."""
 
@@ -160,13 +167,23 @@ def loads_of(bound: bind.Bound) -> tuple[LearnedLoad, ...]:
 
 def programs_of(phase: Phase, arguments: tuple[Argument, ...], call: Call, config: Config) -> int:
     """How many programs a kernel of `phase` has: one for each outer tile of each of its heads."""
+    counts = tile_counts(call.bound.lengths, config)
+    if phase is Phase.FACTORS:
+        planes = math.prod(call.tensors["key_factors"].shape[:2])
+        return _query_programs(call, config) + counts["kv_tiles"] * planes
     of_keys = phase in OF_KEYS
     axis = "kv_tiles" if of_keys else "q_tiles"
     if any(a.of == "diagonals" for a in arguments):
         axis = "diagonals"
     batch, heads = call.tensors["d_key" if of_keys else "query"].shape[:2]
     number = batch * heads if call.heads is None else len(call.heads)
-    return tile_counts(call.bound.lengths, config)[axis] * number
+    return counts[axis] * number
+
+
+def _query_programs(call: Call, config: Config) -> int:
+    """Programs of the kernel of factors that have rows."""
+    planes = math.prod(call.tensors["query_factors"].shape[:2])
+    return tile_counts(call.bound.lengths, config)["q_tiles"] * planes
 
 
 def row_stride(q_len: int) -> int:
@@ -197,6 +214,8 @@ def value_of(
     match argument.role:
         case Role.DESCRIPTOR:
             return blocks_of(call.tensors[name], config.rows(argument), index)
+        case Role.FACTORS:
+            return call.tensors[name]
         case Role.ROWS:
             return call.rows[name]
         case Role.ROWS_DESCRIPTOR:
@@ -225,6 +244,8 @@ def value_of(
 
 
 def _size(name: str, call: Call, config: Config) -> int:
+    if name == "query_programs":
+        return _query_programs(call, config)
     kv_heads = call.tensors["key"].shape[1]
     lengths = call.bound.lengths
     sizes = {"kv_heads": kv_heads, "group": lengths.heads // kv_heads}

@@ -7,6 +7,7 @@ made here.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from flexdsl.ir import Kind, Program, print_expr
 from flexdsl.runtime import bind, bundles, validate
 from flexdsl.runtime.bundled import Bundled
 from flexdsl.runtime.eager import autocast, tile_of
-from flexdsl.runtime.low_rank import explain_factors
+from flexdsl.runtime.low_rank import explain_factors, with_products
 
 if TYPE_CHECKING:
     from flexdsl.codegen import Phase
@@ -113,6 +114,7 @@ def of_gpu(
     from flexdsl.codegen import Phase
     from flexdsl.runtime import launch
     from flexdsl.runtime.call import Call
+    from flexdsl.runtime.passes import factor_phases
 
     found = bundles.of_environment(bound, q, v) if backend == "auto" else None
     if found is not None:
@@ -123,18 +125,26 @@ def of_gpu(
     lines = [f"backend {backend}: {kernels}" + (f", since {against}" if against else "")]
     if q.numel() == 0 or k.numel() == 0:
         return [*lines, "no kernel is launched: there is no pair"]
-    call = Call(bound, scale, {"query": q, "key": k, "value": v}, {}, hopper=hopper)
+    tensors = {"query": q, "key": k, "value": v}
+
+    def call_of(bound: bind.Bound) -> Call:
+        return Call(with_products(bound, scale, q.dtype, ""), scale, tensors, {}, hopper=hopper)
+
+    call = call_of(replace(bound, learned=()))
     first = launch.candidates(Phase.FORWARD, call, gpu)[0]
     lines.append(indent(call.plan(Phase.FORWARD, first).explain(), "  "))
-    lines += ["forward:", *_kernel(Phase.FORWARD, call, gpu)]
-    phases = launch.phases_of(call)
+    lines.append("forward:")
+    for phase in (*factor_phases(call.bound), Phase.FORWARD):
+        lines += _kernel(phase, call, gpu)
+    call = call_of(bound)
+    phases = (*factor_phases(call.bound), *launch.phases_of(call))
     reason = launch.reason_against_hopper_backward(call) if hopper else None
     why = f" by portable kernels, since {reason}" if reason else ""
     lines.append(f"backward{why}:")
     for phase in phases:
         lines += _kernel(phase, call, gpu)
     lines += _order_of_sums(Phase.BACKWARD in phases, bound)
-    factors = explain_factors(bound, q.dtype)
+    factors = explain_factors(bound, scale, q.dtype)
     return [*lines, *_score(bound.score), *(indent(line, "  ") for line in factors)]
 
 

@@ -19,6 +19,7 @@ from triton.runtime.errors import OutOfResources
 
 from flexdsl.analysis import BlockPlan
 from flexdsl.analysis.gradient import Reduction
+from flexdsl.analysis.products import width_of
 from flexdsl.codegen import (
     Kernel,
     KernelSpec,
@@ -44,6 +45,7 @@ from flexdsl.runtime.call import (
 )
 from flexdsl.runtime.compiled import replay_of_compiled
 from flexdsl.runtime.descriptors import describe
+from flexdsl.runtime.interpreted import multiply_bfloat16
 from flexdsl.runtime.replay import Replay
 from flexdsl.runtime.tuning import Config, configs
 
@@ -57,9 +59,11 @@ class Compiling:
 
     Attributes:
         hopper: those in Gluon are to be tried first.
+        against_products: nothing: there is a kernel of the factors of products.
     """
 
     hopper: bool
+    against_products: str = ""
 
     def run(self, phase: Phase, call: Call) -> Replay | None:
         """Run the kernel of `phase`; what does so for another call of its kind, if possible."""
@@ -126,8 +130,9 @@ def _kind(phase: Phase, call: Call) -> tuple[Any, ...]:
     query, value = call.tensors["query"], call.tensors["value"]
     expressions = tuple(p and p.expr for p in (call.bound.mask, call.bound.score))
     dims = query.shape[3], value.shape[3]
-    learned, hopper = call.bound.learned, call.hopper
-    return (phase, expressions, *dims, query.dtype, query.device, learned, hopper)
+    bound, hopper = call.bound, call.hopper
+    of_mods = expressions, bound.products, bound.learned
+    return (phase, *of_mods, *dims, query.dtype, query.device, hopper)
 
 
 def reason_against_hopper(backend: str, gpu: int, q: Tensor, v: Tensor) -> str | None:
@@ -175,7 +180,8 @@ def reason_against_hopper_backward(call: Call) -> str | None:
     q, v, learned = call.tensors["query"], call.tensors["value"], bool(call.bound.learned)
     deterministic = torch.are_deterministic_algorithms_enabled()
     rows = math.prod(q.shape[:3])
-    return backward_reason(q.shape[3], v.shape[3], rows, learned, deterministic)
+    columns = width_of(call.bound.products)
+    return backward_reason(q.shape[3], v.shape[3], rows, learned, deterministic, columns)
 
 
 def kernel_of(phase: Phase, language: Language, spec: KernelSpec) -> Kernel:
@@ -185,6 +191,7 @@ def kernel_of(phase: Phase, language: Language, spec: KernelSpec) -> Kernel:
         *(p and p.expr for p in (spec.mask, spec.score)),
         *(spec.closed_form, spec.head_dim, spec.value_dim),
         *(spec.clamped, spec.wide, spec.heavy_last, spec.grouped, spec.learned, spec.consumers),
+        spec.products,
     )
     if key not in _KERNELS:
         _KERNELS[key] = GENERATORS[phase, language](spec)
@@ -211,6 +218,8 @@ def launch(
     arguments = [describe(v, config.language) if isinstance(v, Blocks) else v for v in values]
     programs = programs_of(phase, kernel.arguments, call, config)
     on_gpu = call.device.type == "cuda"
+    if not on_gpu:
+        multiply_bfloat16()
     with torch.cuda.device(call.device) if on_gpu else nullcontext():
         compiled = load(kernel)[(programs,)](
             *arguments,

@@ -1,10 +1,13 @@
 """When generated kernels compute a term of a score from its factors: the score of a call's kernels.
 
-Which terms have factors, and which of them are worth it, is for `analysis/separable.py`. Inputs of
-32 bits keep the score as it is written: a factor is rounded apart from the others. So does a score
-whose captured tensors are learned, since gradients are read off its loads. So does the backward
-pass, which has no registers for them: of ALiBi it took 1.17 times as long (an H100, torch
-2.11.0+cu130, triton 3.6.0, 2026-11-25), where the forward pass took 0.97 times as long.
+Products of a number of q and one of kv that are written so (`analysis/products.py`) are one more
+matrix product, in the forward pass and in the backward. Other terms that have factors, and which of
+them are worth it, are for `analysis/separable.py`: the forward pass adds those up for each pair.
+
+Inputs of 32 bits keep the score as it is written: a factor is rounded apart from the others. So do
+kernels that find gradients of captured tensors, which are read off its loads. The backward pass
+has no registers for terms that are added up for each pair: of ALiBi it took 1.17 times as long (an
+H100, torch 2.11.0+cu130, triton 3.6.0, 2026-11-25), where the forward pass took 0.97 times.
 """
 
 from __future__ import annotations
@@ -14,10 +17,45 @@ from dataclasses import replace
 
 import torch
 
+from flexdsl.analysis.products import (
+    MOST_COLUMNS,
+    describe_products,
+    find_products,
+    take_products,
+    width_of,
+)
 from flexdsl.analysis.separable import describe_factors, separated
 from flexdsl.codegen import Phase
 from flexdsl.ir import Program, var
 from flexdsl.runtime.bind import Bound
+
+_LEAST_SCALE = 2.0**-64  # what numbers are divided by without an overflow that matters
+
+
+def with_products(bound: Bound, scale: float, dtype: torch.dtype, against: str) -> Bound:
+    """A call whose kernels get the products of its score as matrices, where that may be.
+
+    Args:
+        dtype: of q, k and v.
+        against: why its kernels take none; "" where they may.
+    """
+    if against or reason_against_products(bound, scale, dtype):
+        return bound
+    products, rest = take_products(bound.score)
+    return replace(bound, score=rest, products=products) if products else bound
+
+
+def reason_against_products(bound: Bound, scale: float, dtype: torch.dtype) -> str:
+    """Why the products of a call's score are added up for each pair; "" where matrices may be."""
+    found = None if bound.score is None else find_products(bound.score.expr)
+    if found is not None and (width := width_of(found.products)) > MOST_COLUMNS:
+        return (
+            f"its matrices have {width} columns, and kernels take {MOST_COLUMNS}; two bfloat16"
+            " tensors need 3 for a product, two of float32 6"
+        )
+    if abs(scale) < _LEAST_SCALE:
+        return f"the scale is {scale}, and they are divided by it"
+    return _reason_against(bound, dtype)
 
 
 def score_of_kernel(bound: Bound, dtype: torch.dtype, phase: Phase) -> Program | None:
@@ -32,11 +70,21 @@ def score_of_kernel(bound: Bound, dtype: torch.dtype, phase: Phase) -> Program |
     return bound.score if expr is bound.score.expr else replace(bound.score, expr=expr)
 
 
-def explain_factors(bound: Bound, dtype: torch.dtype) -> Iterator[str]:
+def explain_factors(bound: Bound, scale: float, dtype: torch.dtype) -> Iterator[str]:
     """A line for each term of low rank: is it computed from its factors in this call, and why?"""
     if bound.score is None:
         return
-    against = _reason_against(bound, dtype)
+    forward = replace(bound, learned=())
+    against = reason_against_products(forward, scale, dtype)
+    backward = reason_against_products(bound, scale, dtype)
+    for line in describe_products(bound.score.expr):
+        if against:
+            yield f"{line}; not used: {against}"
+        elif backward:
+            yield f"{line}, used forward; not backward: {backward}"
+        else:
+            yield f"{line}, used forward and backward"
+    against = _reason_against(forward, dtype)
     for line in describe_factors(bound.score.expr):
         yield f"{line}; not in this call: {against}" if against and "; used" in line else line
 

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flexdsl.codegen import Phase
+from flexdsl.analysis.products import depends_on, width_of
+from flexdsl.codegen import FACTOR_ROWS, FACTOR_TENSORS, Phase
 from flexdsl.runtime.bind import Bound
 from flexdsl.runtime.blocks import strides_of
 from flexdsl.runtime.call import Again, Call, Kernels, Slot
@@ -54,6 +55,25 @@ class Made:
         layout = self._shape, self._strides
         make = partial(torch.empty_strided, *layout, dtype=self._dtype, device=device)
         return (lambda: make().zero_()) if self._zeroed else make
+
+
+def factors_of(bound: Bound) -> list[Made]:
+    """The matrices of a call's products, which `Phase.FACTORS` writes; none where it has none."""
+    width, lengths = width_of(bound.products), bound.lengths
+    of_batch, of_head = (depends_on(bound.products, n) for n in ("b", "h"))
+    rows = (-(-n // FACTOR_ROWS) * FACTOR_ROWS for n in (lengths.q_len, lengths.kv_len))
+    sides = zip(FACTOR_TENSORS, rows, of_batch, of_head, strict=True)
+    shapes = {
+        name: (lengths.batch if b else 1, lengths.heads if h else 1, length, width)
+        for name, length, b, h in sides
+    }
+    slots = shapes if width else ()
+    return [Made(("tensors", name), shapes[name], torch.bfloat16) for name in slots]
+
+
+def factor_phases(bound: Bound) -> tuple[Phase, ...]:
+    """What runs before all other kernels of a pass: that kernel, if there are such matrices."""
+    return (Phase.FACTORS,) if bound.products else ()
 
 
 @dataclass(frozen=True)

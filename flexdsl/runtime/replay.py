@@ -28,6 +28,7 @@ from flexdsl.runtime.call import Slot
 # Arguments whose addresses change from call to call, and the field of a call that has them.
 GROUPS = {
     Role.DESCRIPTOR: "tensors",
+    Role.FACTORS: "tensors",
     Role.ROWS: "rows",
     Role.ROWS_DESCRIPTOR: "rows",
     Role.SUMS: "sums",

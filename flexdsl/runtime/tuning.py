@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from flexdsl.codegen import Argument, Language, Phase
+from flexdsl.codegen import FACTOR_ROWS, Argument, Language, Phase
 from flexdsl.ir import Expr, Op, walk
 
 
@@ -177,6 +177,8 @@ def _portable(
             table = _forward_hopper(score) if capability >= 90 else _FORWARD
         case Phase.BACKWARD_ROWS:
             return (Config(32, 32, 4, 1),)
+        case Phase.FACTORS:
+            return (Config(FACTOR_ROWS, FACTOR_ROWS, 4, 1),)
         case Phase.BACKWARD:
             return _of_dim(_BACKWARD_GLUON, head_dim)
         case Phase.BACKWARD_SUMS:

@@ -27,7 +27,7 @@ OF_HOPPER = [f"{name}@cuda:90@bf16@forward@128" for name in VARIANTS]
 OF_HOPPER += [f"{name}@cuda:90@fp16@forward@{d}" for name in ("sinks", "alibi") for d in (96, 256)]
 OF_HOPPER_BACKWARD = [
     f"{name}@cuda:90@bf16@backward@{d}"
-    for name in ("causal", "document", "softcap")
+    for name in ("causal", "document", "softcap", "products")
     for d in (64, 128)
 ]
 JOBS += [*OF_HOPPER, *OF_HOPPER_BACKWARD, "full@cuda:90@bf16@backward_sums@128"]
@@ -35,6 +35,7 @@ JOBS += [f"{name}@cuda:90@bf16@plan_states" for name in ("document", "neighborho
 JOBS += [f"document@{t}@bf16@plan_states" for t in ("cuda:80", "hip:gfx942")]
 JOBS += [f"document@{t}@bf16@plan_refine" for t in ("cuda:90", "cuda:80", "hip:gfx942")]
 JOBS += [f"causal@cuda:90@bf16@{phase}" for phase in ("plan_counts", "plan_runs")]
+JOBS += [f"products@{t}@fp16@{p}" for t in OTHERS for p in ("factors", "forward", "backward_key")]
 JOBS += ["causal@cuda:80@fp32", "causal@cuda:90@fp32", "causal_192_128@hip:gfx942@bf16"]
 
 

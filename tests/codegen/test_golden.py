@@ -15,8 +15,17 @@ from tests.codegen.variants import CAUSAL, VARIANTS
 
 GOLDEN = Path(__file__).parent / "golden"
 # Every forward kernel; of the backward ones those whose loops or arithmetic are of a kind.
-BACKWARD = ("causal", "causal_192_128", "sinks", "document", "softcap", "relative_bias")
-OF_HOPPER = ("causal", "causal_192_128", "sinks", "document", "packed_causal", "softcap")
+BACKWARD = ("causal", "causal_192_128", "sinks", "document", "softcap", "relative_bias", "products")
+OF_HOPPER = (
+    "causal",
+    "causal_192_128",
+    "sinks",
+    "document",
+    "packed_causal",
+    "softcap",
+    "products",
+)
+OF_HOPPER_BACKWARD = ("causal", "document", "softcap", "products")
 KERNELS = [(name, Phase.FORWARD, Language.TRITON) for name in VARIANTS]
 KERNELS += [("full", p, Language.TRITON) for p in (Phase.BACKWARD_ROWS, Phase.BACKWARD_SUMS)]
 KERNELS += [
@@ -25,7 +34,8 @@ KERNELS += [
     for phase in (Phase.BACKWARD_QUERY, Phase.BACKWARD_KEY)
 ]
 KERNELS += [(name, Phase.FORWARD, Language.GLUON) for name in OF_HOPPER]
-KERNELS += [(name, Phase.BACKWARD, Language.GLUON) for name in ("causal", "document", "softcap")]
+KERNELS += [(name, Phase.BACKWARD, Language.GLUON) for name in OF_HOPPER_BACKWARD]
+KERNELS += [("products", Phase.FACTORS, Language.TRITON)]
 # What plans a mask on a device: loads and a comparison of them, quotients and remainders.
 KERNELS += [(name, Phase.PLAN_STATES, Language.TRITON) for name in ("document", "neighborhood")]
 KERNELS += [("full", p, Language.TRITON) for p in (Phase.PLAN_COUNTS, Phase.PLAN_RUNS)]
@@ -80,6 +90,7 @@ def test_source_of_a_mod_for_hopper() -> None:
         ("backward", "triton", 64, "no kernel for target 'triton'.*'backward_query'"),
         ("forward", "hopper", 80, "head dimensions 80/80 are none of"),
         ("backward", "hopper", 256, "takes head dimensions 64 and 128"),
+        ("factors", "triton", 64, "writes the factors of products, and there are none"),
     ],
 )
 def test_what_no_target_has(phase: str, target: str, head_dim: int, message: str) -> None:

@@ -16,6 +16,7 @@ from flexdsl.codegen import backward_reason, reason_not_covered
 from flexdsl.errors import BackendError
 from flexdsl.mod import Mod
 from flexdsl.runtime.triton_backward import _parts_of_heads
+from tests.codegen.biased import dense, expect_biased, expect_exact
 from tests.codegen.oracle import expect, expect_gradients, gradients
 from tests.codegen.variants import CAUSAL, HEADS, VARIANTS
 
@@ -143,6 +144,77 @@ def test_head_dims_and_groups(head_dim: int, value_dim: int, dtype: torch.dtype)
         expect(VARIANTS["neighborhood"].mask, q_len=260, kv_len=260, kv_heads=kv_heads, **dims)
 
 
+FACTORS = {
+    "rank 2": (2, torch.float32),
+    "rank 8 in bfloat16": (8, torch.bfloat16),
+    "rank 16": (16, torch.float32),
+    "rank 16 in bfloat16": (16, torch.bfloat16),
+    "rank 17, added up for each pair": (17, torch.float32),
+}
+
+
+def factors(name: str, *leading: int) -> list[torch.Tensor]:
+    rank, dtype = FACTORS[name]
+    generator = torch.Generator().manual_seed(rank)
+    shapes = (*leading, 300, rank), (*leading, 330, rank)
+    return [torch.randn(shape, generator=generator).to("cuda", dtype) for shape in shapes]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize(("head_dim", "value_dim"), DIMS)
+@pytest.mark.parametrize("name", FACTORS)
+def test_products(name: str, head_dim: int, value_dim: int, dtype: torch.dtype) -> None:
+    dims = {"head_dim": head_dim, "value_dim": value_dim, "dtype": dtype, "backend": "hopper"}
+    for leading in ((), (HEADS,), (2, HEADS)):
+        expect_biased(*factors(name, *leading), kv_heads=2, **dims)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dim", [64, 128])
+@pytest.mark.parametrize("name", FACTORS)
+def test_gradients_under_products(name: str, dim: int) -> None:
+    dims = {"head_dim": dim, "value_dim": dim, "dtype": torch.bfloat16, "backend": "hopper"}
+    for leading in ((), (2, HEADS)):
+        for kv_heads in (2, HEADS):
+            expect_biased(*factors(name, *leading), kv_heads=kv_heads, gradients=True, **dims)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kv_len", [90, 256])
+def test_infinite_numbers_of_products(kv_len: int) -> None:
+    """A key of -inf takes part in no row, and those past the ends make no NaN."""
+    pad = np.zeros(kv_len, np.float32)
+    pad[50:70] = -np.inf
+    row = np.full(130, 0.5, np.float32)
+    added = fx.score_mod(lambda s, b, h, q, kv: s + row[q] * pad[kv])
+    capped = fx.score_mod(lambda s, b, h, q, kv: 9.0 * fx.tanh((s + row[q] * pad[kv]) / 9.0))
+    options = {"q_len": 130, "kv_len": kv_len, "head_dim": 64, "value_dim": 64, "scale": 0.25}
+    for score in (added, capped):
+        expect(None, score, dtype=torch.float16, backend="hopper", **options)
+        expect_gradients(None, score, dtype=torch.float16, backend="hopper", **options)
+
+
+@pytest.mark.gpu
+def test_products_are_as_exact_as_those_of_float32() -> None:
+    for dim in (64, 128):
+        expect_exact(dim, "hopper")
+
+
+@pytest.mark.gpu
+def test_products_launched_again_read_what_is_there_then() -> None:
+    """The second and third call are replays, on other tensors and on other numbers."""
+    x, y = torch.randn(2, 300, 2, device="cuda")
+    score = stdlib.lowrank_bias(x, y)
+    for factor in (1.0, 1.0, 2.0):
+        x.mul_(factor)
+        q, k = (torch.randn(1, HEADS, 300, 64, device="cuda").half() for _ in range(2))
+        given = {"mask": CAUSAL, "score": score, "return_lse": True}
+        _, found = fx.attention(q, k, k, **given, backend="hopper")
+        _, wanted = dense(q, k, k, x, y)
+        assert (found - wanted).abs().max() < 1e-4
+
+
 @pytest.mark.gpu
 def test_fifty_runs_give_the_same_bits() -> None:
     q, k, v = (torch.randn(2, 8, 1000, 128, device="cuda", dtype=torch.bfloat16) for _ in range(3))
@@ -264,3 +336,5 @@ def test_reasons_of_the_backward() -> None:
     assert "captured" in str(backward_reason(128, 128, 4096, True, False))
     assert "deterministic" in str(backward_reason(128, 128, 4096, False, True))
     assert "32 bits" in str(backward_reason(64, 64, 2**31, False, False))
+    assert backward_reason(128, 128, 4096, False, False, 32) is None
+    assert "16 columns" in str(backward_reason(64, 64, 4096, False, False, 32))

@@ -20,6 +20,7 @@ _DOCUMENT = np.repeat(np.arange(6, dtype=np.int32), 16)
 _OFFSETS = [0, 13, 14, 45, 45, 96]
 _SLOPES = np.array([0.5, 0.25, 0.125, 0.0625], np.float32)
 _TABLE = np.linspace(-1.0, 1.0, HEADS * 2 * LENGTH, dtype=np.float32).reshape(HEADS, 2 * LENGTH)
+_FACTORS = np.random.default_rng(1).normal(size=(2, HEADS, LENGTH)).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,13 @@ def _relative(table: np.ndarray, shift: int) -> Mod:
     return fx.score_mod(lambda score, b, h, q, kv: score + table[h, q - kv + shift])
 
 
+def _products(x: np.ndarray, y: np.ndarray) -> Mod:
+    """Two products: of one the numbers of the rows, of the other those of the keys, by head."""
+    return fx.score_mod(
+        lambda s, b, h, q, kv: s + x[h, q] * y[0, kv] - 0.5 * x[0, q] * y[h, kv] + y[1, kv]
+    )
+
+
 CAUSAL = fx.mask_mod(lambda b, h, q, kv: q >= kv)
 
 VARIANTS: dict[str, Variant] = {
@@ -91,6 +99,7 @@ VARIANTS: dict[str, Variant] = {
     "alibi": Variant(CAUSAL, _alibi(_SLOPES)),
     "softcap": Variant(_sliding(30), _softcap(20.0)),
     "relative_bias": Variant(None, _relative(_TABLE, LENGTH), 96, 48),
+    "products": Variant(CAUSAL, _products(_FACTORS[0], _FACTORS[1])),
     "masking_score": Variant(
         None, fx.score_mod(lambda s, b, h, q, kv: s if q >= kv else -float("inf"))
     ),
