@@ -32,7 +32,7 @@ class Band:
             row, key: positions of the first query and of the first key.
             height, width: numbers of queries and of keys, 1 to 2**20.
         """
-        first = np.clip(row - key, -(2**32), 2**32)
+        first = np.subtract(row, key, dtype=np.int64)
         above = _pairs_from(first - self.least, height, width)
         return above - _pairs_from(first - max(self.most, self.least), height, width)
 
@@ -63,6 +63,6 @@ def _pairs_from(first: Array, height: Array, width: Array) -> Array:
 def _summed(last: Array, width: Array) -> Array:
     """The sum of min(t, width) over the numbers t from 1 to `last`; 0 where there is none."""
     full = np.maximum(last - width, 0)
-    part = np.clip(last, 0, width)
+    part = np.minimum(np.maximum(last, 0), width)
     total: Array = part * (part + 1) // 2 + full * width
     return total
