@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise
-from math import prod
+from math import gcd, prod
 from operator import and_
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flexdsl.analysis.bands import Band, band_of
+from flexdsl.analysis.block_grid import block_of
 from flexdsl.analysis.grid import Grid
 from flexdsl.analysis.join import FEW, Join, join_of, sides_of, values_of
 from flexdsl.analysis.scene import Scene, chunks
@@ -41,8 +42,9 @@ def joined_table(scene: Scene) -> RunTable | None:
     None where the mask is something else besides, or where so many values are equal, or there are
     so many positions, that proofs are faster.
     """
-    parts = flatten(scene.expr) if scene.expr.op is Op.AND else [scene.expr]
-    found = [sides_of(part) or band_of(specialise(part, scene.bindings)) for part in parts]
+    mask = specialise(scene.expr, scene.bindings)
+    parts = flatten(mask) if mask.op is Op.AND else [mask]
+    found = [sides_of(part) or band_of(part) for part in parts]
     bands = [x for x in found if isinstance(x, Band)]
     sides = [x for x in found if isinstance(x, tuple)]
     grid = scene.grid
@@ -159,15 +161,19 @@ def _spans(
     """
     grid = scene.grid
     length, size = (grid.q_len, grid.tile[0]) if axis == "q" else (grid.kv_len, grid.tile[1])
+    step = gcd(size, grid.q_offset) if axis == "q" else size
+    for side in sides:
+        step = block_of(side, axis, step)
     starts, values = list[Array](), list[Array]()
-    for part in chunks(length, max(size, POSITIONS // size * size)):
+    for part in chunks(length, max(1, POSITIONS * step // size) * size):
+        part = slice(part.start, part.stop, step)
         here = [values_of(scene, side, axis, group, part) for side in sides]
-        opens = np.zeros(part.stop - part.start, np.bool_)
-        opens[::size] = True
+        opens = np.zeros(len(here[0]), np.bool_)
+        opens[:: size // step] = True
         for value in here:
             opens[1:] |= value[1:] != value[:-1]
         first = np.flatnonzero(opens)
-        starts.append((first + part.start).astype(np.int32))
+        starts.append((first * step + part.start).astype(np.int32))
         values.append(np.stack([value[first] for value in here]).astype(np.int64))
     starts.append(np.array([length], np.int32))
     return _Spans(np.concatenate(starts), size), np.concatenate(values, axis=1)

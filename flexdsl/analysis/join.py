@@ -91,11 +91,15 @@ def sides_of(part: Expr) -> tuple[Expr, Expr] | None:
 def values_of(
     scene: Scene, side: Expr, axis: str, group: tuple[int, ...], part: slice | None = None
 ) -> Array:
-    """One side of an equality at (some) positions of its axis, of one batch and head."""
+    """One side of an equality at (some) positions of its axis, of one batch and head.
+
+    Args:
+        part: their indices; all of them if it is None.
+    """
     grid = scene.grid
     length, first = (grid.q_len, grid.q_offset) if axis == "q" else (grid.kv_len, 0)
-    start, stop = (0, length) if part is None else (part.start, part.stop)
-    positions = np.arange(start + first, stop + first)
+    part = part or slice(0, length)
+    positions = np.arange(part.start + first, part.stop + first, part.step)
     variables = {"b": np.asarray(group[0]), "h": np.asarray(group[1]), axis: positions}
     return np.broadcast_to(evaluate(side, variables, scene.bindings.all), positions.shape)
 
