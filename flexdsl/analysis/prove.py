@@ -17,7 +17,7 @@ from flexdsl.analysis.domain import Array
 from flexdsl.analysis.grid import Grid
 from flexdsl.analysis.truth import Judge
 from flexdsl.analysis.values import Arrays, Bindings, specialise
-from flexdsl.ir import Expr, Op, Type, apply, const, walk
+from flexdsl.ir import Expr, Op, Type, apply, const
 from flexdsl.ir.ops import COMPARISONS
 
 SPLIT_OPS = frozenset({Op.MIN, Op.MAX, Op.ABS, Op.WHERE})
@@ -134,7 +134,7 @@ class Prover:
         Positions of both axes may be in it.
         """
         box = self._box() | self._inner_box()
-        if not expr.variables <= box.keys() or any(n.op is Op.LOAD for n in walk(expr)):
+        if not expr.variables <= box.keys() or expr.loads:
             return None
         found = Judge(expr, self.bindings).interval(box)
         return int(found.lo.min()), int(found.hi.max())
@@ -142,7 +142,7 @@ class Prover:
     def _judge(self, condition: Expr) -> bool:
         if not condition.variables <= {name for name, _, _ in self._ranges}:
             return False
-        if not self.bindings.arrays or all(n.op is not Op.LOAD for n in walk(condition)):
+        if not self.bindings.arrays or not condition.loads:
             return _holds(condition, self._ranges, self._parameters)
         return bool(np.all(Judge(condition, self.bindings).truth(self._box()).always))
 

@@ -26,7 +26,7 @@ from flexdsl.analysis.subdivide import MANY, decide_tiles, first_row, warn_of_co
 from flexdsl.analysis.table import Runs, RunTable, make_table, merged, table_of_runs
 from flexdsl.analysis.truth import flatten
 from flexdsl.analysis.values import specialise
-from flexdsl.ir import Expr, Op, apply, const, walk
+from flexdsl.ir import Expr, Op, apply, const
 
 Array = NDArray[Any]
 POSITIONS = 1 << 14  # of an axis, evaluated at once
@@ -60,7 +60,8 @@ def _tables_of_parts(scene: Scene, planned: Callable[[Scene, Expr], RunTable]) -
     for part in flatten(scene.expr):
         axes = part.variables & {"q", "kv"}
         of_part = rows if axes == {"q"} else columns if axes == {"kv"} else rest
-        joined = joined_table(replace(scene, expr=part)) if _is_searched(part) else None
+        # Where no captured tensor tells where a part holds, it is seldom hard to prove.
+        joined = joined_table(replace(scene, expr=part)) if part.loads else None
         if joined is None:
             of_part.append(part)
         else:
@@ -79,11 +80,6 @@ def _tables_of_parts(scene: Scene, planned: Callable[[Scene, Expr], RunTable]) -
 
 def _either(parts: list[Expr]) -> Expr:
     return reduce(lambda a, b: apply(Op.OR, a, b), parts, const(False))
-
-
-def _is_searched(part: Expr) -> bool:
-    """Does a captured tensor tell where a condition holds? Others are seldom hard to prove."""
-    return any(node.op is Op.LOAD for node in walk(part))
 
 
 def _of_axis(scene: Scene, axis: str) -> RunTable:
