@@ -25,6 +25,7 @@ Array = NDArray[Any]
 Ranges = tuple[Array, Array]  # starts and stops
 ROWS = 1 << 16  # outer positions evaluated at once
 TILES = 1 << 12  # outer tiles looked at together
+TOGETHER = 64  # outer tiles taken for one, where that tells enough
 TILE_ENDS = "live_lower", "live_upper", "full_lower", "full_upper"
 
 
@@ -76,14 +77,18 @@ class Ends:
         """Outer tiles of all groups."""
         return self.groups * self.outer_tiles
 
-    def _tile_rows(self, rows: Array) -> tuple[Array, Array, Array, Array]:
-        """b, h, first and last position of outer tiles, by their numbers in all groups."""
+    def _tile_rows(self, rows: Array, count: int = 1) -> tuple[Array, Array, Array, Array]:
+        """b, h, first and last position of outer tiles, by their numbers in all groups.
+
+        Args:
+            count: how many that follow on each other are taken for one.
+        """
         size = self.grid.tile[0 if self.outer == "q" else 1]
         offset = self.grid.q_offset if self.outer == "q" else 0
         group, tile = np.divmod(rows, max(self.outer_tiles, 1))
         b, h = np.divmod(group, max(self.grid.heads, 1))
         first = tile * size
-        last = np.minimum(first + size, self.outer_len) - 1
+        last = np.minimum(first + count * size, self.outer_len) - 1
         return b, h, first + offset, last + offset
 
     def evaluate(self, ends: list[Expr], variables: dict[str, Array]) -> Array:
@@ -110,9 +115,14 @@ class Ends:
             lower[k] = np.minimum(np.where(end < 0, end % interval.stride, end), self.inner_len)
         return np.moveaxis(lower, 0, -1), self.evaluate([i.upper for i in intervals], variables)
 
-    def tiles(self, rows: Array) -> tuple[Ranges, Ranges]:
-        """Live inner tiles, and full ones, of outer tiles by their numbers: [rows, intervals]."""
-        low, high, full_low, full_high = self._tile_ends(rows)
+    def tiles(self, rows: Array, count: int = 1) -> tuple[Ranges, Ranges]:
+        """Live inner tiles, and full ones, of outer tiles by their numbers: [rows, intervals].
+
+        Args:
+            count: how many that follow on each other are taken for one: what is live in any of
+                them, and full in all. 1 where bounds are by rows.
+        """
+        low, high, full_low, full_high = self._tile_ends(rows, count)
         start, stop = low // self.inner_tile, -(-high // self.inner_tile)
         live = start, np.where(low < high, stop, start)
         return live, self._contained(full_low, full_high)
@@ -124,9 +134,9 @@ class Ends:
         stop = np.where(high >= self.inner_len, tiles, high // self.inner_tile)
         return start, np.where(low < high, np.maximum(stop, start), start)
 
-    def _tile_ends(self, rows: Array) -> tuple[Array, Array, Array, Array]:
+    def _tile_ends(self, rows: Array, count: int) -> tuple[Array, Array, Array, Array]:
         """Live and full lower and upper ends of outer tiles, [rows, intervals] each."""
-        b, h, first, last = self._tile_rows(rows)
+        b, h, first, last = self._tile_rows(rows, count)
         variables = {"b": b, "h": h, f"{self.outer}_first": first, f"{self.outer}_last": last}
         intervals = self.form.intervals
         by_name = [
@@ -211,9 +221,28 @@ class Ends:
         """
         if len(self.form.intervals) < 2:
             return False
-        near = [tiles[_any_share(*self.tiles(tiles))] for tiles in self._parts()]
-        tiles = np.concatenate(near)
+        tiles = self._near()
         return any(self._is_suspect(tiles[part]) for part in chunks(len(tiles), TILES))
+
+    def _near(self) -> Array:
+        """The numbers of the outer tiles where a tile may be live in two intervals, full in none.
+
+        Bounds of tiles are those of any range of rows, so that most are left out many at a time.
+        """
+        count = 1 if any(interval.by_rows for interval in self.form.intervals) else TOGETHER
+        first = np.arange(0, self.outer_tiles, count)
+        found = (np.arange(self.groups)[:, None] * self.outer_tiles + first).reshape(-1)
+        found = self._of_those_near(found, count)
+        if count > 1:
+            within = found[:, None] + np.arange(count)
+            same_group = found[:, None] // self.outer_tiles == within // self.outer_tiles
+            found = self._of_those_near(within[same_group], 1)
+        return found
+
+    def _of_those_near(self, tiles: Array, count: int) -> Array:
+        parts = (tiles[part] for part in chunks(len(tiles), TILES))
+        near = [part[_any_share(*self.tiles(part, count))] for part in parts]
+        return np.concatenate([tiles[:0], *near])
 
     def _is_suspect(self, tiles: Array) -> bool:
         """Is, in one of these outer tiles, a tile covered by several intervals only?"""
