@@ -19,7 +19,7 @@ from flexdsl.analysis.grid import Grid
 from flexdsl.analysis.scene import chunks
 from flexdsl.analysis.table import Runs, RunTable, merged, table_of_runs
 from flexdsl.analysis.values import Bindings
-from flexdsl.ir import Expr, Op, const, evaluate, var, walk
+from flexdsl.ir import Expr, Op, const, evaluate, evaluate_all, var, walk
 
 Array = NDArray[Any]
 Ranges = tuple[Array, Array]  # starts and stops
@@ -100,9 +100,9 @@ class Ends:
         return np.moveaxis(cut, 0, -1)
 
     def _uncut(self, ends: list[Expr], variables: dict[str, Array]) -> Iterator[Array]:
-        """Ends as inner indices, which may be outside of the axis, one after the other."""
-        values = self.bindings.all
-        return (evaluate(end, variables, values) - self.inner_offset for end in ends)
+        """Ends as inner indices, which may be outside of the axis."""
+        found = evaluate_all(tuple(ends), variables, self.bindings.all)
+        return (end - self.inner_offset for end in found)
 
     def of_rows(self, b: Array, h: Array, position: Array) -> tuple[Array, Array]:
         """Lower and upper ends at outer positions: [..., intervals]."""

@@ -65,6 +65,9 @@ NUMPY: dict[Op, Callable[..., Array]] = {
 }
 
 
+DTYPES: dict[Type, Any] = {Type.BOOL: np.bool_, Type.INDEX: np.int64}  # a float's is asked for
+
+
 def evaluate(
     expr: Expr,
     variables: Mapping[str, Array],
@@ -81,17 +84,27 @@ def evaluate(
     Returns:
         An array of the variables' broadcast shape, or one that broadcasts to it.
     """
+    return evaluate_all((expr,), variables, values, float_dtype)[0]
+
+
+def evaluate_all(
+    exprs: tuple[Expr, ...],
+    variables: Mapping[str, Array],
+    values: Mapping[str, Array],
+    float_dtype: Any = np.float64,
+) -> list[Array]:
+    """`evaluate` of several expressions, what they share once."""
     done: dict[Expr, Array] = {}
     with np.errstate(all="ignore"):
-        for node in _in_order(expr):
+        for node in _in_order(exprs):
             done[node] = _evaluate_node(node, done, variables, values, float_dtype)
-    return done[expr]
+    return [done[expr] for expr in exprs]
 
 
 @lru_cache(maxsize=512)
-def _in_order(expr: Expr) -> tuple[Expr, ...]:
-    """The nodes of an expression, operands first. The analysis asks of one mask many times."""
-    return tuple(walk(expr))
+def _in_order(exprs: tuple[Expr, ...]) -> tuple[Expr, ...]:
+    """The nodes of expressions, operands first. The analysis asks of one mask many times."""
+    return tuple(walk(*exprs))
 
 
 def _evaluate_node(
@@ -101,7 +114,7 @@ def _evaluate_node(
     values: Mapping[str, Array],
     float_dtype: Any,
 ) -> Array:
-    dtype = {Type.BOOL: np.bool_, Type.INDEX: np.int64}.get(node.type, float_dtype)
+    dtype = DTYPES.get(node.type, float_dtype)
     args = [done[a] for a in node.args]
     match node.op:
         case Op.CONST:
