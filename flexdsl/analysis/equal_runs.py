@@ -23,6 +23,7 @@ from flexdsl.analysis.bands import Band, band_of
 from flexdsl.analysis.block_grid import block_of
 from flexdsl.analysis.grid import Grid
 from flexdsl.analysis.join import FEW, Join, join_of, sides_of, values_of
+from flexdsl.analysis.ranges import narrowed
 from flexdsl.analysis.scene import Scene, chunks
 from flexdsl.analysis.table import Runs, RunTable, merged, table_of_runs
 from flexdsl.analysis.truth import flatten
@@ -155,7 +156,7 @@ def _joined_spans(
 def _spans(
     scene: Scene, sides: list[Expr], axis: str, group: tuple[int, int]
 ) -> tuple[_Spans, Array]:
-    """The spans of an axis, and their values: int64 [equalities, n].
+    """The spans of an axis, and their values: integers [equalities, n].
 
     A chunk after the other is looked at: what is kept are the spans alone.
     """
@@ -174,7 +175,7 @@ def _spans(
             opens[1:] |= value[1:] != value[:-1]
         first = np.flatnonzero(opens)
         starts.append((first * step + part.start).astype(np.int32))
-        values.append(np.stack([value[first] for value in here]).astype(np.int64))
+        values.append(narrowed(np.stack([value[first] for value in here])))
     starts.append(np.array([length], np.int32))
     return _Spans(np.concatenate(starts), size), np.concatenate(values, axis=1)
 

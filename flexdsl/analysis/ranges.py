@@ -192,7 +192,8 @@ def _make_line(rows: Array) -> _Line:
         return _Sorted(rows, False)
     count, length = rows.shape
     size = min(BLOCK, length)
-    padded = np.pad(_narrow(rows), ((0, 0), (0, -length % size)), mode="edge")
+    rows = narrowed(rows)
+    padded = np.pad(rows, ((0, 0), (0, -length % size)), mode="edge")
     blocks = padded.reshape(count, -1, size)
     functions = (np.minimum, np.maximum)
     prefix = [f.accumulate(blocks, axis=2).reshape(count, -1) for f in functions]
@@ -204,15 +205,15 @@ def _make_line(rows: Array) -> _Line:
     return _Blocks(rows, size, *ends)
 
 
-def _narrow(rows: Array) -> Array:
+def narrowed(array: Array) -> Array:
     """The same integers in as few bits as hold them all."""
-    if rows.dtype.kind == "f":
-        return rows
-    least, largest = int(rows.min()), int(rows.max())
+    if array.dtype.kind == "f":
+        return array
+    least, largest = int(array.min()), int(array.max())
     for dtype in (np.int8, np.int16, np.int32):
         if np.iinfo(dtype).min <= least and largest <= np.iinfo(dtype).max:
-            return rows.astype(dtype, copy=False)
-    return rows
+            return array.astype(dtype, copy=False)
+    return array
 
 
 def _is_sorted(rows: Array, compare: Any) -> bool:

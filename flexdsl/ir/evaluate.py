@@ -96,15 +96,26 @@ def evaluate_all(
     """`evaluate` of several expressions, what they share once."""
     done: dict[Expr, Array] = {}
     with np.errstate(all="ignore"):
-        for node in _in_order(exprs):
+        for node, finished in _in_order(exprs):
             done[node] = _evaluate_node(node, done, variables, values, float_dtype)
+            for operand in finished:
+                del done[operand]
     return [done[expr] for expr in exprs]
 
 
 @lru_cache(maxsize=512)
-def _in_order(exprs: tuple[Expr, ...]) -> tuple[Expr, ...]:
-    """The nodes of expressions, operands first. The analysis asks of one mask many times."""
-    return tuple(walk(*exprs))
+def _in_order(exprs: tuple[Expr, ...]) -> tuple[tuple[Expr, tuple[Expr, ...]], ...]:
+    """The nodes of expressions, operands first, each with the operands that no later one needs.
+
+    The analysis asks of one mask many times.
+    """
+    order = list(walk(*exprs))
+    last_use = {operand: node for node in order for operand in node.args}
+    finished: dict[Expr, list[Expr]] = {node: [] for node in order}
+    for operand, node in last_use.items():
+        if operand not in exprs:
+            finished[node].append(operand)
+    return tuple((node, tuple(finished[node])) for node in order)
 
 
 def _evaluate_node(
