@@ -169,8 +169,14 @@ def stacked(tables: list[RunTable], groups: int) -> RunTable:
 
 def table_of_maps(maps: Iterable[TileMap], scene: Scene) -> RunTable:
     """The table of a scene's tile map, whose bands come in the order of rows."""
+    grid = scene.grid
+    rows = grid.batch * grid.heads * grid.q_tiles
+    return of_all_groups(table_of_runs(rows, [_runs_of(part, grid) for part in maps]), scene)
+
+
+def of_all_groups(table: RunTable, scene: Scene) -> RunTable:
+    """The table of which the first one alone of groups with equal masks has runs yet."""
     grid, like = scene.grid, scene.like_groups
-    table = table_of_runs(len(like) * grid.q_tiles, [_runs_of(part, grid) for part in maps])
     if (like == np.arange(len(like))).all():
         return table
     return table.chosen((like[:, None] * grid.q_tiles + np.arange(grid.q_tiles)).reshape(-1))
