@@ -34,6 +34,8 @@ class Band:
         """
         first = np.subtract(row, key, dtype=np.int64)
         above = _pairs_from(first - self.least, height, width)
+        if self.most >= NONE:
+            return above
         return above - _pairs_from(first - max(self.most, self.least), height, width)
 
 
