@@ -59,12 +59,17 @@ def _pairs_from(first: Array, height: Array, width: Array) -> Array:
 
     Row i has as many as first + i + 1, at least 0 and at most the width.
     """
-    return _summed(first + height, width) - _summed(first, width)
+    pairs = _summed(first + height, width)
+    pairs -= _summed(first, width)
+    return pairs
 
 
 def _summed(last: Array, width: Array) -> Array:
     """The sum of min(t, width) over the numbers t from 1 to `last`; 0 where there is none."""
-    full = np.maximum(last - width, 0)
     part = np.minimum(np.maximum(last, 0), width)
-    total: Array = part * (part + 1) // 2 + full * width
+    total: Array = part * (part + 1)
+    total //= 2
+    full = np.maximum(last - width, 0)
+    full *= width
+    total += full
     return total
