@@ -32,8 +32,10 @@ class Band:
             row, key: positions of the first query and of the first key.
             height, width: numbers of queries and of keys, 1 to 2**20.
         """
-        first = np.clip(row - key, -(2**32), 2**32)
+        first = np.subtract(row, key, dtype=np.int64)
         above = _pairs_from(first - self.least, height, width)
+        if self.most >= NONE:
+            return above
         return above - _pairs_from(first - max(self.most, self.least), height, width)
 
 
@@ -57,12 +59,17 @@ def _pairs_from(first: Array, height: Array, width: Array) -> Array:
 
     Row i has as many as first + i + 1, at least 0 and at most the width.
     """
-    return _summed(first + height, width) - _summed(first, width)
+    pairs = _summed(first + height, width)
+    pairs -= _summed(first, width)
+    return pairs
 
 
 def _summed(last: Array, width: Array) -> Array:
     """The sum of min(t, width) over the numbers t from 1 to `last`; 0 where there is none."""
+    part = np.minimum(np.maximum(last, 0), width)
+    total: Array = part * (part + 1)
+    total //= 2
     full = np.maximum(last - width, 0)
-    part = np.clip(last, 0, width)
-    total: Array = part * (part + 1) // 2 + full * width
+    full *= width
+    total += full
     return total

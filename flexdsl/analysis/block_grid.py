@@ -40,15 +40,15 @@ def looked_up_table(scene: Scene) -> RunTable | None:
     ]
     if not sizes or grid.is_empty:
         return None
-    height = _block(mask, "q", gcd(grid.tile[0], grid.q_offset))
-    width = _block(mask, "kv", grid.tile[1])
+    height = block_of(mask, "q", gcd(grid.tile[0], grid.q_offset))
+    width = block_of(mask, "kv", grid.tile[1])
     looks = -(-grid.q_len // height) * -(-grid.kv_len // width) * len(np.unique(scene.like_groups))
     if looks > LOOKS * sum(sizes):
         return None
     return table_of_maps(_map_blocks(scene, height, width), scene)
 
 
-def _block(mask: Expr, axis: str, size: int) -> int:
+def block_of(mask: Expr, axis: str, size: int) -> int:
     """The largest divisor of `size` by blocks of which `mask` knows positions; 1 if one by one."""
     forms, position = LinearForms(), var(axis)
     seen: set[Expr] = set()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,13 +18,16 @@ from flexdsl.analysis.closed_form import ClosedForm, Interval
 from flexdsl.analysis.grid import Grid
 from flexdsl.analysis.prove import Prover
 from flexdsl.analysis.scene import chunks
-from flexdsl.analysis.table import RunTable, make_table
+from flexdsl.analysis.table import Runs, RunTable, merged, table_of_runs
 from flexdsl.analysis.values import Bindings
-from flexdsl.ir import Expr, Op, const, evaluate, walk
+from flexdsl.ir import Expr, Op, const, evaluate, evaluate_all, walk
 
 Array = NDArray[Any]
+Ranges = tuple[Array, Array]  # starts and stops
 ROWS = 1 << 16  # outer positions evaluated at once
-TILES = 1 << 10  # outer tiles looked at together
+TILES = 1 << 12  # outer tiles looked at together
+TOGETHER = 64  # outer tiles taken for one, where that tells enough
+TILE_ENDS = "live_lower", "live_upper", "full_lower", "full_upper"
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,100 +73,103 @@ class Ends:
         """How many (b, h) the mask tells apart."""
         return self.grid.batch * self.grid.heads
 
-    @cached_property
-    def tile_rows(self) -> tuple[Array, Array, Array, Array]:
-        """b, h, first and last position of every outer tile of every group, [rows] each."""
-        tiles = self.outer_tiles
+    @property
+    def rows(self) -> int:
+        """Outer tiles of all groups."""
+        return self.groups * self.outer_tiles
+
+    def _tile_rows(self, rows: Array, count: int = 1) -> tuple[Array, Array, Array, Array]:
+        """b, h, first and last position of outer tiles, by their numbers in all groups.
+
+        Args:
+            count: how many that follow on each other are taken for one.
+        """
         size = self.grid.tile[0 if self.outer == "q" else 1]
         offset = self.grid.q_offset if self.outer == "q" else 0
-        group, tile = np.divmod(np.arange(self.groups * tiles), max(tiles, 1))
+        group, tile = np.divmod(rows, max(self.outer_tiles, 1))
         b, h = np.divmod(group, max(self.grid.heads, 1))
         first = tile * size
-        last = np.minimum(first + size, self.outer_len) - 1
+        last = np.minimum(first + count * size, self.outer_len) - 1
         return b, h, first + offset, last + offset
 
     def evaluate(self, ends: list[Expr], variables: dict[str, Array]) -> Array:
-        """Ends as inner indices from 0, cut to [0, length]: int64 [..., ends]."""
-        return np.clip(self._uncut(ends, variables), 0, self.inner_len)
+        """Ends as inner indices from 0, cut to [0, length]: int32 [..., ends]."""
+        uncut = self._uncut(ends, variables)
+        cut = np.zeros((len(ends), *_shape(variables)), np.int32)
+        for k, end in enumerate(uncut):
+            cut[k] = np.minimum(np.maximum(end, 0), self.inner_len)
+        return np.moveaxis(cut, 0, -1)
 
-    def _uncut(self, ends: list[Expr], variables: dict[str, Array]) -> Array:
+    def _uncut(self, ends: list[Expr], variables: dict[str, Array]) -> Iterator[Array]:
         """Ends as inner indices, which may be outside of the axis."""
-        shape = np.broadcast_shapes(*(v.shape for v in variables.values()))
-        values = self.bindings.all
-        arrays = [np.broadcast_to(evaluate(e, variables, values), shape) for e in ends]
-        stacked = np.stack(arrays, axis=-1) if arrays else np.zeros((*shape, 0), np.int64)
-        return np.asarray(stacked - self.inner_offset)
+        found = evaluate_all(tuple(ends), variables, self.bindings.all)
+        return (end - self.inner_offset for end in found)
 
     def of_rows(self, b: Array, h: Array, position: Array) -> tuple[Array, Array]:
         """Lower and upper ends at outer positions: [..., intervals]."""
         variables = {"b": b, "h": h, self.outer: position}
         intervals = self.form.intervals
-        lower = self._uncut([i.lower for i in intervals], variables)
-        # Before the axis begins, steps go on to their first position in it.
-        lower = np.where(lower < 0, lower % np.array([i.stride for i in intervals], int), lower)
-        upper = self.evaluate([i.upper for i in intervals], variables)
-        return np.minimum(lower, self.inner_len), upper
+        lower = np.zeros((len(intervals), *_shape(variables)), np.int32)
+        ends = self._uncut([i.lower for i in intervals], variables)
+        for k, (interval, end) in enumerate(zip(intervals, ends, strict=True)):
+            # Before the axis begins, steps go on to their first position in it.
+            lower[k] = np.minimum(np.where(end < 0, end % interval.stride, end), self.inner_len)
+        return np.moveaxis(lower, 0, -1), self.evaluate([i.upper for i in intervals], variables)
 
-    def live_tiles(self) -> tuple[Array, Array]:
-        """Live inner tiles [start, stop) of each outer tile and interval: [rows, intervals]."""
-        low, high = self._tile_ends("live")
+    def tiles(self, rows: Array, count: int = 1) -> tuple[Ranges, Ranges]:
+        """Live inner tiles, and full ones, of outer tiles by their numbers: [rows, intervals].
+
+        Args:
+            count: how many that follow on each other are taken for one: what is live in any of
+                them, and full in all. 1 where bounds are by rows.
+        """
+        low, high, full_low, full_high = self._tile_ends(rows, count)
         start, stop = low // self.inner_tile, -(-high // self.inner_tile)
-        return start, np.where(low < high, stop, start)
+        live = start, np.where(low < high, stop, start)
+        return live, self._contained(full_low, full_high)
 
-    def full_tiles(self) -> tuple[Array, Array]:
-        """Full inner tiles [start, stop) of each outer tile and interval."""
-        return self._contained(*self._tile_ends("full"))
-
-    def _contained(self, low: Array, high: Array) -> tuple[Array, Array]:
+    def _contained(self, low: Array, high: Array) -> Ranges:
         """The tiles inside [low, high); the last tile ends at the length."""
         start = -(-low // self.inner_tile)
         tiles = -(-self.inner_len // self.inner_tile)
         stop = np.where(high >= self.inner_len, tiles, high // self.inner_tile)
         return start, np.where(low < high, np.maximum(stop, start), start)
 
-    def _tile_ends(self, which: str) -> tuple[Array, Array]:
-        b, h, first, last = self.tile_rows
+    def _tile_ends(self, rows: Array, count: int) -> tuple[Array, Array, Array, Array]:
+        """Live and full lower and upper ends of outer tiles, [rows, intervals] each."""
+        b, h, first, last = self._tile_rows(rows, count)
         variables = {"b": b, "h": h, f"{self.outer}_first": first, f"{self.outer}_last": last}
-        ends = []
-        for side in ("lower", "upper"):
-            found = [getattr(i, f"{which}_{side}") for i in self.form.intervals]
-            known = [
-                const(0) if i.by_rows else e
-                for i, e in zip(self.form.intervals, found, strict=True)
-            ]
-            ends.append(self.evaluate(known, variables))
-        for n, bounds in self._by_rows.items():
-            ends[0][:, n], ends[1][:, n] = bounds[which]
-        return ends[0], ends[1]
+        intervals = self.form.intervals
+        by_name = [
+            [const(0) if i.by_rows else getattr(i, name) for i in intervals] for name in TILE_ENDS
+        ]
+        ends = self.evaluate([end for ends in by_name for end in ends], variables)
+        ends = ends.reshape(len(rows), len(TILE_ENDS), len(intervals))
+        for n, interval in enumerate(intervals):
+            if interval.by_rows:
+                ends[..., n] = self._extremes(interval, rows)
+        return ends[:, 0], ends[:, 1], ends[:, 2], ends[:, 3]
 
-    @cached_property
-    def _by_rows(self) -> dict[int, dict[str, tuple[Array, Array]]]:
-        """Live and full bounds of every outer tile, of the intervals that have them by rows."""
-        numbers = [n for n, i in enumerate(self.form.intervals) if i.by_rows]
-        parts = [self._bounds_of(n) for n in numbers]
-        return dict(zip(numbers, parts, strict=True))
-
-    def _bounds_of(self, number: int) -> dict[str, tuple[Array, Array]]:
+    def _extremes(self, interval: Interval, tiles: Array) -> Array:
+        """The same of an interval that has its bounds by rows: [tiles, 4]."""
         found = [
             (low.min(axis=1), high.max(axis=1), full_low.max(axis=1), full_high.min(axis=1))
-            for low, high, full_low, full_high in self._rows_of(number)
+            for low, high, full_low, full_high in self._rows_of(interval, tiles)
         ]
-        live_low, live_high, full_low, full_high = (
-            np.concatenate(x) for x in zip(*found, strict=True)
-        )
-        return {"live": (live_low, live_high), "full": (full_low, full_high)}
+        return np.concatenate([np.stack(ends, axis=1) for ends in found])
 
-    def _rows_of(self, number: int) -> Iterator[tuple[Array, Array, Array, Array]]:
+    def _rows_of(
+        self, interval: Interval, tiles: Array
+    ) -> Iterator[tuple[Array, Array, Array, Array]]:
         """Ends of the rows of outer tiles, [tiles, rows], chunk by chunk: live ones and plain ones.
 
         An empty row has the length and 0 for live ends. Rows past the end stand for the last one.
         """
-        interval = self.form.intervals[number]
-        b, h, first, last = self.tile_rows
         size = self.grid.tile[0 if self.outer == "q" else 1]
-        for part in chunks(len(b), max(1, ROWS // size)):
-            rows = np.minimum(first[part, None] + np.arange(size), last[part, None])
-            variables = {"b": b[part, None], "h": h[part, None], self.outer: rows}
+        for part in chunks(len(tiles), max(1, ROWS // size)):
+            b, h, first, last = (x[:, None] for x in self._tile_rows(tiles[part]))
+            rows = np.minimum(first + np.arange(size), last)
+            variables = {"b": b, "h": h, self.outer: rows}
             ends = self.evaluate([interval.lower, interval.upper], variables)
             low, high = ends[..., 0], ends[..., 1]
             some = low < high
@@ -174,9 +179,9 @@ class Ends:
         """Is an inner tile between bounds by rows live in no row of its outer tile?"""
         return any(
             _has_gap(low, high, self.inner_tile)
-            for n, interval in enumerate(self.form.intervals)
+            for interval in self.form.intervals
             if interval.by_rows and not self._is_anchored(interval)
-            for low, high, _, _ in self._rows_of(n)
+            for low, high, _, _ in self._rows_of(interval, np.arange(self.rows))
         )
 
     def _is_anchored(self, interval: Interval) -> bool:
@@ -187,13 +192,20 @@ class Ends:
 
     def table(self) -> RunTable:
         """The runs of every outer tile."""
-        live, full = self.live_tiles(), self.full_tiles()
+        return table_of_runs(self.rows, [self._runs_of(tiles) for tiles in self._parts()])
+
+    def _parts(self) -> Iterator[Array]:
+        """The numbers of all outer tiles, as many as are looked at together."""
+        return (np.arange(part.start, part.stop) for part in chunks(self.rows, TILES))
+
+    def _runs_of(self, tiles: Array) -> Runs:
+        """The runs of outer tiles that follow on each other."""
+        live, full = self.tiles(tiles)
         edges = np.sort(np.concatenate([*live, *full], axis=1), axis=1)
         starts, stops = edges[:, :-1], edges[:, 1:]
         is_live, is_full = _covered(starts, *live), _covered(starts, *full)
         row, k = np.nonzero((starts < stops) & is_live)
-        rows = self.groups * self.outer_tiles
-        return make_table(rows, row, starts[row, k], stops[row, k], is_full[row, k])
+        return merged(tiles[row], starts[row, k], stops[row, k], is_full[row, k])
 
     def full_in_union_only(self) -> bool:
         """May a tile be full in the union of the intervals, but in none of them?
@@ -203,26 +215,41 @@ class Ends:
         """
         if len(self.form.intervals) < 2:
             return False
-        full = self.full_tiles()
-        near = np.flatnonzero(_any_share(self.live_tiles(), full))
-        return any(self._is_suspect(near[part], *full) for part in chunks(len(near), TILES))
+        tiles = self._near()
+        return any(self._is_suspect(tiles[part]) for part in chunks(len(tiles), TILES))
 
-    def _is_suspect(self, tiles: Array, start: Array, stop: Array) -> bool:
-        """Is, in one of these outer tiles, a tile covered by several intervals only?
+    def _near(self) -> Array:
+        """The numbers of the outer tiles where a tile may be live in two intervals, full in none.
 
-        Args:
-            start, stop: full tiles of all outer ones, as of `full_tiles`.
+        Bounds of tiles are those of any range of rows, so that most are left out many at a time.
         """
-        b, h, first, last = (x[tiles] for x in self.tile_rows)
+        count = 1 if any(interval.by_rows for interval in self.form.intervals) else TOGETHER
+        first = np.arange(0, self.outer_tiles, count)
+        found = (np.arange(self.groups)[:, None] * self.outer_tiles + first).reshape(-1)
+        found = self._of_those_near(found, count)
+        if count > 1:
+            within = found[:, None] + np.arange(count)
+            same_group = found[:, None] // self.outer_tiles == within // self.outer_tiles
+            found = self._of_those_near(within[same_group], 1)
+        return found
+
+    def _of_those_near(self, tiles: Array, count: int) -> Array:
+        parts = (tiles[part] for part in chunks(len(tiles), TILES))
+        near = [part[_any_share(*self.tiles(part, count))] for part in parts]
+        return np.concatenate([tiles[:0], *near])
+
+    def _is_suspect(self, tiles: Array) -> bool:
+        """Is, in one of these outer tiles, a tile covered by several intervals only?"""
+        b, h, first, last = self._tile_rows(tiles)
         positions = [first, last, *self._edges(b, h, first, last)]
         rows = np.stack(positions, axis=1)
         low, high = self.of_rows(b[:, None], h[:, None], rows)
         covers = [self._contained(*_joined(low[:, k], high[:, k])) for k in range(rows.shape[1])]
-        single = start[tiles], stop[tiles]
-        parts = [x for pair in (*covers, single) for x in pair]
+        start, stop = self.tiles(tiles)[1]
+        parts = [*(x for cover in covers for x in cover), start, stop]
         edges = np.sort(np.concatenate(parts, axis=1), axis=1)
         starts, stops = edges[:, :-1], edges[:, 1:]
-        suspect = (starts < stops) & ~_covered(starts, *single)
+        suspect = (starts < stops) & ~_covered(starts, start, stop)
         for cover in covers:
             suspect &= _covered(starts, *cover)
         return bool(suspect.any())
@@ -252,7 +279,11 @@ class Ends:
                 yield np.maximum(-((low - high) // stride), 0).sum(axis=-1)
 
 
-def _any_share(live: tuple[Array, Array], full: tuple[Array, Array]) -> Array:
+def _shape(variables: dict[str, Array]) -> tuple[int, ...]:
+    return np.broadcast_shapes(*(v.shape for v in variables.values()))
+
+
+def _any_share(live: Ranges, full: Ranges) -> Array:
     """Have two intervals of an outer tile a live tile in common that may be full in neither?
 
     Args:
@@ -303,7 +334,7 @@ def _joined(low: Array, high: Array) -> tuple[Array, Array]:
     """
     high = np.maximum(low, high)
     empty = high == low
-    order = np.argsort(np.where(empty, np.iinfo(np.int64).max, low), axis=-1, kind="stable")
+    order = np.argsort(np.where(empty, np.iinfo(low.dtype).max, low), axis=-1, kind="stable")
     low, high = np.take_along_axis(low, order, -1), np.take_along_axis(high, order, -1)
     for k in range(1, low.shape[-1]):
         for earlier in range(k):

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise
-from math import prod
+from math import gcd, prod
 from operator import and_
 from typing import Any
 
@@ -20,8 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flexdsl.analysis.bands import Band, band_of
+from flexdsl.analysis.block_grid import block_of
 from flexdsl.analysis.grid import Grid
 from flexdsl.analysis.join import FEW, Join, join_of, sides_of, values_of
+from flexdsl.analysis.ranges import narrowed
 from flexdsl.analysis.scene import Scene, chunks
 from flexdsl.analysis.table import Runs, RunTable, merged, table_of_runs
 from flexdsl.analysis.truth import flatten
@@ -30,7 +32,7 @@ from flexdsl.ir import Expr, Op, var
 
 Array = NDArray[Any]
 POSITIONS = 1 << 14  # of an axis, evaluated at once
-BAND = 1 << 12  # pairs of runs treated together
+BAND = 1 << 11  # pairs of runs treated together
 LOOKS = 1 << 24  # at values of all positions
 LARGEST = 2**62  # of a number that stands for the values of several equalities
 
@@ -41,8 +43,9 @@ def joined_table(scene: Scene) -> RunTable | None:
     None where the mask is something else besides, or where so many values are equal, or there are
     so many positions, that proofs are faster.
     """
-    parts = flatten(scene.expr) if scene.expr.op is Op.AND else [scene.expr]
-    found = [sides_of(part) or band_of(specialise(part, scene.bindings)) for part in parts]
+    mask = specialise(scene.expr, scene.bindings)
+    parts = flatten(mask) if mask.op is Op.AND else [mask]
+    found = [sides_of(part) or band_of(part) for part in parts]
     bands = [x for x in found if isinstance(x, Band)]
     sides = [x for x in found if isinstance(x, tuple)]
     grid = scene.grid
@@ -51,56 +54,19 @@ def joined_table(scene: Scene) -> RunTable | None:
         return None
     band, alike = reduce(and_, bands, Band()), _is_alike(sides, grid)
     runs = list[Runs]()
-    for group in np.ndindex(grid.batch, grid.heads):
-        keys = _spans(scene, [g for _, g in sides], "kv", group)
-        rows = keys if alike else _spans(scene, [f for f, _ in sides], "q", group)
-        join = join_of(*_keys(rows.values, keys.values))
-        if join.pairs > FEW * (len(rows.starts) + len(keys.starts)):
+    for b, h in np.ndindex(grid.batch, grid.heads):
+        joined = _joined_spans(scene, sides, (b, h), alike)
+        if joined is None:
             return None
-        first = (group[0] * grid.heads + group[1]) * grid.q_tiles
-        for part in _whole_tiles(join, rows):
-            number, area = _areas(join, part, rows, keys, band, grid)
-            runs.append(_runs_of(number + first * grid.kv_tiles, area, grid))
+        runs += joined.runs(band, grid, (b * grid.heads + h) * grid.q_tiles)
+        del joined  # before the next one, and the table, are made
     return table_of_runs(grid.batch * grid.heads * grid.q_tiles, runs)
-
-
-def _whole_tiles(join: Join, rows: _Spans) -> Iterator[slice]:
-    """The spans of all rows in parts that end where a tile does, of about BAND pairs each."""
-    pairs = np.cumsum(join.stop - join.first)
-    ends = np.flatnonzero(np.diff(rows.tiles, append=-1)) + 1  # spans up to each tile's end
-    cuts = np.searchsorted(pairs[ends - 1], np.arange(BAND, int(pairs[-1]), BAND))
-    for start, stop in pairwise(np.unique([0, *ends[cuts], len(rows.tiles)])):
-        yield slice(start, stop)
-
-
-def _areas(
-    join: Join, part: slice, rows: _Spans, keys: _Spans, band: Band, grid: Grid
-) -> tuple[Array, Array]:
-    """The tiles of a part of the rows, by their numbers, and how many pairs each allows."""
-    found = [(np.zeros(0, np.int64), np.zeros(0, np.int64))]
-    for row, key in Join(join.order, join.first[part], join.stop[part]):
-        row = row + part.start
-        where = rows.starts[row] + grid.q_offset, rows.lengths[row], keys.starts[key]
-        area = band.pairs(*where, keys.lengths[key])
-        some = area > 0
-        number = rows.tiles[row[some]] * grid.kv_tiles + keys.tiles[key[some]]
-        found.append(_summed(number, area[some]))
-    number, area = (np.concatenate(x) for x in zip(*found, strict=True))
-    return _summed(number, area)
 
 
 def _is_alike(sides: list[tuple[Expr, Expr]], grid: Grid) -> bool:
     """Do rows and keys have the same values in the same tiles, as documents' have?"""
     same = grid.q_len == grid.kv_len and grid.tile[0] == grid.tile[1] and not grid.q_offset
     return same and all(substitute(f, {var("q"): var("kv")}) is g for f, g in sides)
-
-
-def _runs_of(number: Array, area: Array, grid: Grid) -> Runs:
-    """The runs of tiles, by their numbers in ascending order, that allow so many pairs."""
-    row, tile = np.divmod(number, grid.kv_tiles)
-    height = np.minimum(grid.q_len - row % grid.q_tiles * grid.tile[0], grid.tile[0])
-    width = np.minimum(grid.kv_len - tile * grid.tile[1], grid.tile[1])
-    return merged(row, tile, tile + 1, area == height * width)
 
 
 def _summed(number: Array, area: Array) -> tuple[Array, Array]:
@@ -114,42 +80,124 @@ class _Spans:
     """Runs of positions with equal values, none of which reaches into another tile.
 
     Attributes:
-        values: int64 [equalities, n].
-        starts, lengths, tiles: int64 [n]; an index, a number of positions, a tile.
+        starts: int32 [n + 1]; the first index of each, and the length of the axis.
+        tile: positions of a tile.
     """
 
-    values: Array
     starts: Array
-    lengths: Array
-    tiles: Array
+    tile: int
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def tiles(self, span: Array | slice) -> Array:
+        """The tile that each of these is in."""
+        return np.asarray(self.starts[:-1][span] // self.tile)
+
+    def lengths(self, span: Array) -> Array:
+        """How many positions each of these has."""
+        return np.asarray(self.starts[span + 1] - self.starts[span])
 
 
-def _spans(scene: Scene, sides: list[Expr], axis: str, group: tuple[int, ...]) -> _Spans:
-    """The spans of an axis, a chunk after the other: what is kept are the spans alone."""
+@dataclass(frozen=True, eq=False)
+class _Joined:
+    """The spans of both axes, and the pairs of them whose values are equal."""
+
+    rows: _Spans
+    keys: _Spans
+    pairs: Join
+
+    def runs(self, band: Band, grid: Grid, first_row: int) -> Iterator[Runs]:
+        """The runs of all rows of tiles, some rows at a time."""
+        for part in self._whole_tiles():
+            number, area = self._areas(part, band, grid)
+            row, tile = np.divmod(number, grid.kv_tiles)
+            height = np.minimum(grid.q_len - row * grid.tile[0], grid.tile[0])
+            width = np.minimum(grid.kv_len - tile * grid.tile[1], grid.tile[1])
+            yield merged(row + first_row, tile, tile + 1, area == height * width)
+
+    def _whole_tiles(self) -> list[slice]:
+        """The spans of all rows in parts that end where a tile does, of about BAND pairs each."""
+        pairs = np.cumsum(self.pairs.stop - self.pairs.first, dtype=np.int64)
+        ends = np.flatnonzero(np.diff(self.rows.tiles(slice(None)), append=-1)) + 1
+        cuts = np.searchsorted(pairs[ends - 1], np.arange(BAND, int(pairs[-1]), BAND))
+        bounds = np.unique([0, *ends[cuts], len(self.rows)])
+        return [slice(start, stop) for start, stop in pairwise(bounds)]
+
+    def _areas(self, part: slice, band: Band, grid: Grid) -> tuple[Array, Array]:
+        """The tiles of a part of the rows, by their numbers, and how many pairs each allows."""
+        number, area = np.zeros((2, 0), np.int64)
+        pairs = Join(self.pairs.order, self.pairs.first[part], self.pairs.stop[part])
+        for row, key in pairs:
+            row = row + part.start
+            where = self.rows.starts[row] + grid.q_offset, self.rows.lengths(row)
+            allowed = band.pairs(*where, self.keys.starts[key], self.keys.lengths(key))
+            some = allowed > 0
+            tile = self.rows.tiles(row[some]).astype(np.int64) * grid.kv_tiles
+            tile += self.keys.tiles(key[some])
+            number, area = _summed(np.append(number, tile), np.append(area, allowed[some]))
+        return number, area
+
+
+def _joined_spans(
+    scene: Scene, sides: list[tuple[Expr, Expr]], group: tuple[int, int], alike: bool
+) -> _Joined | None:
+    """The spans of one batch and head; None where too many of them are equal."""
+    keys, of_keys = _spans(scene, [g for _, g in sides], "kv", group)
+    rows, of_rows = keys, of_keys
+    if not alike:
+        rows, of_rows = _spans(scene, [f for f, _ in sides], "q", group)
+    join = join_of(*_numbers(of_rows, of_keys))
+    if join.pairs > FEW * (len(rows) + len(keys)):
+        return None
+    return _Joined(rows, keys, join)
+
+
+def _spans(
+    scene: Scene, sides: list[Expr], axis: str, group: tuple[int, int]
+) -> tuple[_Spans, Array]:
+    """The spans of an axis, and their values: integers [equalities, n].
+
+    A chunk after the other is looked at: what is kept are the spans alone.
+    """
     grid = scene.grid
     length, size = (grid.q_len, grid.tile[0]) if axis == "q" else (grid.kv_len, grid.tile[1])
+    step = gcd(size, grid.q_offset) if axis == "q" else size
+    for side in sides:
+        step = block_of(side, axis, step)
     starts, values = list[Array](), list[Array]()
-    for part in chunks(length, max(size, POSITIONS // size * size)):
-        here = np.stack(
-            [values_of(scene, side, axis, (group[0], group[1]), part) for side in sides]
-        )
-        opens = np.append(True, (here[:, 1:] != here[:, :-1]).any(axis=0))
-        opens[::size] = True
-        starts.append(np.flatnonzero(opens) + part.start)
-        values.append(here[:, opens].astype(np.int64))
-    start = np.concatenate(starts)
-    lengths = np.diff(start, append=length)
-    return _Spans(np.concatenate(values, axis=1), start, lengths, start // size)
+    for part in chunks(length, max(1, POSITIONS * step // size) * size):
+        part = slice(part.start, part.stop, step)
+        here = [values_of(scene, side, axis, group, part) for side in sides]
+        opens = np.zeros(len(here[0]), np.bool_)
+        opens[:: size // step] = True
+        for value in here:
+            opens[1:] |= value[1:] != value[:-1]
+        first = np.flatnonzero(opens)
+        starts.append((first * step + part.start).astype(np.int32))
+        values.append(narrowed(np.stack([value[first] for value in here])))
+    starts.append(np.array([length], np.int32))
+    return _Spans(np.concatenate(starts), size), np.concatenate(values, axis=1)
 
 
-def _keys(rows: Array, keys: Array) -> tuple[Array, Array]:
+def _numbers(rows: Array, keys: Array) -> tuple[Array, Array]:
     """A number for the values of each span, equal where all values are: [equalities, n] to [n]."""
-    both = np.concatenate([rows, keys], axis=1)
-    low, high = both.min(axis=1), both.max(axis=1)
-    counts = [int(most) - int(least) + 1 for least, most in zip(low, high, strict=True)]
-    if prod(counts) < LARGEST:
-        places = np.array([prod(counts[k + 1 :]) for k in range(len(counts))])
-        number = ((both - low[:, None]) * places[:, None]).sum(axis=0)
-    else:
+    ends = [
+        (min(int(f.min()), int(g.min())), max(int(f.max()), int(g.max())))
+        for f, g in zip(rows, keys, strict=True)
+    ]
+    counts = [most - least + 1 for least, most in ends]
+    if prod(counts) >= LARGEST:
+        both = np.concatenate([rows, keys], axis=1)
         number = np.unique(both, axis=1, return_inverse=True)[1].reshape(-1)
-    return number[: rows.shape[1]], number[rows.shape[1] :]
+        return number[: rows.shape[1]], number[rows.shape[1] :]
+
+    def number_of(values: Array) -> Array:
+        number = np.zeros(values.shape[1], np.int64)
+        for value, (least, _), count in zip(values, ends, counts, strict=True):
+            number *= count
+            number += value
+            number -= least
+        return number
+
+    return (number := number_of(rows)), number if keys is rows else number_of(keys)

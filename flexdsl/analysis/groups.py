@@ -23,7 +23,7 @@ def like_groups(mask: Expr, bindings: Bindings, grid: Grid) -> Array:
     count = grid.batch * grid.heads
     b, h = np.divmod(np.arange(count), max(grid.heads, 1))
     kinds = [np.zeros(count, np.int64)]
-    for part in _parts(mask):
+    for part in parts_of_groups(mask):
         values = evaluate(part, {"b": b, "h": h}, bindings.all)
         kinds.append(np.unique(np.broadcast_to(values, count), return_inverse=True)[1])
     _, first, kind = np.unique(
@@ -32,7 +32,7 @@ def like_groups(mask: Expr, bindings: Bindings, grid: Grid) -> Array:
     return np.asarray(first[kind.reshape(-1)])
 
 
-def _parts(mask: Expr) -> list[Expr]:
+def parts_of_groups(mask: Expr) -> list[Expr]:
     """The largest parts of a mask that know b or h, and neither q nor kv."""
     found: dict[Expr, None] = {}
     seen: set[Expr] = set()

@@ -28,8 +28,8 @@ class Join:
     """The pairs of one batch and head whose values are equal.
 
     Attributes:
-        order: key indices by their value.
-        first, stop: the run of each query row in `order`.
+        order: key indices by their value: int32.
+        first, stop: the run of each query row in `order`: int32.
     """
 
     order: Array
@@ -39,11 +39,11 @@ class Join:
     @property
     def pairs(self) -> int:
         """How many pairs are equal."""
-        return int((self.stop - self.first).sum())
+        return int((self.stop - self.first).sum(dtype=np.int64))
 
     def __iter__(self) -> Iterator[tuple[Array, Array]]:
         """Rows and keys of equal pairs, in chunks."""
-        ends = np.cumsum(self.stop - self.first)
+        ends = np.cumsum(self.stop - self.first, dtype=np.int64)
         start, total = 0, int(ends[-1]) if len(ends) else 0
         while start < total:
             stop = min(start + PAIRS, total)
@@ -91,21 +91,25 @@ def sides_of(part: Expr) -> tuple[Expr, Expr] | None:
 def values_of(
     scene: Scene, side: Expr, axis: str, group: tuple[int, ...], part: slice | None = None
 ) -> Array:
-    """One side of an equality at (some) positions of its axis, of one batch and head."""
+    """One side of an equality at (some) positions of its axis, of one batch and head.
+
+    Args:
+        part: their indices; all of them if it is None.
+    """
     grid = scene.grid
     length, first = (grid.q_len, grid.q_offset) if axis == "q" else (grid.kv_len, 0)
-    start, stop = (0, length) if part is None else (part.start, part.stop)
-    positions = np.arange(start, stop) + first
+    part = part or slice(0, length)
+    positions = np.arange(part.start + first, part.stop + first, part.step)
     variables = {"b": np.asarray(group[0]), "h": np.asarray(group[1]), axis: positions}
     return np.broadcast_to(evaluate(side, variables, scene.bindings.all), positions.shape)
 
 
 def join_of(of_rows: Array, of_keys: Array) -> Join:
     """The pairs of two lists of values that are equal."""
-    order = np.argsort(of_keys, kind="stable")
+    order = np.argsort(of_keys, kind="stable").astype(np.int32)
     ascending = of_keys[order]
-    first = np.searchsorted(ascending, of_rows, side="left")
-    return Join(order, first, np.searchsorted(ascending, of_rows, side="right"))
+    ends = (np.searchsorted(ascending, of_rows, side=side) for side in ("left", "right"))
+    return Join(order, *(end.astype(np.int32) for end in ends))
 
 
 def count_joined(scene: Scene) -> int | None:

@@ -32,7 +32,7 @@ from flexdsl.analysis.symmetry import is_symmetric
 from flexdsl.analysis.table import RunTable, room_for
 from flexdsl.analysis.values import bind
 from flexdsl.errors import ArgumentError
-from flexdsl.ir import Op, Program, captures_of, const, walk
+from flexdsl.ir import Program, captures_of, const
 
 Array = NDArray[Any]
 
@@ -241,7 +241,7 @@ class BlockPlan:
         Where not, a kernel with this plan's tiles looks at the lengths only. A mask of captured
         tensors always needs it, since their contents may change after the plan is made.
         """
-        if any(n.op is Op.LOAD for n in walk(self._scene.expr)):
+        if self._scene.expr.loads:
             return True
         return not bool(self._runs.full_runs().all())
 

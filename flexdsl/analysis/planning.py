@@ -14,6 +14,7 @@ from flexdsl.analysis.block_grid import looked_up_table
 from flexdsl.analysis.closed_form import ClosedForm, Declined
 from flexdsl.analysis.closed_runs import Ends
 from flexdsl.analysis.equal_runs import joined_table
+from flexdsl.analysis.folded import folded_table
 from flexdsl.analysis.overlay import absorb
 from flexdsl.analysis.prove import Prover
 from flexdsl.analysis.repeated import repeated_table
@@ -85,9 +86,10 @@ def _table_by_form(scene: Scene) -> RunTable | None:
     for find, made in (
         (repeated_table, "from one step of rows: the mask repeats along the diagonal"),
         (stretched_table, "from one step of rows of each stretch in which the mask repeats"),
+        (looked_up_table, "by one look at each block"),
+        (folded_table, "by a closed form in each pair of periods"),
         (_united, "from those of the parts that `or` joins"),
         (joined_table, "by joining the runs of equal values of both axes"),
-        (looked_up_table, "by one look at each block"),
     ):
         table = find(scene)
         if table is not None:

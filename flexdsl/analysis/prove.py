@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial, reduce
 
 import numpy as np
 
@@ -17,12 +17,13 @@ from flexdsl.analysis.domain import Array
 from flexdsl.analysis.grid import Grid
 from flexdsl.analysis.truth import Judge
 from flexdsl.analysis.values import Arrays, Bindings, specialise
-from flexdsl.ir import Expr, Op, Type, apply, const, walk
+from flexdsl.ir import Expr, Op, Type, apply, const
 from flexdsl.ir.ops import COMPARISONS
 
 SPLIT_OPS = frozenset({Op.MIN, Op.MAX, Op.ABS, Op.WHERE})
 MAX_CASES = 64
 REMEMBERED = 1 << 12  # most recent proofs
+TRUE = const(True)
 LARGEST = 2**31 - 1  # kernels compute bounds in 32 bits
 
 
@@ -92,7 +93,7 @@ class Prover:
     bindings: Bindings
     forms: LinearForms = field(default_factory=LinearForms)
     _done: dict[Expr, bool] = field(default_factory=dict[Expr, bool])
-    _small: dict[Expr, bool] = field(default_factory=dict[Expr, bool])
+    _small: dict[tuple[Expr, ...], bool] = field(default_factory=dict[tuple[Expr, ...], bool])
 
     @cached_property
     def timeless(self) -> Prover:
@@ -120,13 +121,14 @@ class Prover:
         cases = split_comparison(condition, self.forms, lambda atom: True)
         return cases is not None and self._prove(cases, budget)
 
-    def fits(self, expr: Expr) -> bool:
-        """Does an index fit in 32 bits for every outer position, b and h?"""
-        if expr not in self._small:
-            value = specialise(expr, self.bindings)
-            bounds = apply(Op.LE, const(-LARGEST), value), apply(Op.LE, value, const(LARGEST))
-            self._small[expr] = all(self._judge(bound) for bound in bounds)
-        return self._small[expr]
+    def fits(self, *exprs: Expr) -> bool:
+        """Do indices fit in 32 bits for every outer position, b and h?"""
+        if exprs not in self._small:
+            values = [specialise(expr, self.bindings) for expr in exprs]
+            bounds = (b for v in values for b in ((const(-LARGEST), v), (v, const(LARGEST))))
+            conditions = (apply(Op.LE, *bound) for bound in bounds)
+            self._small[exprs] = self._judge(reduce(partial(apply, Op.AND), conditions, TRUE))
+        return self._small[exprs]
 
     def range_of(self, expr: Expr) -> tuple[int, int] | None:
         """The least and largest value of an index over the whole grid; None where loads are in it.
@@ -134,7 +136,7 @@ class Prover:
         Positions of both axes may be in it.
         """
         box = self._box() | self._inner_box()
-        if not expr.variables <= box.keys() or any(n.op is Op.LOAD for n in walk(expr)):
+        if not expr.variables <= box.keys() or expr.loads:
             return None
         found = Judge(expr, self.bindings).interval(box)
         return int(found.lo.min()), int(found.hi.max())
@@ -142,7 +144,7 @@ class Prover:
     def _judge(self, condition: Expr) -> bool:
         if not condition.variables <= {name for name, _, _ in self._ranges}:
             return False
-        if not self.bindings.arrays or all(n.op is not Op.LOAD for n in walk(condition)):
+        if not self.bindings.arrays or not condition.loads:
             return _holds(condition, self._ranges, self._parameters)
         return bool(np.all(Judge(condition, self.bindings).truth(self._box()).always))
 

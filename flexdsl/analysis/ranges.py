@@ -192,6 +192,7 @@ def _make_line(rows: Array) -> _Line:
         return _Sorted(rows, False)
     count, length = rows.shape
     size = min(BLOCK, length)
+    rows = narrowed(rows)
     padded = np.pad(rows, ((0, 0), (0, -length % size)), mode="edge")
     blocks = padded.reshape(count, -1, size)
     functions = (np.minimum, np.maximum)
@@ -202,6 +203,17 @@ def _make_line(rows: Array) -> _Line:
     levels = [_sparse(f.reduce(blocks, axis=2), f) for f in functions]
     ends = (prefix[0], prefix[1]), (suffix[0], suffix[1]), (levels[0], levels[1])
     return _Blocks(rows, size, *ends)
+
+
+def narrowed(array: Array) -> Array:
+    """The same integers in as few bits as hold them all."""
+    if array.dtype.kind == "f":
+        return array
+    least, largest = int(array.min()), int(array.max())
+    for dtype in (np.int8, np.int16, np.int32):
+        if np.iinfo(dtype).min <= least and largest <= np.iinfo(dtype).max:
+            return array.astype(dtype, copy=False)
+    return array
 
 
 def _is_sorted(rows: Array, compare: Any) -> bool:

@@ -188,7 +188,7 @@ class _Splitter:
         for atom, coefficient in form.terms:
             if "kv" not in atom.variables:
                 continue
-            if "q" in atom.variables or any(n.op is Op.LOAD for n in walk(atom)):
+            if "q" in atom.variables or atom.loads:
                 raise _NotSeparable
             at_origin = substitute(atom, {var("kv"): self.origin})
             term = apply(Op.MUL, apply(Op.SUB, atom, at_origin), const(coefficient))

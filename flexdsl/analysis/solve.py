@@ -141,6 +141,8 @@ class Solver:
 
     def _check_loads(self, expr: Expr) -> None:
         """An end may only load what one outer position chooses."""
+        if not expr.loads:
+            return
         known = {"b", "h", self.prover.outer} - {self.inner}
         for node in walk(expr):
             if node.op is Op.LOAD and not node.variables <= known:

@@ -184,9 +184,10 @@ class _Bounder:
 
     def _require_small(self, *ends: Expr) -> None:
         """A window of 2**31 - 1 is a fine "no window", but kv + window is then no number."""
-        for node in walk(*ends):
-            if node.op in GROWING and node.type is Type.INDEX and not self.prover.fits(node):
-                raise Declined(f"its bound {node!r} may not fit in 32 bits", self.mask)
+        growing = [n for n in walk(*ends) if n.op in GROWING and n.type is Type.INDEX]
+        if not self.prover.fits(*growing):
+            node = next(n for n in growing if not self.prover.fits(n))
+            raise Declined(f"its bound {node!r} may not fit in 32 bits", self.mask)
 
     def _require_contiguous(self, lower: _End, upper: _End) -> None:
         """Ends that move together: each row touches the next, so none is inside out.

@@ -342,6 +342,9 @@ def _elements_step(
     unsure = truth.maybe & table.are_few(*ends)
     if not unsure.any():
         return truth
+    # What is unbounded has one lane for all boxes, whatever the lanes of its operands.
+    lanes = (end.shape for n in needed for end in (_interval(known[n]).lo, _interval(known[n]).hi))
+    unsure = np.broadcast_to(unsure, np.broadcast_shapes(unsure.shape, *lanes))
     chosen = {n: _lanes_of(_interval(known[n]), unsure) for n in needed}
     elements = table.members(*(lanes_of(e, unsure) for e in ends)).astype(np.int64)
     always, possible = np.ones(elements.shape[1:], np.bool_), np.zeros(elements.shape[1:], np.bool_)

@@ -12,23 +12,26 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import reduce
 from itertools import pairwise
+from math import gcd
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flexdsl.analysis.block_grid import block_of
 from flexdsl.analysis.equal_runs import joined_table
 from flexdsl.analysis.grid import Grid, Rects
 from flexdsl.analysis.scene import Scene, chunks
 from flexdsl.analysis.subdivide import MANY, decide_tiles, first_row, warn_of_cost
 from flexdsl.analysis.table import Runs, RunTable, make_table, merged, table_of_runs
 from flexdsl.analysis.truth import flatten
-from flexdsl.ir import Expr, Op, apply, const, walk
+from flexdsl.analysis.values import specialise
+from flexdsl.ir import Expr, Op, apply, const
 
 Array = NDArray[Any]
 POSITIONS = 1 << 14  # of an axis, evaluated at once
 LOOKS = 1 << 24  # at positions of axes: with more of them proofs are faster
-RUNS = 1 << 12  # of all parts, overlaid at once
+RUNS = 1 << 11  # of all parts, overlaid at once
 
 
 def united_table(scene: Scene, planned: Callable[[Scene, Expr], RunTable]) -> RunTable | None:
@@ -42,18 +45,29 @@ def united_table(scene: Scene, planned: Callable[[Scene, Expr], RunTable]) -> Ru
     looks = (grid.q_len + grid.kv_len) * len(np.unique(scene.like_groups))
     if scene.expr.op is not Op.OR or grid.is_empty or looks > LOOKS:
         return None
+    tables = _tables_of_parts(scene, planned)
+    if not tables:
+        return None
+    runs = _united(tables, scene)
+    tables.clear()  # before the table of all is made
+    return table_of_runs(grid.batch * grid.heads * grid.q_tiles, runs)
+
+
+def _tables_of_parts(scene: Scene, planned: Callable[[Scene, Expr], RunTable]) -> list[RunTable]:
+    """The tables of which the whole one is the union; none where no part is easy apart."""
     rest: list[Expr] = []
     rows, columns, tables = list[Expr](), list[Expr](), list[RunTable]()
     for part in flatten(scene.expr):
         axes = part.variables & {"q", "kv"}
         of_part = rows if axes == {"q"} else columns if axes == {"kv"} else rest
-        joined = joined_table(replace(scene, expr=part)) if _is_searched(part) else None
+        # Where no captured tensor tells where a part holds, it is seldom hard to prove.
+        joined = joined_table(replace(scene, expr=part)) if part.loads else None
         if joined is None:
             of_part.append(part)
         else:
             tables.append(joined)
     if not (rows or columns or tables):
-        return None
+        return []
     if rows:
         tables.append(_of_axis(replace(scene, expr=_either(rows)), "q"))
     if columns:
@@ -61,16 +75,11 @@ def united_table(scene: Scene, planned: Callable[[Scene, Expr], RunTable]) -> Ru
     if rest:
         elsewhere = apply(Op.NOT, _either(rows + columns))
         tables.append(planned(replace(scene, expr=_either(rest)), elsewhere))
-    return _united(tables, scene)
+    return tables
 
 
 def _either(parts: list[Expr]) -> Expr:
     return reduce(lambda a, b: apply(Op.OR, a, b), parts, const(False))
-
-
-def _is_searched(part: Expr) -> bool:
-    """Does a captured tensor tell where a condition holds? Others are seldom hard to prove."""
-    return any(node.op is Op.LOAD for node in walk(part))
 
 
 def _of_axis(scene: Scene, axis: str) -> RunTable:
@@ -92,21 +101,23 @@ def _on_axis(scene: Scene, axis: str) -> tuple[Array, Array]:
     grid = scene.grid
     length, size = (grid.q_len, grid.tile[0]) if axis == "q" else (grid.kv_len, grid.tile[1])
     some, all_ = np.zeros((2, grid.batch * grid.heads, -(-length // size)), np.bool_)
-    nowhere, step = np.zeros(1, np.int64), max(1, POSITIONS // size)
+    step = gcd(size, grid.q_offset) if axis == "q" else size
+    step = block_of(specialise(scene.expr, scene.bindings), axis, step)
+    nowhere, together = np.zeros(1, np.int64), max(1, POSITIONS * step // size)
     for group in np.unique(scene.like_groups):
         b, h = divmod(int(group), grid.heads)
-        for tiles in chunks(some.shape[1], step):
-            along = np.arange(tiles.start * size, min(tiles.stop * size, length))
+        for tiles in chunks(some.shape[1], together):
+            along = np.arange(tiles.start * size, min(tiles.stop * size, length), step)
             rows, columns = (along, nowhere) if axis == "q" else (nowhere, along)
             value = scene.evaluate(np.asarray(b), np.asarray(h), rows, columns)
-            starts = np.arange(0, len(along), size)
+            starts = np.arange(0, len(along), size // step)
             some[group, tiles] = np.logical_or.reduceat(value, starts)
             all_[group, tiles] = np.logical_and.reduceat(value, starts)
     return some[scene.like_groups], all_[scene.like_groups]
 
 
-def _united(tables: list[RunTable], scene: Scene) -> RunTable:
-    """The table of the whole mask from those of its parts, some rows at a time."""
+def _united(tables: list[RunTable], scene: Scene) -> list[Runs]:
+    """The runs of the whole mask from the tables of its parts, some rows at a time."""
     rows = tables[0].rows
     before = np.cumsum(sum(np.diff(table.offsets) for table in tables))
     cuts = np.searchsorted(before, np.arange(RUNS, int(before[-1]), RUNS), side="right")
@@ -124,7 +135,7 @@ def _united(tables: list[RunTable], scene: Scene) -> RunTable:
             warn_of_cost(scene, shared * rows / stop)
         sure = row[~unsure] + first, start[~unsure], end[~unsure], full[~unsure]
         parts.append(_with_shared(sure, rects, scene))
-    return table_of_runs(rows, parts)
+    return parts
 
 
 def _with_shared(sure: Runs, rects: Rects, scene: Scene) -> Runs:

@@ -5,6 +5,11 @@
 Masks of every way to a plan at 16384 to 1048576 tokens and tiles of 128 x 128: milliseconds, bytes
 of the table, and peak memory while it is made. Nothing is asserted, and no kernel of attention
 runs. With a device it is the planner there that is measured (`device_plans.py`).
+
+Peak bytes are all that is allocated at once: the table itself and what is still sorted or joined,
+but not what the mask captures. A large table takes 2 to 4 times its own bytes. A small one takes
+what is looked at together, 16384 positions or 4096 tiles of a few numbers each: some 2 MB, whatever
+the length is.
 """
 
 from __future__ import annotations

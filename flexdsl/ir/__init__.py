@@ -10,7 +10,7 @@ and no values of its parameters. This room imports `flexdsl.errors` and numpy on
 from flexdsl.ir.combine import combine, rebuild, rename_apart, used_names
 from flexdsl.ir.construct import apply, const, load, param, var
 from flexdsl.ir.digest import digest
-from flexdsl.ir.evaluate import evaluate
+from flexdsl.ir.evaluate import evaluate, evaluate_all
 from flexdsl.ir.expr import Capture, Expr, captures_of, params_of, walk
 from flexdsl.ir.ops import MOD_VARIABLES, OPS, VARIABLES, Op, Operands, OpInfo
 from flexdsl.ir.printer import print_expr
@@ -38,6 +38,7 @@ __all__ = [
     "const",
     "digest",
     "evaluate",
+    "evaluate_all",
     "load",
     "param",
     "params_of",

@@ -65,6 +65,9 @@ NUMPY: dict[Op, Callable[..., Array]] = {
 }
 
 
+DTYPES: dict[Type, Any] = {Type.BOOL: np.bool_, Type.INDEX: np.int64}  # a float's is asked for
+
+
 def evaluate(
     expr: Expr,
     variables: Mapping[str, Array],
@@ -81,17 +84,38 @@ def evaluate(
     Returns:
         An array of the variables' broadcast shape, or one that broadcasts to it.
     """
+    return evaluate_all((expr,), variables, values, float_dtype)[0]
+
+
+def evaluate_all(
+    exprs: tuple[Expr, ...],
+    variables: Mapping[str, Array],
+    values: Mapping[str, Array],
+    float_dtype: Any = np.float64,
+) -> list[Array]:
+    """`evaluate` of several expressions, what they share once."""
     done: dict[Expr, Array] = {}
     with np.errstate(all="ignore"):
-        for node in _in_order(expr):
+        for node, finished in _in_order(exprs):
             done[node] = _evaluate_node(node, done, variables, values, float_dtype)
-    return done[expr]
+            for operand in finished:
+                del done[operand]
+    return [done[expr] for expr in exprs]
 
 
 @lru_cache(maxsize=512)
-def _in_order(expr: Expr) -> tuple[Expr, ...]:
-    """The nodes of an expression, operands first. The analysis asks of one mask many times."""
-    return tuple(walk(expr))
+def _in_order(exprs: tuple[Expr, ...]) -> tuple[tuple[Expr, tuple[Expr, ...]], ...]:
+    """The nodes of expressions, operands first, each with the operands that no later one needs.
+
+    The analysis asks of one mask many times.
+    """
+    order = list(walk(*exprs))
+    last_use = {operand: node for node in order for operand in node.args}
+    finished: dict[Expr, list[Expr]] = {node: [] for node in order}
+    for operand, node in last_use.items():
+        if operand not in exprs:
+            finished[node].append(operand)
+    return tuple((node, tuple(finished[node])) for node in order)
 
 
 def _evaluate_node(
@@ -101,7 +125,7 @@ def _evaluate_node(
     values: Mapping[str, Array],
     float_dtype: Any,
 ) -> Array:
-    dtype = {Type.BOOL: np.bool_, Type.INDEX: np.int64}.get(node.type, float_dtype)
+    dtype = DTYPES.get(node.type, float_dtype)
     args = [done[a] for a in node.args]
     match node.op:
         case Op.CONST:
@@ -113,6 +137,8 @@ def _evaluate_node(
         case Op.LOAD:
             assert isinstance(node.attribute, Capture)
             array = values[node.attribute.name]
+            if len(args) == 1:  # the same in one step: masks read their ids at every position
+                return np.asarray(array.take(args[0], mode="clip")).astype(dtype, copy=False)
             cut = zip(args, array.shape, strict=True)
             clipped = tuple(np.minimum(np.maximum(i, 0), n - 1) for i, n in cut)
             return np.asarray(array[clipped]).astype(dtype, copy=False)

@@ -48,6 +48,7 @@ class Expr:
             load, else None.
         type: type of the value.
         variables: names of the variables that the value depends on.
+        loads: does the value depend on a captured tensor?
     """
 
     op: Op
@@ -55,6 +56,7 @@ class Expr:
     attribute: Attribute
     type: Type
     variables: frozenset[str]
+    loads: bool
 
     def __bool__(self) -> bool:
         raise UnsupportedError(
@@ -91,7 +93,8 @@ def intern(op: Op, args: tuple[Expr, ...], attribute: Attribute, type: Type) -> 
         variables = frozenset[str]().union(*(a.variables for a in args))
         if op is Op.VAR:
             variables = frozenset({str(attribute)})
-        node = Expr(op, args, attribute, type, variables)
+        loads = op is Op.LOAD or any(a.loads for a in args)
+        node = Expr(op, args, attribute, type, variables, loads)
         _NODES[key] = node
     return node
 

@@ -12,6 +12,8 @@ from enum import Enum
 class Type(Enum):
     """The type of an expression."""
 
+    __hash__ = object.__hash__  # members are single objects; Enum's own hash is slow
+
     BOOL = "bool"
     INDEX = "index"
     FLOAT = "float"

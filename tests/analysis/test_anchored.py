@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexdsl.analysis import closed_runs, make_plan
+from flexdsl.analysis.closed_form import Interval
 from support.masks import Mask, Table, both, states_of
 
 LENGTH = 60
@@ -35,12 +36,12 @@ def test_whatever_the_ends_are_the_plan_is_brute_force(name, ends, tile):
 
 @pytest.mark.parametrize(("name", "slope"), [("from a start", 1), ("to an end", 1), ("steep", 3)])
 def test_rows_are_looked_at_only_where_a_tile_fits_between_them(name, slope, monkeypatch):
-    looked_at: list[int] = []
+    looked_at: list[Interval] = []
     rows_of = closed_runs.Ends._rows_of
 
-    def spy(ends, number):
-        looked_at.append(number)
-        return rows_of(ends, number)
+    def spy(ends, interval, tiles):
+        looked_at.append(interval)
+        return rows_of(ends, interval, tiles)
 
     monkeypatch.setattr(closed_runs.Ends, "_rows_of", spy)
     mask = Mask(MASKS[name](table := Table("end", np.arange(LENGTH) // 7 * 7)), {}, (table,))

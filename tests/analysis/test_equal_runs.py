@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from flexdsl import stdlib
 from flexdsl.analysis import equal_runs, make_plan, planning
 from flexdsl.analysis.bands import Band
-from support.masks import LONGEST, Mask, Shape, _apply2, both, captures, either, shapes
+from support.masks import LONGEST, Mask, Shape, Table, _apply2, both, captures, either, shapes
 from support.tables import check_table
 
 
@@ -97,3 +97,23 @@ def test_windows_that_are_shifted_are_joined_and_not_subdivided(monkeypatch):
     assert plan.kind == "table" and not looked_at
     rows, columns = (np.arange(28 * 42) for _ in range(2))
     assert plan.pairs == np.count_nonzero(plan.allowed(0, 0, rows, columns))
+
+
+def test_values_of_blocks_are_looked_at_once_a_block(monkeypatch):
+    looked_at = []
+    plain = equal_runs.values_of
+
+    def counted(*args):
+        values = plain(*args)
+        looked_at.append(len(values))
+        return values
+
+    monkeypatch.setattr(equal_runs, "values_of", counted)
+    names = Table("names", np.arange(64) * 5 % 7)
+    mask = Mask(lambda b, h, q, kv: names[q // 8] == names[kv // 8], {}, (names,))
+    for offset, looks in ((0, 64), (8, 63 + 64), (4, 127 + 64), (3, 509 + 64)):
+        looked_at.clear()
+        scene = scene_of(mask, Shape(512 - offset, 512, (16, 16), offset))
+        table = equal_runs.joined_table(scene)
+        assert table is not None and sum(looked_at) == looks
+        check_table(table, mask, scene)

@@ -124,8 +124,9 @@ def test_bounds_by_rows_are_right_whatever_the_tensor_comes_to_hold(
     dense = (np.array(values)[:, None] <= np.arange(60)) & (np.arange(60) < 50)
     states = states_of(dense[None, None], (8, tile))[0, 0]
     live, full = np.zeros(states.shape, bool), np.zeros(states.shape, bool)
+    of_live, of_full = ends.tiles(np.arange(ends.rows))
     for i, ((start, stop), (first, last)) in enumerate(
-        zip(zip(*ends.live_tiles(), strict=True), zip(*ends.full_tiles(), strict=True), strict=True)
+        zip(zip(*of_live, strict=True), zip(*of_full, strict=True), strict=True)
     ):
         live[i, start[0] : stop[0]] = True
         full[i, first[0] : last[0]] = True

@@ -66,6 +66,15 @@ def test_truth_is_never_contradicted(
         assert truth.possible if value else not truth.always, (expr, point, value)
 
 
+def test_an_element_is_compared_with_a_number_that_may_be_anything():
+    """Divided by zero, a number is unbounded: it has one lane for all boxes."""
+    tree = (Op.GE, (Op.LOAD, "doc", (Op.CONST, 0)), (Op.FLOORDIV, (Op.CONST, 0), (Op.VAR, "b")))
+    expr = built(tree)
+    assert expr is not None
+    truth = judge_of(expr).truth(box_of(dict.fromkeys(("b", "h", "q", "kv"), (0, 0))))
+    assert truth.maybe.all()
+
+
 @given(trees(Type.INDEX, depth=4), RANGES)
 def test_ranges_are_never_left(
     tree: tuple[object, ...], ranges: dict[str, tuple[int, int]]

@@ -1,0 +1,47 @@
+"""What planning holds at once, beside the table that it makes; no time is asserted."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+import flexdsl as fx
+from flexdsl.bench import plans
+
+TOKENS = 1 << 20
+MB = 1 << 20
+
+
+def peak_of(made: Callable[[], fx.BlockPlan]) -> tuple[fx.BlockPlan, int]:
+    """A plan, and the bytes allocated at once while it is made again."""
+    made()
+    tracemalloc.start()
+    plan = made()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return plan, peak
+
+
+@pytest.mark.parametrize("name", ["documents", "2-D neighbourhood", "3-D tiles"])
+def test_a_large_table_takes_less_than_four_times_its_bytes(name):
+    mask = fx.mask_mod(plans.MASKS[name](TOKENS))
+    plan, peak = peak_of(lambda: fx.plan(mask, TOKENS, TOKENS))
+    assert plan.kind == "table" and peak < 4 * plan.nbytes
+
+
+@pytest.mark.parametrize("name", ["causal", "sinks + window", "chunks", "block diffusion"])
+def test_a_closed_form_looks_at_few_tiles(name):
+    """Also where two intervals meet, which is looked for among 8192 rows of tiles."""
+    mask = fx.mask_mod(plans.MASKS[name](TOKENS))
+    plan, peak = peak_of(lambda: fx.plan(mask, TOKENS, TOKENS))
+    assert plan.kind == "closed-form" and peak < MB // 8
+
+
+def test_sinks_and_windows_of_each_head_are_a_closed_form_of_few_tiles():
+    sinks, keys = np.array([4, 100, 300, 1000]), np.array([1024, 2048, 100, 5000])
+    mask = fx.mask_mod(lambda b, h, q, kv: q >= kv and (kv < sinks[h] or q - kv < keys[h]))
+    plan, peak = peak_of(lambda: fx.plan(mask, TOKENS, TOKENS, heads=4))
+    assert plan.kind == "closed-form" and peak < MB // 4
