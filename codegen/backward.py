@@ -53,7 +53,7 @@ def generate_backward_query(spec: KernelSpec) -> Kernel:
     """
     d, dv = spec.head_dim, spec.value_dim
     tensors = {**dims_of_scores(spec), "value": dv, "d_out": dv, "d_query": d}
-    fixed = arguments_of(tensors, (*SHARED_SIZES, "q_tiles"))
+    fixed = arguments_of(tensors, (*SHARED_SIZES, "all_heads", "q_tiles"))
     lowering = Lowering(names_of_kernel(fixed), spec.clamped, spec.wide)
     body = Block(1)
     write_query_tile(body, spec)
@@ -84,7 +84,7 @@ def generate_backward_key(spec: KernelSpec) -> Kernel:
     """
     d, dv = spec.head_dim, spec.value_dim
     tensors = {**dims_of_scores(spec), "value": dv, "d_out": dv, "d_key": d, "d_value": dv}
-    fixed = arguments_of(tensors, (*SHARED_SIZES, "kv_heads", "kv_tiles"))
+    fixed = arguments_of(tensors, (*SHARED_SIZES, "kv_heads", "all_kv_heads", "kv_tiles"))
     lowering = Lowering(names_of_kernel(fixed), spec.clamped, spec.wide)
     body = Block(1)
     _write_key_tile(body, spec)
@@ -111,7 +111,7 @@ def generate_backward_key(spec: KernelSpec) -> Kernel:
 
 def _write_key_tile(body: Block, spec: KernelSpec) -> None:
     """Write which key tile the program has, and the positions of its keys."""
-    write_program(body, "kv_tile", "tl", heads="kv_heads", last_first=False)
+    write_program(body, "kv_tile", "tl", heads="kv_heads", count="all_kv_heads", last_first=False)
     body.line("kv_head = flat_head % kv_heads")
     body.line("kv_start = kv_tile * BLOCK_N")
     body.line("kv_first = kv_start")

@@ -28,7 +28,7 @@ from .tiles import (
 )
 from .writer import Block
 
-_SIZES = ("q_len", "kv_len", "q_offset", "heads", "group", "q_tiles")
+_SIZES = ("q_len", "kv_len", "q_offset", "heads", "all_heads", "group", "q_tiles")
 
 
 def generate_forward(spec: KernelSpec) -> Kernel:
@@ -65,7 +65,9 @@ def write_query_tile(body: Block, spec: KernelSpec) -> None:
 
 def write_query_program(body: Block, spec: KernelSpec, language: str) -> None:
     """Write which query tile the program has, and the positions of its first and last row."""
-    write_program(body, "q_tile", language, heads="heads", last_first=spec.heavy_last)
+    write_program(
+        body, "q_tile", language, heads="heads", count="all_heads", last_first=spec.heavy_last
+    )
     body.line("h = flat_head % heads")
     body.line("kv_head = h // group")
     body.line("q_start = q_tile * BLOCK_M")

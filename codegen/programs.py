@@ -15,21 +15,28 @@ _HEADS = 8
 
 
 def write_program(
-    body: Block, tile: str, language: str, *, heads: str, first_head: str = "", last_first: bool
+    body: Block,
+    tile: str,
+    language: str,
+    *,
+    heads: str,
+    count: str,
+    first_head: str = "",
+    last_first: bool,
 ) -> None:
     """Write the program's tile, `flat_head`, which counts heads of all batches, and `b`.
 
     Args:
         tile: name of the tile; that of their number has an s behind it.
         heads: source of how many heads a batch has.
+        count: source of how many heads of all batches the grid has programs of.
         first_head: source of the first head that the grid has programs of; "" for 0.
         last_first: the last tiles have the most work.
     """
     body.line(f"program = {language}.program_id(0)")
     body.comment(f"{_HEADS} heads side by side, tile after tile.")
     body.line(f"heads_before = program // ({_HEADS} * {tile}s) * {_HEADS}")
-    left = f"{language}.num_programs(0) // {tile}s - heads_before"
-    body.line(f"heads_here = {language}.minimum({left}, {_HEADS})")
+    body.line(f"heads_here = {language}.minimum({count} - heads_before, {_HEADS})")
     body.line(f"place = program - heads_before * {tile}s")
     if last_first:
         body.comment("The last tiles have the most work: they start first.")

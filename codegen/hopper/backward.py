@@ -56,7 +56,7 @@ _ROWS: Mapping[str, int | str] = {
     **dict(zip(FACTOR_TENSORS, ("BLOCK_M", GROUP_ROWS), strict=True)),
 }
 _SIZES = (
-    *("q_len", "kv_len", "q_offset", "heads", "group", *SIZES_OF_RESULTS),
+    *("q_len", "kv_len", "q_offset", "heads", "group", *SIZES_OF_RESULTS, "part_heads"),
     *("row_stride", "q_tiles", "kv_tiles"),
 )
 _BARRIERS = {
@@ -135,7 +135,7 @@ def generate_backward(spec: KernelSpec) -> Kernel:
 
 def _write_key_program(body: Block) -> None:
     """Write which keys the program has, and which query head."""
-    heads = {"heads": "result_heads", "first_head": "first_head"}
+    heads = {"heads": "result_heads", "count": "part_heads", "first_head": "first_head"}
     write_program(body, "kv_tile", "gl", **heads, last_first=False)
     body.line("result_head = flat_head % result_heads")
     body.line("h = result_head * members + member")

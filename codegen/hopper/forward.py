@@ -46,7 +46,7 @@ from .scores import (
     write_tile_fetches,
 )
 
-_SIZES = ("q_len", "kv_len", "q_offset", "heads", "group", "q_tiles")
+_SIZES = ("q_len", "kv_len", "q_offset", "heads", "all_heads", "group", "q_tiles")
 _ROWS: Mapping[str, int | str] = {
     "query": GROUP_ROWS,
     "out": GROUP_ROWS,

@@ -215,6 +215,10 @@ def _size(name: str, code: Code) -> str:
             return "s->heads / s->kv_heads"
         case "q_offset":
             return "c->q_offset"
+        case "all_heads" | "part_heads":
+            return "s->batch * s->heads"
+        case "all_kv_heads":
+            return "s->batch * s->kv_heads"
         case "result_heads":
             return "s->heads"
         case "members":

@@ -138,7 +138,8 @@ def _evaluate_node(
             assert isinstance(node.attribute, Capture)
             array = values[node.attribute.name]
             if len(args) == 1:  # the same in one step: masks read their ids at every position
-                return np.asarray(array.take(args[0], mode="clip")).astype(dtype, copy=False)
+                found = np.take(np.asarray(array), args[0], mode="clip")
+                return np.asarray(found).astype(dtype, copy=False)
             cut = zip(args, array.shape, strict=True)
             clipped = tuple(np.minimum(np.maximum(i, 0), n - 1) for i, n in cut)
             return np.asarray(array[clipped]).astype(dtype, copy=False)

@@ -249,6 +249,8 @@ def _size(name: str, call: Call, config: Config) -> int:
     kv_heads = call.tensors["key"].shape[1]
     lengths = call.bound.lengths
     sizes = {"kv_heads": kv_heads, "group": lengths.heads // kv_heads}
+    sizes["all_heads"] = lengths.batch * lengths.heads
+    sizes["all_kv_heads"] = lengths.batch * kv_heads
     sizes["row_stride"] = row_stride(lengths.q_len)
     sizes |= tile_counts(lengths, config) | call.sizes
     return sizes[name] if name in sizes else int(getattr(lengths, name))

@@ -183,7 +183,7 @@ def _steps_of_heads(
     first, main, last = phases
     steps, members = [Step(first)], sizes["members"]
     for member, part in product(range(members), parts):
-        own = sizes | {"first_head": part.start, "member": member}
+        own = sizes | {"first_head": part.start, "part_heads": len(part), "member": member}
         offset = (part.start * members + member) * bytes_of_head
         steps.append(Step(main, part, own, cleared=len(steps) > 1, offset=offset))
         steps.append(Step(last, part, own, offset=offset))
