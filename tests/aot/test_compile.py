@@ -35,7 +35,8 @@ JOBS += [f"{name}@cuda:90@bf16@plan_states" for name in ("document", "neighborho
 JOBS += [f"document@{t}@bf16@plan_states" for t in ("cuda:80", "hip:gfx942")]
 JOBS += [f"document@{t}@bf16@plan_refine" for t in ("cuda:90", "cuda:80", "hip:gfx942")]
 JOBS += [f"causal@cuda:90@bf16@{phase}" for phase in ("plan_counts", "plan_runs")]
-JOBS += [f"products@{t}@fp16@{p}" for t in OTHERS for p in ("factors", "forward", "backward_key")]
+JOBS += [f"products@cuda:80@fp16@{phase}" for phase in ("factors", "forward", "backward_key")]
+JOBS += ["products@hip:gfx942@fp16@factors"]
 JOBS += ["causal@cuda:80@fp32", "causal@cuda:90@fp32", "causal_192_128@hip:gfx942@bf16"]
 
 
