@@ -37,6 +37,7 @@ from .tiles import (
     uses_positions,
     write_allowed,
     write_key_positions,
+    write_products,
     write_row_positions,
 )
 from .writer import Block
@@ -229,14 +230,9 @@ def _key_tile(
     body = loop.body
     body.line("q_start = q_tile * BLOCK_M")
     write_row_positions(body, spec, "None, :")
-    so_far = ""
-    for of in score_products(spec):
-        for i, (offset, width) in enumerate(pieces(of.dim)):
-            load = load_piece(of.rows, f"{of.row_plane}, q_start", "BLOCK_M", offset, width)
-            body.line(f"{of.rows}_tile_{i} = {load}")
-            product = f"{of.keys}_tile_{i}, {of.rows}_tile_{i}.T"
-            body.line(f"scores = tl.dot({product}, {so_far}{IEEE})")
-            so_far = "scores, "
+    products = score_products(spec)
+    tensors = [(p.keys, p.rows, f"{p.row_plane}, q_start", p.dim) for p in products]
+    write_products(body, tensors, "BLOCK_M")
     _load_row(body, "lse_log2", "None, :")
     scope = tile_scope(body, outer, "q")
     # Rows past the end have no weight, and keys past the end are not stored: no end to look at.

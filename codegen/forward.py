@@ -24,6 +24,7 @@ from .tiles import (
     uses_positions,
     write_allowed,
     write_key_positions,
+    write_products,
     write_row_positions,
 )
 from .writer import Block
@@ -77,14 +78,9 @@ def write_query_program(body: Block, spec: KernelSpec, language: str) -> None:
 
 def write_scores(body: Block, spec: KernelSpec) -> None:
     """Write the scores of a query tile (loaded) and a key tile (loaded here), without the scale."""
-    so_far = ""
-    for of in score_products(spec):
-        for i, (offset, width) in enumerate(pieces(of.dim)):
-            load = load_piece(of.keys, f"{of.key_plane}, kv_start", "BLOCK_N", offset, width)
-            body.line(f"{of.keys}_tile_{i} = {load}")
-            product = f"{of.rows}_tile_{i}, {of.keys}_tile_{i}.T"
-            body.line(f"scores = tl.dot({product}, {so_far}{IEEE})")
-            so_far = "scores, "
+    products = score_products(spec)
+    tensors = [(p.rows, p.keys, f"{p.key_plane}, kv_start", p.dim) for p in products]
+    write_products(body, tensors, "BLOCK_N")
 
 
 def write_queries(body: Block, spec: KernelSpec) -> None:

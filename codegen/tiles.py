@@ -87,6 +87,23 @@ def load_tiles(block: Block, tensor: str, at: str, rows: str, dim: int) -> None:
         block.line(f"{tensor}_tile_{i} = {load_piece(tensor, at, rows, offset, width)}")
 
 
+def write_products(block: Block, tensors: Iterable[tuple[str, str, str, int]], rows: str) -> None:
+    """Write `scores`, the sum of the products of tiles, each with one that is loaded here.
+
+    Args:
+        tensors: of each product the name of what is loaded already, the name of what is not and
+            where that lies, and the elements of a row of both.
+        rows: of the tiles that are loaded here.
+    """
+    so_far = ""
+    for held, loaded, at, dim in tensors:
+        for i, (offset, width) in enumerate(pieces(dim)):
+            block.line(f"{loaded}_tile_{i} = {load_piece(loaded, at, rows, offset, width)}")
+            product = f"{held}_tile_{i}, {loaded}_tile_{i}.T"
+            block.line(f"scores = tl.dot({product}, {so_far}{IEEE})")
+            so_far = "scores, "
+
+
 def store_piece(tensor: str, at: str, rows: str, offset: int, width: int, value: str) -> str:
     """The source that stores `rows` by `width` elements of a head, in the tensor's dtype."""
     cast = f"{value}.to({tensor}_{width}.dtype).reshape([1, 1, {rows}, {width}])"

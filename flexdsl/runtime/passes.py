@@ -59,16 +59,17 @@ class Made:
 
 def factors_of(bound: Bound) -> list[Made]:
     """The matrices of a call's products, which `Phase.FACTORS` writes; none where it has none."""
+    if not bound.products:
+        return []
     width, lengths = width_of(bound.products), bound.lengths
     of_batch, of_head = (depends_on(bound.products, n) for n in ("b", "h"))
     rows = (-(-n // FACTOR_ROWS) * FACTOR_ROWS for n in (lengths.q_len, lengths.kv_len))
     sides = zip(FACTOR_TENSORS, rows, of_batch, of_head, strict=True)
-    shapes = {
-        name: (lengths.batch if b else 1, lengths.heads if h else 1, length, width)
+    shapes = (
+        (name, (lengths.batch if b else 1, lengths.heads if h else 1, length, width))
         for name, length, b, h in sides
-    }
-    slots = shapes if width else ()
-    return [Made(("tensors", name), shapes[name], torch.bfloat16) for name in slots]
+    )
+    return [Made(("tensors", name), shape, torch.bfloat16) for name, shape in shapes]
 
 
 def factor_phases(bound: Bound) -> tuple[Phase, ...]:
@@ -96,11 +97,11 @@ class Step:
 
 
 class Pass:
-    """A pass, to be run again and again.
+    """A pass, to be run again and again. The matrices of a call's products are its own affair.
 
     Args:
         kernels: what runs.
-        steps: its launches, in order.
+        steps: its launches, in order; that of the matrices comes before them by itself.
         bound, scale, device: of the calls.
         given: what kernels have the tensors for that a run is given.
         made: what a run allocates and gives back.
@@ -121,9 +122,11 @@ class Pass:
         work: Mapping[Slot, tuple[int, ...]] | None = None,
         inside: Mapping[Slot, Slot] | None = None,
     ) -> None:
-        self._kernels, self._steps, self._bound, self._scale = kernels, steps, bound, scale
-        self._made, self._work = [m.on(device) for m in made], work or {}
-        order = (*given, *(m.slot for m in made), *self._work)
+        self._kernels, self._bound, self._scale = kernels, bound, scale
+        self._steps = (*map(Step, factor_phases(bound)), *steps)
+        all_made, self._results = (*made, *factors_of(bound)), len(made)
+        self._made, self._work = [m.on(device) for m in all_made], work or {}
+        order = (*given, *(m.slot for m in all_made), *self._work)
         inside = inside or {}
         self._order = (*order, *inside)
         self._inside = [order.index(slot) for slot in inside.values()]
@@ -152,7 +155,7 @@ class Pass:
                 self._begin(step, space)
                 inside = [addresses[at] + step.offset for at in self._inside]
                 launch.run(addresses + inside)
-        return made
+        return made[: self._results]
 
     def _begin(self, step: Step, space: Tensor | None) -> None:
         if step.cleared and space is not None:

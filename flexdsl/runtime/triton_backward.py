@@ -20,7 +20,7 @@ from flexdsl.runtime.blocks import aligned, aligned_rows
 from flexdsl.runtime.call import Call, Kernels, Slot, loads_of, row_stride, tile_counts
 from flexdsl.runtime.evaluate import evaluate
 from flexdsl.runtime.low_rank import with_products
-from flexdsl.runtime.passes import Made, Pass, Step, factor_phases, factors_of
+from flexdsl.runtime.passes import Made, Pass, Step
 from flexdsl.runtime.tuning import Config, diagonal_config
 
 # Gradients from (q, k, v), out, lse, d_out and d_lse.
@@ -213,10 +213,7 @@ def _pass(
 ) -> Backward:
     given = _GIVEN if _D_LSE in work else (*_GIVEN, _D_LSE)
     calls = call.bound, call.scale, call.device
-    steps = (*map(Step, factor_phases(call.bound)), *steps)
-    all_made = (*made, *factors_of(call.bound))
-    run = Pass(kernels, steps, *calls, given, all_made, work, inside).run
-    return lambda *tensors: run(*tensors)[: len(made)]
+    return Pass(kernels, steps, *calls, given, made, work, inside).run
 
 
 def _shape_of_sums(load: LearnedLoad, bound: bind.Bound, tile: Config) -> tuple[int, ...]:

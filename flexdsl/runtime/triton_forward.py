@@ -13,7 +13,7 @@ from flexdsl.runtime import bind
 from flexdsl.runtime.blocks import ALIGNMENT, aligned
 from flexdsl.runtime.call import Kernels
 from flexdsl.runtime.low_rank import with_products
-from flexdsl.runtime.passes import Made, Pass, Step, factor_phases, factors_of
+from flexdsl.runtime.passes import Made, Pass, Step
 
 Forward = Callable[[Tensor, Tensor, Tensor], Sequence[Tensor]]
 _GIVEN = tuple(("tensors", name) for name in ("query", "key", "value"))
@@ -43,12 +43,7 @@ def forward(
     out = Made(("tensors", "out"), shape, dtype, padded=True)
     lse = Made(("rows", "lse"), shape[:3])
     bound = with_products(bound, scale, dtype, kernels.against_products)
-    steps = [Step(phase) for phase in (*factor_phases(bound), Phase.FORWARD)]
-    made = (out, lse, *factors_of(bound))
-    all_of = Pass(kernels, steps, bound, scale, q.device, _GIVEN, made).run
-
-    def run(q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
-        return all_of(q, k, v)[:2]
+    run = Pass(kernels, (Step(Phase.FORWARD),), bound, scale, q.device, _GIVEN, (out, lse)).run
 
     if shape[3] * dtype.itemsize % ALIGNMENT == 0 and all(aligned(x) is x for x in (q, k, v)):
         return run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from flexdsl.runtime.blocks import aligned_rows, strides_of
 from flexdsl.runtime.call import Call
 from flexdsl.runtime.passes import Made, Pass, Step
 
+PLAIN: Any = SimpleNamespace(products=())  # all that a pass itself looks at of a call's mods
 PHASES = (Phase.BACKWARD_ROWS, Phase.BACKWARD)
 GIVEN = (("tensors", "query"), ("rows", "lse"))
 MADE = (
@@ -58,7 +60,7 @@ def given() -> list[torch.Tensor]:
 
 def made_by(kernels: Kernels) -> Pass:
     return Pass(
-        kernels, [Step(p) for p in PHASES], None, 0.5, torch.device("cpu"), GIVEN, MADE, WORK
+        kernels, [Step(p) for p in PHASES], PLAIN, 0.5, torch.device("cpu"), GIVEN, MADE, WORK
     )
 
 
@@ -128,7 +130,7 @@ def test_heads_in_parts(again: tuple[Phase, ...]) -> None:
 
     given = (("tensors", "query"),)
     cpu = torch.device("cpu")
-    run = Pass(Parts(), steps, None, 0.5, cpu, given, (made,), work, inside).run
+    run = Pass(Parts(), steps, PLAIN, 0.5, cpu, given, (made,), work, inside).run
     for _ in range(3):
         run(torch.randn(1, 4, 64, 8).half())
         assert seen == [(0, 0.0), (offset, 5.0)]
