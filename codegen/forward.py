@@ -60,12 +60,13 @@ def generate_forward(spec: KernelSpec) -> Kernel:
 
 def write_query_tile(body: Block, spec: KernelSpec) -> None:
     """Write which query tile the program has, and the positions of its rows."""
+    body.line("program = tl.program_id(0)")
     write_query_program(body, spec, "tl")
     write_row_positions(body, spec, ":, None")
 
 
 def write_query_program(body: Block, spec: KernelSpec, language: str) -> None:
-    """Write which query tile the program has, and the positions of its first and last row."""
+    """Write which query tile `program` has, and the positions of its first and last row."""
     write_program(
         body, "q_tile", language, heads="heads", count="all_heads", last_first=spec.heavy_last
     )

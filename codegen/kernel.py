@@ -49,6 +49,7 @@ class Role(Enum):
     ELEMENTS = "pointer to the elements of a captured tensor: contiguous, signed or float32"
     EXTREMES = "pointer to the extremes of a captured tensor (`extremes.py`), of the same type"
     MEMBERS = "pointer to the sets of elements of a captured tensor (`members.py`), int64"
+    COUNTER = "pointer to one int32 number, 0 before the kernel runs, which it counts with"
     FACTORS = "pointer to the bfloat16 columns of rows or of keys (`factors.py`), contiguous"
     TABLE_STRIDE = "int32: rows of the run table from one batch or one head to the next"
 

@@ -173,6 +173,8 @@ def _comment(argument: Argument) -> str:
             return "table of runs"
         case Role.SUMS:
             return "float32 sums, for a gradient"
+        case Role.COUNTER:
+            return "int32, 0: a count that programs share"
         case Role.STATES:
             return "int8 states of tiles"
         case Role.COUNTS:

@@ -24,7 +24,7 @@ def write_program(
     first_head: str = "",
     last_first: bool,
 ) -> None:
-    """Write the program's tile, `flat_head`, which counts heads of all batches, and `b`.
+    """Write the tile of `program`, a number, `flat_head`, which counts all heads, and `b`.
 
     Args:
         tile: name of the tile; that of their number has an s behind it.
@@ -33,7 +33,6 @@ def write_program(
         first_head: source of the first head that the grid has programs of; "" for 0.
         last_first: the last tiles have the most work.
     """
-    body.line(f"program = {language}.program_id(0)")
     body.comment(f"{_HEADS} heads side by side, tile after tile.")
     body.line(f"heads_before = program // ({_HEADS} * {tile}s) * {_HEADS}")
     body.line(f"heads_here = {language}.minimum({count} - heads_before, {_HEADS})")

@@ -5,12 +5,13 @@ asynchronous matrix products (wgmma). Mask and score become the same expressions
 kernels, in the layout of an accumulator; plans give the same tiles in another order.
 
     cover.py     which calls the kernels take, and the reason for those they do not
-    schedule.py  the order of the tiles, which producer and consumers share
+    schedule.py  the order of the tiles
     module.py    the module around a kernel, shared memory and barriers
     scores.py    the matrix products of the scores, and the copies of what is in them
     forward.py   the forward kernel
     backward.py  the kernel of dK, dV and the sums of dQ
     early_loads.py  what is loaded apart from where it is used, of either kernel
+    works.py     programs that stay: how the producer finds works and tells the consumers
     row_loads.py what it loads for each row, a tile ahead
     key_loads.py what the forward kernel loads for each key, before it is needed
     query_sums.py  the order of those sums in memory, and the kernel that makes dQ of them

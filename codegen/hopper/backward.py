@@ -136,6 +136,7 @@ def generate_backward(spec: KernelSpec) -> Kernel:
 def _write_key_program(body: Block) -> None:
     """Write which keys the program has, and which query head."""
     heads = {"heads": "result_heads", "count": "part_heads", "first_head": "first_head"}
+    body.line("program = gl.program_id(0)")
     write_program(body, "kv_tile", "gl", **heads, last_first=False)
     body.line("result_head = flat_head % result_heads")
     body.line("h = result_head * members + member")

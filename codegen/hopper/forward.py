@@ -1,11 +1,12 @@
 """The forward kernel for Hopper, in Gluon: a producer warp and consumer warpgroups.
 
-The producer brings tiles into shared memory by the copy engine. Each consumer has 64 query rows; it
+A program stays on its multiprocessor and takes one query tile after the other (`works.py`). The
+producer brings tiles into shared memory by the copy engine. Each consumer has 64 query rows; it
 starts the product of the next scores, then that of the weights at hand with their values, and
 computes the next softmax while the second one runs. The order of issue was found by experiment on
 an H200; FlashAttention 3 (arXiv 2407.08608) describes the same overlap within a warpgroup. Masked
 and full tiles share a loop: with a loop each, ptxas packed and unpacked the weights carried from
-one to the other in every tile.
+one to the other in every tile. The first tile of a work is always masked.
 Which calls this kernel covers is said in `cover.py`.
 """
 
@@ -37,13 +38,26 @@ from .module import (
     write_hopper_module,
     write_partitions,
 )
-from .schedule import Schedule, end_of_tiles, write_schedule
+from .schedule import end_of_tiles, write_schedule
 from .scores import (
     keys_of,
     rows_of,
     write_group_fetches,
     write_start_scores,
     write_tile_fetches,
+)
+from .works import (
+    NAMES,
+    NEXT_WORK,
+    NOTES,
+    query_places,
+    works_of_consumer,
+    works_of_producer,
+    write_free_place,
+    write_leave_tile,
+    write_leave_work,
+    write_notes,
+    write_read_tile,
 )
 
 _SIZES = ("q_len", "kv_len", "q_offset", "heads", "all_heads", "group", "q_tiles")
@@ -55,7 +69,8 @@ _ROWS: Mapping[str, int | str] = {
     **dict(zip(FACTOR_TENSORS, (GROUP_ROWS, "BLOCK_N"), strict=True)),
 }
 _BARRIERS = {
-    "query_ready": "1, 1",
+    "query_ready": "{places}, 1",
+    "query_free": "{places}, {groups}",
     "key_ready": "STAGES, 1",
     "value_ready": "STAGES, 1",
     "key_free": "STAGES, {groups}",
@@ -67,87 +82,120 @@ def generate_forward(spec: KernelSpec) -> Kernel:
     """The forward kernel of a mask and a score modification.
 
     Returns:
-        A kernel whose entry is `forward` and whose grid is `q_tiles * batch * heads` programs of
-        four warps and BLOCK_M = 64 `spec.consumers`.
+        A kernel whose entry is `forward`, of four warps and BLOCK_M = 64 `spec.consumers`. Its grid
+        is as many programs as the GPU has at a time, but no more than there are works:
+        `q_tiles * batch * heads`. The counter of works is 0 before it runs.
     """
     dv = spec.value_dim
     fixed = (
         *descriptors({**dims_of_scores(spec), "value": dv, "out": dv}, _ROWS),
         Argument("lse", Role.ROWS, "lse"),
+        Argument(NEXT_WORK, Role.COUNTER, NEXT_WORK),
         Argument("scale", Role.SCALE, "scale"),
         *(Argument(s, Role.SIZE, s) for s in _SIZES),
     )
     lowering = Lowering(names_of_kernel(fixed, RESERVED), spec.clamped, spec.wide, language="gl")
     body, groups = Block(1), spec.consumers
-    write_query_program(body, spec, "gl")
-    scope = Scope(body.block(), None, {n: n for n in ("b", "h", "q_first", "q_last")})
-    schedule = write_schedule(KEYS, spec, GROUP_ROWS * groups, lowering, scope)
-    tiles: list[str] = []
-    for of in score_products(spec):
-        tiles += allocate(body, of.rows, of.dim, groups, GROUP_ROWS)
-        tiles += allocate(body, of.keys, of.dim, "STAGES", "BLOCK_N")
-    tiles += allocate(body, "value", dv, "STAGES", "BLOCK_N")
-    write_barriers(body, {n: counts.format(groups=groups) for n, counts in _BARRIERS.items()})
+    tiles = _write_shared_memory(body, spec)
+    producer, masks = _producer(spec, lowering, tiles)
     consumer = Block(1)
-    _write_consumer(consumer, spec, schedule, lowering)
+    _write_consumer(consumer, spec, masks, lowering)
     arguments = (*fixed, *lowering.arguments.values())
     partitions = (
-        _producer(spec, schedule, tiles),
+        producer,
         Partition(
             "consumer",
-            "One warpgroup: output and logsumexp of 64 rows.",
+            "One warpgroup: output and logsumexp of 64 rows of each work.",
             ("GROUP", "BLOCK_N", "STAGES"),
-            _of_consumer(spec, schedule, tiles, lowering),
+            _of_consumer(spec, tiles, lowering),
             consumer,
         ),
     )
     write_partitions(body, partitions[1], partitions[0], groups)
-    functions = [BARRIERS, SOFTMAX, *helpers_of(lowering.helpers)]
+    functions = [BARRIERS, NOTES, SOFTMAX, *helpers_of(lowering.helpers)]
     title = "Attention forward for Hopper"
     return write_hopper_module(title, "forward", spec, arguments, functions, partitions, body)
+
+
+def _write_shared_memory(body: Block, spec: KernelSpec) -> list[str]:
+    """Write the allocations, and give their names."""
+    groups, places = spec.consumers, query_places(spec)
+    tiles: list[str] = []
+    for of in score_products(spec):
+        tiles += allocate(body, of.rows, of.dim, places * groups, GROUP_ROWS)
+        tiles += allocate(body, of.keys, of.dim, "STAGES", "BLOCK_N")
+    tiles += allocate(body, "value", spec.value_dim, "STAGES", "BLOCK_N")
+    write_notes(body, places)
+    counts = {n: c.format(groups=groups, places=places) for n, c in _BARRIERS.items()}
+    write_barriers(body, counts)
+    return [*tiles, *NAMES]
 
 
 def _names_of_descriptors(dims: dict[str, int]) -> list[str]:
     return [a.name for a in descriptors(dims, _ROWS)]
 
 
-def _of_consumer(
-    spec: KernelSpec, schedule: Schedule, tiles: list[str], lowering: Lowering
-) -> tuple[str, ...]:
+def _of_consumer(spec: KernelSpec, tiles: list[str], lowering: Lowering) -> tuple[str, ...]:
     return (
         *_names_of_descriptors({"out": spec.value_dim}),
-        *("lse", "scale", "q_len", "kv_len", "q_offset", "heads", "b", "h", "q_start"),
-        *(*tiles, *_BARRIERS, *schedule.handed, *names_of_mods(lowering)),
+        *("lse", "scale", "q_len", "kv_len", "q_offset", "heads"),
+        *(*tiles, *_BARRIERS, *names_of_mods(lowering)),
     )
 
 
-def _producer(spec: KernelSpec, schedule: Schedule, tiles: list[str]) -> Partition:
+def _producer(spec: KernelSpec, lowering: Lowering, tiles: list[str]) -> tuple[Partition, bool]:
+    """The producer, and whether a tile after a work's first one may be masked."""
     names = _names_of_descriptors({**dims_of_scores(spec), "value": spec.value_dim})
-    body = Block(1)
-    ready = "query_ready.index(0)"
-    write_group_fetches(body, ready, rows_of(spec), "q_start", spec.consumers)
-    body.line("kv_tile = first_tile\nstep = 0")
-    _write_fetches(body, spec)
-    with schedule.loop(body) as tile:
-        _write_fetches(tile, spec)
-    taken = (*names, "b", "h", "kv_head", "q_start", *tiles, *_BARRIERS, *schedule.handed)
-    title = "One warp: brings the query tile, then each key and value tile."
-    return Partition("producer", title, ("BLOCK_N", "STAGES"), taken, body)
+    block, places = Block(1), query_places(spec)
+    with works_of_producer(block, places) as body:
+        write_query_program(body, spec, "gl")
+        scope = Scope(body.block(), None, {n: n for n in ("b", "h", "q_first", "q_last")})
+        schedule = write_schedule(KEYS, spec, GROUP_ROWS * spec.consumers, lowering, scope, warps=1)
+        body.line("kv_tile = first_tile\nstep = 0")
+        _write_key_fetch(body, spec, "", schedule.more_than_one)
+        write_leave_work(body, places)
+        ready, groups = "query_ready.index(query_place)", spec.consumers
+        write_group_fetches(
+            body, ready, rows_of(spec), "q_start", groups, f"query_place * {groups}"
+        )
+        _write_value_fetch(body, spec)
+        with schedule.loop(body) as tile:
+            _write_key_fetch(tile, spec, schedule.masked, schedule.more)
+            _write_value_fetch(tile, spec)
+    of_schedule = (a.name for a in lowering.arguments.values())
+    taken = (*names, NEXT_WORK, *_SIZES, *tiles, *_BARRIERS, *of_schedule)
+    title = "One warp: brings the query tile of each work, then its key and value tiles."
+    partition = Partition("producer", title, ("BLOCK_M", "BLOCK_N", "STAGES"), taken, block)
+    return partition, bool(schedule.masked)
 
 
-def _write_fetches(block: Block, spec: KernelSpec) -> None:
-    """Write what brings the keys and values of `kv_tile`, once their places are free."""
-    block.line("stage = step % STAGES")
-    block.line("phase = step // STAGES & 1 ^ 1")
+def _write_key_fetch(block: Block, spec: KernelSpec, masked: str, more: str) -> None:
+    """Write what brings the keys of `kv_tile`, once their place is free, with the tile's note."""
+    block.line("stage = at % STAGES")
+    block.line("phase = at // STAGES & 1 ^ 1")
+    block.line("mbarrier.wait(key_free.index(stage), phase)")
+    write_leave_tile(block, "kv_tile", masked, more)
+    row = "kv_tile * BLOCK_N"
+    write_tile_fetches(block, "key_ready.index(stage)", keys_of(spec), row, "BLOCK_N")
+
+
+def _write_value_fetch(block: Block, spec: KernelSpec) -> None:
+    """Write what brings the values of that tile."""
+    block.line("mbarrier.wait(value_free.index(stage), phase)")
     value = [("value", spec.value_dim, "b, kv_head")]
-    for name, tensors in (("key", keys_of(spec)), ("value", value)):
-        block.line(f"mbarrier.wait({name}_free.index(stage), phase)")
-        ready = f"{name}_ready.index(stage)"
-        write_tile_fetches(block, ready, tensors, "kv_tile * BLOCK_N", "BLOCK_N")
+    row = "kv_tile * BLOCK_N"
+    write_tile_fetches(block, "value_ready.index(stage)", value, row, "BLOCK_N")
+    block.line("at += 1")
 
 
-def _write_consumer(body: Block, spec: KernelSpec, schedule: Schedule, lowering: Lowering) -> None:
-    _write_layouts(body, spec)
+def _write_consumer(block: Block, spec: KernelSpec, masks: bool, lowering: Lowering) -> None:
+    _write_layouts(block, spec)
+    block.line(f"zero = gl.zeros([{GROUP_ROWS}, BLOCK_N], gl.float32, SCORES)")
+    with works_of_consumer(block, query_places(spec), spec.consumers) as body:
+        _write_work(body, spec, masks, lowering)
+
+
+def _write_work(body: Block, spec: KernelSpec, masks: bool, lowering: Lowering) -> None:
     body.line(f"row = q_start + GROUP * {GROUP_ROWS} + gl.arange(0, {GROUP_ROWS}, ROWS)")
     clipped = "gl.minimum(row, q_len - 1)" if loads_at("q", spec) else "row"
     body.line(f"q = (q_offset + {clipped})[:, None]")
@@ -155,22 +203,20 @@ def _write_consumer(body: Block, spec: KernelSpec, schedule: Schedule, lowering:
     scope = Scope(body.block(), None, known)
     body.line(f'max_log2 = gl.full([{GROUP_ROWS}], -float("inf"), gl.float32, ROWS)')
     body.line(f"total = gl.zeros([{GROUP_ROWS}], gl.float32, ROWS)")
-    body.line(f"zero = gl.zeros([{GROUP_ROWS}, BLOCK_N], gl.float32, SCORES)")
     for i, (_, width) in enumerate(pieces(spec.value_dim)):
         body.line(f"out_tile_{i} = gl.zeros([{GROUP_ROWS}, {width}], gl.float32, OUT_{i})")
-    body.line("mbarrier.wait(query_ready.index(0), 0)")
     body.line("\n# The first tile: nothing to weigh with yet.")
-    body.line("kv_tile = first_tile\nstep = 0")
-    _write_start_scores(body, spec)
+    _write_start_scores(body, spec, masked=False)
+    write_free_place(body, query_places(spec))
     loads = loads_of_keys(spec)
     early = write_first_loads(body, spec, loads, lowering, scope)
     _write_wait_scores(body, 0)
     _write_weights(body, spec, "True", early, lowering, scope)
     _write_operands(body, spec)
-    with schedule.loop(body) as tile:
-        _write_step(tile, spec, schedule.masked, loads, early, lowering, scope)
+    with body.indented("while more != 0:") as tile:
+        _write_step(tile, spec, masks, loads, early, lowering, scope)
     body.line("\n# The last tile's values.")
-    body.line(f"before = {schedule.last_step}")
+    body.line("before = at - 1")
     _write_start_out(body, spec)
     _write_wait_out(body, spec)
     _write_results(body, spec)
@@ -190,15 +236,16 @@ def _write_layouts(body: Block, spec: KernelSpec) -> None:
 def _write_step(
     body: Block,
     spec: KernelSpec,
-    masked: str,
+    masks: bool,
     loads: KeyLoads,
     early: dict[Expr, Text],
     lowering: Lowering,
     scope: Scope,
 ) -> None:
     """Write the work of one tile: its scores and weights, and the values of the one before."""
-    _write_start_scores(body, spec)
-    body.line("before = step - 1")
+    masked = "masked != 0" if masks else ""
+    _write_start_scores(body, spec, masked=masks)
+    body.line("before = at - 2")
     _write_start_out(body, spec)
     write_more_loads(body, spec, loads, masked, early, lowering, scope)
     _write_wait_scores(body, len(pieces(spec.value_dim)))
@@ -210,10 +257,12 @@ def _write_step(
     _write_operands(body, spec)
 
 
-def _write_start_scores(body: Block, spec: KernelSpec) -> None:
-    body.line("stage = step % STAGES")
-    body.line("mbarrier.wait(key_ready.index(stage), step // STAGES & 1)")
-    write_start_scores(body, rows_of(spec), keys_of(spec), "BLOCK_N")
+def _write_start_scores(body: Block, spec: KernelSpec, *, masked: bool) -> None:
+    body.line("stage = at % STAGES")
+    body.line("mbarrier.wait(key_ready.index(stage), at // STAGES & 1)")
+    body.line("at += 1")
+    write_start_scores(body, rows_of(spec), keys_of(spec), "BLOCK_N", "mine")
+    write_read_tile(body, masked=masked)
 
 
 def _write_wait_scores(body: Block, outstanding: int) -> None:
@@ -302,12 +351,11 @@ def _write_results(body: Block, spec: KernelSpec) -> None:
     body.line("gl.store(lse + lse_row, logsumexp, mask=row < q_len)")
     for i, (_, width) in enumerate(pieces(spec.value_dim)):
         divisor = f"gl.convert_layout(total, gl.SliceLayout(1, OUT_{i}))[:, None]"
-        place = matrix("query", i, "GROUP", GROUP_ROWS, width)
+        place = matrix("query", i, "mine", GROUP_ROWS, width)
         body.line(f"{place}.store((out_tile_{i} / {divisor}).to(out_{width}.dtype))")
     body.line("fence_async_shared()")
     for i, (offset, width) in enumerate(pieces(spec.value_dim)):
         at = f"[b, h, q_start + GROUP * {GROUP_ROWS}, {offset}]"
         body.line(
-            f"tma.async_copy_shared_to_global(out_{width}, {at}, query_tiles_{i}.index(GROUP))"
+            f"tma.async_copy_shared_to_global(out_{width}, {at}, query_tiles_{i}.index(mine))"
         )
-    body.line("tma.store_wait(0)")

@@ -75,7 +75,9 @@ RESERVED = frozenset(
     """gluon gl tma mbarrier fence_async_shared warpgroup_mma warpgroup_mma_init
     warpgroup_mma_wait barriers softmax
     producer consumer GROUP STAGES step stage phase before first_tile last_step head_run turn
-    leading_run q_of_tile kv_of_tile
+    leading_run first_stop following next_start next_stop q_of_tile kv_of_tile
+    next_work nth_work query_place mine at note more masked notes leave read work_notes tile_notes
+    query_free
     query_ready key_ready key_free value_ready value_free zero SCORES ROWS KEYS
     weights_0 weights_1 weights_2""".split()  # noqa: SIM905
 )

@@ -53,12 +53,16 @@ class Schedule:
         last_step: source of the number of the last step, after the loop.
         masked: in the one loop, source of the bool that the tile is to be masked; "" where none
             is.
+        more_than_one: source of the bool that there is a tile after the first one.
+        more: in the one loop, source of the bool that there is a tile after the one at hand.
     """
 
     handed: tuple[str, ...]
     axis: Axis
     last_step: str
     masked: str
+    more_than_one: str
+    more: str
 
     @contextmanager
     def loop(self, block: Block) -> Iterator[Block]:
@@ -134,28 +138,32 @@ class _Runs(Schedule):
 
     @contextmanager
     def loop(self, block: Block) -> Iterator[Block]:
+        tile = self.axis.tile
+        block.line("run = leading_run\nrun_start = first_tile + 1\nrun_stop = first_stop")
         with block.indented("for turn in range(first_run, last_run):") as runs:
-            runs.line("run = turn + (full_end - first_run)")
-            runs.line("run = gl.where(run < last_run, run, run - (last_run - first_run))")
-            with self._tiles(runs) as tile:
-                yield tile.body
+            runs.comment("The ends of the run after this one are on their way meanwhile.")
+            runs.line("following = turn + 1 + (full_end - first_run)")
+            past = "following - (last_run - first_run)"
+            runs.line(f"following = gl.where(following < last_run, following, {past})")
+            for end in ("start", "stop"):
+                loaded = f"gl.load({end}s + following, mask=turn + 1 < last_run, other=0)"
+                runs.line(f"next_{end} = {loaded}")
+            with runs.indented(f"for {tile} in range(run_start, run_stop):") as body:
+                body.line("step += 1")
+                yield body
+            runs.line("run, run_start, run_stop = following, next_start, next_stop")
 
     def loops(self, block: Block) -> Iterator[Walk]:
         orders = ("full_end", "last_run", True), ("first_run", "full_end", False)
         for start, stop, masked in orders:
-            with (
-                block.indented(f"for run in range({start}, {stop}):") as runs,
-                self._tiles(runs, masked) as tile,
-            ):
-                yield tile
-
-    @contextmanager
-    def _tiles(self, runs: Block, masked: bool = False) -> Iterator[Walk]:
-        runs.line("run_start = gl.load(starts + run) + (run == leading_run).to(gl.int32)")
-        before, tile = runs.block(), self.axis.tile
-        with runs.indented(f"for {tile} in range(run_start, gl.load(stops + run)):") as body:
-            body.line("step += 1")
-            yield Walk(body, masked, before, "run_start", f"{tile} + 1")
+            with block.indented(f"for run in range({start}, {stop}):") as runs:
+                runs.line("run_start = gl.load(starts + run) + (run == leading_run).to(gl.int32)")
+                before, tile = runs.block(), self.axis.tile
+                with runs.indented(
+                    f"for {tile} in range(run_start, gl.load(stops + run)):"
+                ) as body:
+                    body.line("step += 1")
+                    yield Walk(body, masked, before, "run_start", f"{tile} + 1")
 
 
 def write_schedule(
@@ -165,6 +173,7 @@ def write_schedule(
     lowering: Lowering,
     scope: Scope,
     all_masked: str = "",
+    warps: int = 4,
 ) -> Schedule:
     """Write what the partitions walk by, `first_tile` among it, into the block of `scope`.
 
@@ -172,11 +181,12 @@ def write_schedule(
         rows: outer positions of a program.
         all_masked: source of the bool that every tile of the program is to be masked, for a
             schedule of two loops; "" for one of one loop.
+        warps: that compute it.
     """
     if spec.closed_form is None:
         return _write_runs(axis, lowering, scope, all_masked)
     if spec.closed_form.by_rows:
-        _write_outer(spec.closed_form, rows, scope)
+        _write_outer(spec.closed_form, rows, warps, scope)
     masked, full = write_segments(axis, spec.closed_form, lowering, scope)
     block, count = scope.block, "0"
     spans: list[_Span] = []
@@ -195,7 +205,8 @@ def write_schedule(
     elif masked and spec.mask is not None:
         is_masked = f"step < {spans[len(masked) - 1].end}"
     handed = (*names, "first_tile", "last_step")
-    return _Counted(handed, axis, "last_step", is_masked, tuple(spans), full_count)
+    ends = "last_step > 0", "step < last_step"
+    return _Counted(handed, axis, "last_step", is_masked, *ends, tuple(spans), full_count)
 
 
 def end_of_tiles(spec: KernelSpec, length: str) -> str:
@@ -204,15 +215,15 @@ def end_of_tiles(spec: KernelSpec, length: str) -> str:
     return "0" if form is not None and not form.intervals else length
 
 
-def _write_outer(form: ClosedForm, rows: int, scope: Scope) -> None:
-    """Write the outer positions of the program, one or two a thread, for bounds by rows.
+def _write_outer(form: ClosedForm, rows: int, warps: int, scope: Scope) -> None:
+    """Write the outer positions of the program, for bounds by rows.
 
     Their number is made a power of two. Those past the last one stand for the last one.
     """
     outer = "q" if form.inner == "kv" else "kv"
     count = 1 << (rows - 1).bit_length()
     name = scope.variables[outer] = f"{outer}_of_tile"
-    positions = f"gl.arange(0, {count}, gl.BlockedLayout([1], [32], [4], [0]))"
+    positions = f"gl.arange(0, {count}, gl.BlockedLayout([1], [32], [{warps}], [0]))"
     scope.block.line(f"{name} = gl.minimum({outer}_first + {positions}, {outer}_last)")
 
 
@@ -243,5 +254,10 @@ def _write_runs(axis: Axis, lowering: Lowering, scope: Scope, all_masked: str) -
     block.line(
         f"first_tile = gl.load({table[2]} + leading_run, mask=first_run < last_run, other=0)"
     )
-    handed = ("first_run", "full_end", "last_run", "leading_run", "first_tile", *table[2:])
-    return _Runs(handed, axis, "step", "run >= full_end")
+    stop = f"gl.load({table[3]} + leading_run, mask=first_run < last_run, other=0)"
+    block.line(f"first_stop = {stop}")
+    ends = ("first_run", "full_end", "last_run", "leading_run", "first_tile", "first_stop")
+    handed = (*ends, *table[2:])
+    after_first = "(first_run + 1 < last_run) | (first_tile + 1 < first_stop)"
+    more = f"(turn + 1 < last_run) | ({axis.tile} + 1 < run_stop)"
+    return _Runs(handed, axis, "step", "run >= full_end", after_first, more)

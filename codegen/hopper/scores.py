@@ -27,13 +27,14 @@ def keys_of(spec: KernelSpec) -> list[Tensor]:
 
 
 def write_start_scores(
-    block: Block, mine: Sequence[Tensor], others: Sequence[Tensor], rows: str
+    block: Block, mine: Sequence[Tensor], others: Sequence[Tensor], rows: str, index: str = "GROUP"
 ) -> int:
     """Write the start of the products of a warpgroup's 64 rows with the tile at place `stage`.
 
     Args:
         mine, others: tensors of the left operands and of the right ones.
         rows: of the tile.
+        index: of the place of the 64 rows.
 
     Returns:
         How many products there are.
@@ -41,7 +42,7 @@ def write_start_scores(
     into, count = "zero, use_acc=False, is_async=True", 0
     for (left, dim, _), (right, _, _) in zip(mine, others, strict=True):
         for i, (_, width) in enumerate(pieces(dim)):
-            a = matrix(left, i, "GROUP", GROUP_ROWS, width)
+            a = matrix(left, i, index, GROUP_ROWS, width)
             b = matrix(right, i, "stage", rows, width)
             block.line(f"scores = warpgroup_mma({a}, {b}.permute((1, 0)), {into})")
             into, count = "scores, is_async=True", count + 1
@@ -49,15 +50,26 @@ def write_start_scores(
 
 
 def write_group_fetches(
-    block: Block, ready: str, tensors: Sequence[Tensor], start: str, groups: int
+    block: Block,
+    ready: str,
+    tensors: Sequence[Tensor],
+    start: str,
+    groups: int,
+    first_place: str = "",
 ) -> None:
-    """Write the copies of 64 rows for each warpgroup; `ready` waits for all of them."""
+    """Write the copies of 64 rows for each warpgroup; `ready` waits for all of them.
+
+    Args:
+        start: source of the first row.
+        first_place: source of the place of the first group's rows; "" for 0.
+    """
     size = tile_bytes(groups * GROUP_ROWS, *(dim for _, dim, _ in tensors))
     block.line(f"mbarrier.expect({ready}, {size})")
     for group in range(groups):
         row = f"{start} + {group * GROUP_ROWS}" if group else start
+        place = f"{first_place} + {group}" if first_place else str(group)
         for tensor, dim, at in tensors:
-            write_fetch(block, tensor, dim, at, row, GROUP_ROWS, str(group), ready)
+            write_fetch(block, tensor, dim, at, row, GROUP_ROWS, place, ready)
 
 
 def write_tile_fetches(

@@ -171,7 +171,13 @@ def _rows_of_builds(variant: Variant, builds: list[Build]) -> Iterator[str]:
             first + phases.index(p.value) if p.value in phases else -1 for p in _PHASES.values()
         ]
         dtype = f"{variant.name}_{_DTYPES[build.dtype]}"
-        numbers = [build.head_dim, build.value_dim, first, len(kernels), *places]
+        counts = any(
+            p.argument.role is Role.COUNTER
+            for k in kernels
+            for p in k.parameters
+            if k.phase == Phase.FORWARD.value
+        )
+        numbers = [build.head_dim, build.value_dim, first, len(kernels), *places, int(counts)]
         yield f"    {{{build.target[5:]}, {dtype}, {', '.join(map(str, numbers))}}},\n"
         first += len(kernels)
 
@@ -199,10 +205,13 @@ def _launch(variant: Variant, number: int, build: Build, code: Code) -> str:
 def _grid(code: Code) -> str:
     """The formula of the manifest, in C."""
     sizes = {"q_tiles", "kv_tiles", "batch", "heads", "kv_heads"}
-    names = code.grid.split(" * ")
+    most = re.fullmatch(r"min\((.*), multiprocessors\)", code.grid)
+    names = (most[1] if most else code.grid).split(" * ")
     if not sizes.issuperset(names):
         raise InternalError(f"the grid of {code.phase} is {code.grid}")
-    return " * ".join(_size(name, code) for name in names)
+    number = " * ".join(_size(name, code) for name in names)
+    limit = "s->loaded->multiprocessors"
+    return f"{number} < {limit} ? {number} : {limit}" if most else number
 
 
 def _size(name: str, code: Code) -> str:
@@ -253,6 +262,8 @@ def _put(variant: Variant, parameter: Parameter, code: Code) -> list[str]:
             value = f"c->captures.{_field(name)}.strides[{argument.index}]"
         case Role.SUMS:
             value = f"s->{name}_sums"
+        case Role.COUNTER:
+            value = f"s->{name}"
         case Role.TABLE:
             value = f"c->table.{name}"
         case Role.TABLE_STRIDE:

@@ -57,6 +57,8 @@ def _grid(job: Job, compiled: Compiled) -> str:
     if job.phase in OF_KEYS:
         heads = "heads" if job.phase.value == "backward" else "kv_heads"
         return f"kv_tiles * batch * {heads}"
+    if any(a.role is Role.COUNTER for a in compiled.kernel.arguments):
+        return "min(q_tiles * batch * heads, multiprocessors)"
     return "q_tiles * batch * heads"
 
 

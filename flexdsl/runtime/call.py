@@ -8,7 +8,7 @@ triton, `bundled.py` by the driver alone. This file imports neither.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
@@ -22,7 +22,7 @@ from flexdsl.analysis.gradient import LearnedLoad, learned_loads
 from flexdsl.codegen import OF_KEYS, Argument, KernelSpec, Language, Phase, Role, heavy_last
 from flexdsl.errors import InternalError
 from flexdsl.ir import Capture, Op, captures_of
-from flexdsl.runtime import bind, device_plan
+from flexdsl.runtime import bind, device_plan, machine
 from flexdsl.runtime.blocks import blocks_of, flat_blocks
 from flexdsl.runtime.low_rank import score_of_kernel
 from flexdsl.runtime.run_table import DeviceTable, to_device
@@ -138,6 +138,10 @@ class Call:
 class Again(Protocol):
     """A launch that is done again: a `Replay`."""
 
+    @property
+    def counts(self) -> bool:
+        """Do its programs share a counter, which is to be 0 before they run?"""
+
     def run(self, addresses: Sequence[int]) -> None:
         """Launch the kernel on tensors at these addresses, in the order of the call's `order`."""
 
@@ -178,6 +182,13 @@ def programs_of(phase: Phase, arguments: tuple[Argument, ...], call: Call, confi
     batch, heads = call.tensors["d_key" if of_keys else "query"].shape[:2]
     number = batch * heads if call.heads is None else len(call.heads)
     return counts[axis] * number
+
+
+def grid_of(programs: int, arguments: Iterable[Argument], device: torch.device) -> int:
+    """How many programs are started: no more than run at a time, of those that stay for more."""
+    if any(a.role is Role.COUNTER for a in arguments):
+        return min(programs, machine.MACHINE.multiprocessors(device))
+    return programs
 
 
 def _query_programs(call: Call, config: Config) -> int:
@@ -232,6 +243,8 @@ def value_of(
             return call.values[name].stride(index)
         case Role.SUMS:
             return call.sums[name]
+        case Role.COUNTER:
+            return call.sums[name].view(torch.int32)
         case Role.GRADIENT:
             return call.gradients[name]
         case Role.GRADIENT_STRIDE:

@@ -31,7 +31,7 @@ def replay_of_compiled(
     Args:
         compiled: triton's `CompiledKernel`, which has just been launched.
         values: of the kernel's arguments, as `value_of` gives them.
-        programs: how many ran.
+        programs: how many there are; those that stay for more are fewer.
         device: index of the GPU.
         order: of the tensors whose addresses a run is given.
     """

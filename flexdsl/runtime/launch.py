@@ -39,6 +39,7 @@ from flexdsl.runtime.call import (
     OF_ROWS,
     Call,
     device_table,
+    grid_of,
     loads_of,
     programs_of,
     value_of,
@@ -221,7 +222,7 @@ def launch(
     if not on_gpu:
         multiply_bfloat16()
     with torch.cuda.device(call.device) if on_gpu else nullcontext():
-        compiled = load(kernel)[(programs,)](
+        compiled = load(kernel)[(grid_of(programs, kernel.arguments, call.device),)](
             *arguments,
             **{name: config.constants[name] for name in kernel.constants},
             num_warps=config.num_warps,

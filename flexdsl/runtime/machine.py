@@ -39,6 +39,10 @@ class Machine:
             )
         return _target(device)
 
+    def multiprocessors(self, device: torch.device) -> int:
+        """How many multiprocessors the GPU has."""
+        return torch.cuda.get_device_properties(device).multi_processor_count
+
     def stream(self, device: int) -> int:
         """The handle of torch's current stream on the GPU of that index."""
         return torch._C._cuda_getCurrentRawStream(device)

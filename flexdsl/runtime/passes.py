@@ -23,6 +23,7 @@ from flexdsl.runtime.bind import Bound
 from flexdsl.runtime.blocks import strides_of
 from flexdsl.runtime.call import Again, Call, Kernels, Slot
 
+COUNTER: Slot = ("sums", "next_work")  # what programs that stay count with (`Role.COUNTER`)
 _APART = 32  # float32 numbers: each part of the work space begins at such a multiple
 
 
@@ -106,7 +107,8 @@ class Pass:
         given: what kernels have the tensors for that a run is given.
         made: what a run allocates and gives back.
         work: shapes of float32 tensors that a run allocates for itself, filled with zeros; sums
-            come last.
+            come last. Where that is a counter alone, which no launch turned out to count with, it
+            is allocated for the first run only.
         inside: float32 tensors that lie in the memory of a made one, by its slot.
     """
 
@@ -136,6 +138,7 @@ class Pass:
         self._first_sum = min(sums, default=size)
         self._space = partial(torch.zeros, size, dtype=torch.float32, device=device)
         self._launches: tuple[Again, ...] | None = None
+        self._idle = False
 
     def run(self, *given: Tensor) -> list[Tensor]:
         """Run the kernels; what was made for it, in that order."""
@@ -143,7 +146,9 @@ class Pass:
         tensors = (*given, *made)
         addresses = [x.data_ptr() for x in tensors]
         space = None
-        if self._work:
+        if self._idle:
+            addresses += [0] * len(self._starts)
+        elif self._work:
             space = self._space()
             base = space.data_ptr()
             addresses += [base + 4 * start for start in self._starts]
@@ -176,7 +181,10 @@ class Pass:
             ]
             launch = self._kernels.run(step.phase, self._call((*tensors, *inside), step))
             launches += [] if launch is None else [launch]
-        return tuple(launches) if len(launches) == len(self._steps) else None
+        if len(launches) < len(self._steps):
+            return None
+        self._idle = set(self._work) == {COUNTER} and not any(n.counts for n in launches)
+        return tuple(launches)
 
     def _call(self, tensors: Sequence[Tensor], step: Step) -> Call:
         groups: dict[str, Any] = {"tensors": {}, "rows": {}, "sums": {}, "gradients": {}}

@@ -15,6 +15,7 @@ from struct import Struct
 from threading import Lock
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from flexdsl.bundle.cuda import aligned_space
@@ -23,7 +24,7 @@ from flexdsl.bundle.words import MAP_BYTES, Layout, Word, words_of_blocks
 from flexdsl.codegen import Role
 from flexdsl.runtime import machine
 from flexdsl.runtime.blocks import Blocks
-from flexdsl.runtime.call import Slot
+from flexdsl.runtime.call import Slot, grid_of
 
 # Arguments whose addresses change from call to call, and the field of a call that has them.
 GROUPS = {
@@ -32,6 +33,7 @@ GROUPS = {
     Role.ROWS: "rows",
     Role.ROWS_DESCRIPTOR: "rows",
     Role.SUMS: "sums",
+    Role.COUNTER: "sums",
     Role.GRADIENT: "gradients",
 }
 _MOST_MAPS = 256  # of one tensor of a launch: each layer of a model has addresses of its own
@@ -87,6 +89,7 @@ class Replay:
         view: the bytes of the parameters.
         pointers: parameters that are addresses: their first byte, and the index of the address.
         maps: those that are tensor maps: their bytes, the index of the address, and the maps.
+        counts: do its programs share a counter, which is to be 0 before they run?
         kept: what must not be freed.
     """
 
@@ -95,6 +98,7 @@ class Replay:
     view: memoryview
     pointers: tuple[tuple[int, int], ...]
     maps: tuple[tuple[slice, int, _Maps], ...]
+    counts: bool
     kept: tuple[Any, ...]
     lock: Lock = field(default_factory=Lock)
 
@@ -117,9 +121,10 @@ class Replay:
 def replay_of(
     function: Function, programs: int, values: Sequence[Any], order: Sequence[Slot], *kept: Any
 ) -> Replay:
-    """The launch of `programs` programs of a kernel.
+    """The launch of a kernel.
 
     Args:
+        programs: how many there are; those that stay for more are fewer.
         values: of its parameters, as `value_of` gives them.
         order: of the tensors whose addresses a run is given.
         kept: what must not be freed, beside tensors that every run reads.
@@ -147,9 +152,12 @@ def replay_of(
     view = memoryview(space).cast("B")[first : first + len(packed)]
     view[:] = packed
     addresses = (ctypes.c_void_p * len(offsets))(*[base + o for o in offsets])
-    shape = programs, function.threads, function.shared_bytes
+    device = torch.device("cuda", function.device)
+    grid = grid_of(programs, (p.argument for p in function.parameters), device)
+    shape = grid, function.threads, function.shared_bytes
     start = driver.prepare(function.handle, *shape, function.device, addresses)
-    return Replay(start, function.device, view, tuple(pointers), tuple(maps), (space, *kept))
+    launch = start, function.device, view, tuple(pointers), tuple(maps)
+    return Replay(*launch, counts=grid < programs, kept=(space, *kept))
 
 
 def _words(parameter: Parameter, value: Any) -> list[Word]:

@@ -13,7 +13,7 @@ from flexdsl.runtime import bind
 from flexdsl.runtime.blocks import ALIGNMENT, aligned
 from flexdsl.runtime.call import Kernels
 from flexdsl.runtime.low_rank import with_products
-from flexdsl.runtime.passes import Made, Pass, Step
+from flexdsl.runtime.passes import COUNTER, Made, Pass, Step
 
 Forward = Callable[[Tensor, Tensor, Tensor], Sequence[Tensor]]
 _GIVEN = tuple(("tensors", name) for name in ("query", "key", "value"))
@@ -43,7 +43,9 @@ def forward(
     out = Made(("tensors", "out"), shape, dtype, padded=True)
     lse = Made(("rows", "lse"), shape[:3])
     bound = with_products(bound, scale, dtype, kernels.against_products)
-    run = Pass(kernels, (Step(Phase.FORWARD),), bound, scale, q.device, _GIVEN, (out, lse)).run
+    counter = {COUNTER: (1,)} if kernels.hopper else {}
+    steps = (Step(Phase.FORWARD),)
+    run = Pass(kernels, steps, bound, scale, q.device, _GIVEN, (out, lse), counter).run
 
     if shape[3] * dtype.itemsize % ALIGNMENT == 0 and all(aligned(x) is x for x in (q, k, v)):
         return run

@@ -77,6 +77,9 @@ class Emulated:
     def target(self, device: torch.device) -> str:
         return self.name
 
+    def multiprocessors(self, device: torch.device) -> int:
+        return 2
+
     def stream(self, device: int) -> int:
         return 7
 

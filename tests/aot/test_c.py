@@ -46,6 +46,8 @@ class Machine:
     driver = cuda()
     def target(self, device):
         return "cuda:" + os.environ["FAKE_CUDA_CAPABILITY"]
+    def multiprocessors(self, device):
+        return 2
     def stream(self, device):
         return 0
 

@@ -35,6 +35,9 @@ class Driver:
     def driver(self) -> Driver:
         return self
 
+    def multiprocessors(self, device: torch.device) -> int:
+        return 5
+
     def stream(self, device: int) -> int:
         return STREAM
 
@@ -62,7 +65,10 @@ def driver(monkeypatch):
     return found
 
 
-ORDER = (*(("tensors", n) for n in ("query", "key", "value", "out")), ("rows", "lse"))
+ORDER = (
+    *(("tensors", n) for n in ("query", "key", "value", "out")),
+    *(("rows", "lse"), ("sums", "next_work")),
+)
 
 
 def addresses(call: Call) -> list[int]:
@@ -85,7 +91,8 @@ def call_of(mask: fx.Mod, score: fx.Mod, shift: int = 0) -> Call:
         "out": tensor(1, 2, LENGTHS.q_len, 128),
     }
     rows = {"lse": tensor(1, 2, LENGTHS.q_len, dtype=torch.float32)}
-    return Call(bound, 0.25, tensors, rows, hopper=True, order=ORDER)
+    sums = {"next_work": torch.zeros(1)}
+    return Call(bound, 0.25, tensors, rows, sums, hopper=True, order=ORDER)
 
 
 def made(mask: fx.Mod, score: fx.Mod) -> tuple[Any, Any, Any]:
@@ -143,7 +150,8 @@ def test_words_of_another_call(driver):
     assert again is not None
     again.run(addresses(second))
     threads, shared = compiled.metadata.num_warps * 32, compiled.metadata.shared
-    assert driver.launch == [4711, 6, threads, shared, 2, STREAM]
+    assert programs == 6 and again.counts  # five stay, and share the sixth one's work
+    assert driver.launch == [4711, 5, threads, shared, 2, STREAM]
     at = iter(driver.addresses)
     for argument, value in zip(kernel.arguments, values(kernel, second, config), strict=True):
         place = next(at)
