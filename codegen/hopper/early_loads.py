@@ -1,26 +1,49 @@
 """What is loaded for each row or each key of a tile, apart from where it is used.
 
-Which loads of a kernel those are, when they are written and why: `row_loads.py`, `key_loads.py`.
+When the loads are written and why: `row_loads.py`, `key_loads.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from flexdsl.ir import Expr, Op, Program, walk
 
+from ..kernel import KernelSpec
 from ..lower import Lowering, Scope, Text
 from ..writer import Block
 
 _OF_PAIRS = {"q", "kv", "score"}
 
 
-def loads_along(axis: str, *programs: Program | None) -> tuple[Expr, ...]:
-    """The loads that depend on `axis`, "q" or "kv", and neither on the other one nor on the score.
+@dataclass(frozen=True)
+class Loads:
+    """The loads of a kernel that depend on one axis, and neither on the other nor on the score.
 
-    Each once, operands before those that use them.
+    Attributes:
+        always: those of the score modification.
+        masked: those of the mask alone.
     """
-    nodes = walk(*(p.expr for p in programs if p is not None))
+
+    always: tuple[Expr, ...]
+    masked: tuple[Expr, ...]
+
+    @property
+    def all(self) -> tuple[Expr, ...]:
+        """Each of them once."""
+        return *self.always, *self.masked
+
+
+def loads_of(axis: str, spec: KernelSpec) -> Loads:
+    """The loads along `axis`, "q" or "kv"."""
+    always = _along(axis, spec.score)
+    return Loads(always, tuple(n for n in _along(axis, spec.mask) if n not in always))
+
+
+def _along(axis: str, program: Program | None) -> tuple[Expr, ...]:
+    """The loads that depend on `axis`, operands before those that use them."""
+    nodes = () if program is None else walk(program.expr)
     return tuple(n for n in nodes if n.op is Op.LOAD and n.variables & _OF_PAIRS == {axis})
 
 

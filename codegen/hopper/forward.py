@@ -23,7 +23,8 @@ from ..loops import KEYS
 from ..lower import Lowering, Scope, Text
 from ..tiles import descriptors, loads_at, names_of_kernel, tile_scope, write_allowed
 from ..writer import Block
-from .key_loads import KeyLoads, loads_of_keys, write_first_loads, write_keys, write_more_loads
+from .early_loads import Loads
+from .key_loads import loads_of_keys, write_first_loads, write_keys, write_more_loads
 from .module import (
     BARRIERS,
     GROUP_ROWS,
@@ -47,16 +48,13 @@ from .scores import (
     write_tile_fetches,
 )
 from .works import (
+    MASKED,
     NAMES,
     NEXT_WORK,
     NOTES,
-    query_places,
-    works_of_consumer,
-    works_of_producer,
-    write_free_place,
+    NOTHING,
+    Works,
     write_leave_tile,
-    write_leave_work,
-    write_notes,
     write_read_tile,
 )
 
@@ -76,6 +74,12 @@ _BARRIERS = {
     "key_free": "STAGES, {groups}",
     "value_free": "STAGES, {groups}",
 }
+
+
+def _works(spec: KernelSpec) -> Works:
+    """The works; there are two places for queries where shared memory is large enough for them."""
+    places = 2 if sum(p.dim for p in score_products(spec)) <= 160 else 1
+    return Works("all_heads * q_tiles", ("q_start", "b", "h"), "query", places)
 
 
 def generate_forward(spec: KernelSpec) -> Kernel:
@@ -119,14 +123,14 @@ def generate_forward(spec: KernelSpec) -> Kernel:
 
 def _write_shared_memory(body: Block, spec: KernelSpec) -> list[str]:
     """Write the allocations, and give their names."""
-    groups, places = spec.consumers, query_places(spec)
+    groups, works = spec.consumers, _works(spec)
     tiles: list[str] = []
     for of in score_products(spec):
-        tiles += allocate(body, of.rows, of.dim, places * groups, GROUP_ROWS)
+        tiles += allocate(body, of.rows, of.dim, works.places * groups, GROUP_ROWS)
         tiles += allocate(body, of.keys, of.dim, "STAGES", "BLOCK_N")
     tiles += allocate(body, "value", spec.value_dim, "STAGES", "BLOCK_N")
-    write_notes(body, places)
-    counts = {n: c.format(groups=groups, places=places) for n, c in _BARRIERS.items()}
+    works.write_notes(body)
+    counts = {n: c.format(groups=groups, places=works.places) for n, c in _BARRIERS.items()}
     write_barriers(body, counts)
     return [*tiles, *NAMES]
 
@@ -146,35 +150,33 @@ def _of_consumer(spec: KernelSpec, tiles: list[str], lowering: Lowering) -> tupl
 def _producer(spec: KernelSpec, lowering: Lowering, tiles: list[str]) -> tuple[Partition, bool]:
     """The producer, and whether a tile after a work's first one may be masked."""
     names = _names_of_descriptors({**dims_of_scores(spec), "value": spec.value_dim})
-    block, places = Block(1), query_places(spec)
-    with works_of_producer(block, places) as body:
+    block, works = Block(1), _works(spec)
+    with works.of_producer(block) as body:
         write_query_program(body, spec, "gl")
         scope = Scope(body.block(), None, {n: n for n in ("b", "h", "q_first", "q_last")})
-        schedule = write_schedule(KEYS, spec, GROUP_ROWS * spec.consumers, lowering, scope, warps=1)
-        body.line("kv_tile = first_tile\nstep = 0")
-        _write_key_fetch(body, spec, "", schedule.more_than_one)
-        write_leave_work(body, places)
-        ready, groups = "query_ready.index(query_place)", spec.consumers
-        write_group_fetches(
-            body, ready, rows_of(spec), "q_start", groups, f"query_place * {groups}"
-        )
+        schedule = write_schedule(KEYS, spec, GROUP_ROWS * spec.consumers, lowering, scope)
+        body.line("kv_tile = first_tile")
+        _write_key_fetch(body, spec, schedule.after_first)
+        works.write_leave(body)
+        first = f"{works.place} * {spec.consumers}" if works.places > 1 else ""
+        write_group_fetches(body, works.ready, rows_of(spec), "q_start", spec.consumers, first)
         _write_value_fetch(body, spec)
         with schedule.loop(body) as tile:
-            _write_key_fetch(tile, spec, schedule.masked, schedule.more)
+            _write_key_fetch(tile, spec, schedule.after)
             _write_value_fetch(tile, spec)
     of_schedule = (a.name for a in lowering.arguments.values())
     taken = (*names, NEXT_WORK, *_SIZES, *tiles, *_BARRIERS, *of_schedule)
     title = "One warp: brings the query tile of each work, then its key and value tiles."
     partition = Partition("producer", title, ("BLOCK_M", "BLOCK_N", "STAGES"), taken, block)
-    return partition, bool(schedule.masked)
+    return partition, schedule.masks
 
 
-def _write_key_fetch(block: Block, spec: KernelSpec, masked: str, more: str) -> None:
+def _write_key_fetch(block: Block, spec: KernelSpec, after: str) -> None:
     """Write what brings the keys of `kv_tile`, once their place is free, with the tile's note."""
     block.line("stage = at % STAGES")
     block.line("phase = at // STAGES & 1 ^ 1")
     block.line("mbarrier.wait(key_free.index(stage), phase)")
-    write_leave_tile(block, "kv_tile", masked, more)
+    write_leave_tile(block, "kv_tile", after)
     row = "kv_tile * BLOCK_N"
     write_tile_fetches(block, "key_ready.index(stage)", keys_of(spec), row, "BLOCK_N")
 
@@ -191,11 +193,21 @@ def _write_value_fetch(block: Block, spec: KernelSpec) -> None:
 def _write_consumer(block: Block, spec: KernelSpec, masks: bool, lowering: Lowering) -> None:
     _write_layouts(block, spec)
     block.line(f"zero = gl.zeros([{GROUP_ROWS}, BLOCK_N], gl.float32, SCORES)")
-    with works_of_consumer(block, query_places(spec), spec.consumers) as body:
-        _write_work(body, spec, masks, lowering)
+    works = _works(spec)
+    with works.of_consumer(block) as body:
+        first = f"{works.place} * {spec.consumers} + " if works.places > 1 else ""
+        body.line(f"mine = {first}GROUP")
+        _write_work(body, spec, works, masks, lowering)
+        if works.places == 1:
+            body.line("tma.store_wait(0)")
+            works.write_free(body, works.place)
+    if works.places > 1:
+        block.line("tma.store_wait(0)")
 
 
-def _write_work(body: Block, spec: KernelSpec, masks: bool, lowering: Lowering) -> None:
+def _write_work(
+    body: Block, spec: KernelSpec, works: Works, masks: bool, lowering: Lowering
+) -> None:
     body.line(f"row = q_start + GROUP * {GROUP_ROWS} + gl.arange(0, {GROUP_ROWS}, ROWS)")
     clipped = "gl.minimum(row, q_len - 1)" if loads_at("q", spec) else "row"
     body.line(f"q = (q_offset + {clipped})[:, None]")
@@ -206,14 +218,18 @@ def _write_work(body: Block, spec: KernelSpec, masks: bool, lowering: Lowering) 
     for i, (_, width) in enumerate(pieces(spec.value_dim)):
         body.line(f"out_tile_{i} = gl.zeros([{GROUP_ROWS}, {width}], gl.float32, OUT_{i})")
     body.line("\n# The first tile: nothing to weigh with yet.")
-    _write_start_scores(body, spec, masked=False)
-    write_free_place(body, query_places(spec))
+    _write_start_scores(body, spec)
+    if works.places > 1:
+        body.comment("The place of the work before is free when its output is stored.")
+        with body.indented("if nth_work > 0:") as before:
+            before.line("tma.store_wait(0)")
+            works.write_free(before, f"1 - {works.place}")
     loads = loads_of_keys(spec)
     early = write_first_loads(body, spec, loads, lowering, scope)
     _write_wait_scores(body, 0)
     _write_weights(body, spec, "True", early, lowering, scope)
     _write_operands(body, spec)
-    with body.indented("while more != 0:") as tile:
+    with body.indented(f"while after != {NOTHING}:") as tile:
         _write_step(tile, spec, masks, loads, early, lowering, scope)
     body.line("\n# The last tile's values.")
     body.line("before = at - 1")
@@ -237,14 +253,16 @@ def _write_step(
     body: Block,
     spec: KernelSpec,
     masks: bool,
-    loads: KeyLoads,
+    loads: Loads,
     early: dict[Expr, Text],
     lowering: Lowering,
     scope: Scope,
 ) -> None:
     """Write the work of one tile: its scores and weights, and the values of the one before."""
-    masked = "masked != 0" if masks else ""
-    _write_start_scores(body, spec, masked=masks)
+    masked = "masked" if masks else ""
+    if masks:
+        body.line(f"masked = after == {MASKED}")
+    _write_start_scores(body, spec)
     body.line("before = at - 2")
     _write_start_out(body, spec)
     write_more_loads(body, spec, loads, masked, early, lowering, scope)
@@ -257,12 +275,12 @@ def _write_step(
     _write_operands(body, spec)
 
 
-def _write_start_scores(body: Block, spec: KernelSpec, *, masked: bool) -> None:
+def _write_start_scores(body: Block, spec: KernelSpec) -> None:
     body.line("stage = at % STAGES")
     body.line("mbarrier.wait(key_ready.index(stage), at // STAGES & 1)")
     body.line("at += 1")
     write_start_scores(body, rows_of(spec), keys_of(spec), "BLOCK_N", "mine")
-    write_read_tile(body, masked=masked)
+    write_read_tile(body, "kv_tile")
 
 
 def _write_wait_scores(body: Block, outstanding: int) -> None:

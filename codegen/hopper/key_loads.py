@@ -7,56 +7,38 @@ variables else. Loads of pairs stand where they are used.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from flexdsl.ir import Expr
 
 from ..kernel import KernelSpec
 from ..lower import Lowering, Scope, Text
 from ..tiles import loads_at
 from ..writer import Block
-from .early_loads import loads_along, write_early, write_into
+from .early_loads import Loads, loads_of, write_early, write_into
 
 
-@dataclass(frozen=True)
-class KeyLoads:
-    """The loads of a kernel that depend on the key, and neither on the query nor on the score.
-
-    Attributes:
-        always: those of the score modification.
-        masked: those of the mask alone.
-    """
-
-    always: tuple[Expr, ...]
-    masked: tuple[Expr, ...]
-
-
-def loads_of_keys(spec: KernelSpec) -> KeyLoads:
+def loads_of_keys(spec: KernelSpec) -> Loads:
     """What is loaded for each key, whatever the row.
 
     Three consumers have no registers for it to wait in: theirs are loaded where they are used.
     """
-    if spec.consumers > 2:
-        return KeyLoads((), ())
-    always = loads_along("kv", spec.score)
-    return KeyLoads(always, tuple(n for n in loads_along("kv", spec.mask) if n not in always))
+    return loads_of("kv", spec) if spec.consumers <= 2 else Loads((), ())
 
 
 def write_first_loads(
-    block: Block, spec: KernelSpec, loads: KeyLoads, lowering: Lowering, outer: Scope
+    block: Block, spec: KernelSpec, loads: Loads, lowering: Lowering, outer: Scope
 ) -> dict[Expr, Text]:
     """Write the loads of the first tile.
 
     Returns:
         The source of each load, a variable.
     """
-    return _write(block, spec, (*loads.always, *loads.masked), lowering, outer)
+    return _write(block, spec, loads.all, lowering, outer)
 
 
 def write_more_loads(
     block: Block,
     spec: KernelSpec,
-    loads: KeyLoads,
+    loads: Loads,
     masked: str,
     names: dict[Expr, Text],
     lowering: Lowering,

@@ -74,10 +74,11 @@ def tanh(x, factor, scale):
 RESERVED = frozenset(
     """gluon gl tma mbarrier fence_async_shared warpgroup_mma warpgroup_mma_init
     warpgroup_mma_wait barriers softmax
-    producer consumer GROUP STAGES step stage phase before first_tile last_step head_run turn
-    leading_run first_stop following next_start next_stop q_of_tile kv_of_tile
-    next_work nth_work query_place mine at note more masked notes leave read work_notes tile_notes
-    query_free
+    producer consumer GROUP STAGES step stage phase before first_tile last_step turn
+    leading_run leading_kind second_run second_kind kind first_stop following next_start next_stop
+    next_kind q_of_tile kv_of_tile
+    next_work nth_work taken query_place key_place mine note after masked notes leave read
+    work_notes tile_notes query_free
     query_ready key_ready key_free value_ready value_free zero SCORES ROWS KEYS
     weights_0 weights_1 weights_2""".split()  # noqa: SIM905
 )

@@ -12,16 +12,48 @@ from ..kernel import KernelSpec
 from ..lower import Lowering, Scope, Text
 from ..tiles import loads_at
 from ..writer import Block
-from .early_loads import loads_along, write_early, write_into
-from .schedule import Walk
+from .early_loads import Loads, write_early, write_into
+from .works import MASKED, NOTHING
 
 
-def loads_of_rows(spec: KernelSpec, masked: bool) -> tuple[Expr, ...]:
-    """What is loaded for each row of a tile, whatever the key."""
-    return loads_along("q", spec.score, spec.mask if masked else None)
+def write_first_loads(
+    block: Block, spec: KernelSpec, loads: Loads, lowering: Lowering, outer: Scope
+) -> dict[Expr, Text]:
+    """Write the loads of a work's first tile.
+
+    Returns:
+        The source of each load, a variable.
+    """
+    return _write(block, spec, loads.all, "q_tile", "", lowering, outer)
 
 
-def write_loads(
+def write_next_loads(
+    body: Block,
+    spec: KernelSpec,
+    loads: Loads,
+    names: dict[Expr, Text],
+    lowering: Lowering,
+    outer: Scope,
+) -> None:
+    """Write the loads of the tile after this one, into the variables that this one's are in.
+
+    They stand before this tile's atomics, behind which they would wait in the memory's queue. Which
+    tile it is stands in its note: its queries are there by then, as the producer is ahead.
+    """
+    if not loads.all:
+        return
+    with body.indented(f"if after != {NOTHING}:") as block:
+        block.line("ahead = (at + 1) % STAGES")
+        block.line("mbarrier.wait(query_ready.index(ahead), (at + 1) // STAGES & 1)")
+        block.line("tile_ahead = read(tile_notes.index(ahead)) >> 2")
+        tile = "tile_ahead", "_ahead"
+        write_into(block, names, _write(block, spec, loads.always, *tile, lowering, outer))
+        if loads.masked:
+            with block.indented(f"if after == {MASKED}:") as inner:
+                write_into(inner, names, _write(inner, spec, loads.masked, *tile, lowering, outer))
+
+
+def _write(
     block: Block,
     spec: KernelSpec,
     loads: tuple[Expr, ...],
@@ -30,43 +62,21 @@ def write_loads(
     lowering: Lowering,
     outer: Scope,
 ) -> dict[Expr, Text]:
-    """Write `loads` for the rows of a query tile.
+    """Write `loads` for the rows of a query tile; the source of each.
 
     Args:
         tile: its source.
         suffix: of the names of its rows.
-
-    Returns:
-        The source of each load.
     """
     if not loads:
         return {}
-    variables = {**outer.variables, "q": f"q{suffix}"}
-    scope = Scope(block.block(), outer, variables)
+    scope = Scope(block.block(), outer, {**outer.variables, "q": f"q{suffix}"})
     write_rows(scope.block, spec, tile, suffix)
     return write_early(loads, lowering, scope)
 
 
-def write_next_loads(
-    body: Block,
-    spec: KernelSpec,
-    loads: tuple[Expr, ...],
-    loop: Walk,
-    names: dict[Expr, Text],
-    lowering: Lowering,
-    outer: Scope,
-) -> None:
-    """Write the loads of the tile after this one, into the variables that this one's are in.
-
-    They stand before this tile's atomics, behind which they would wait in the memory's queue.
-    """
-    following = write_loads(body, spec, loads, loop.following, "_ahead", lowering, outer)
-    write_into(body, names, following)
-
-
 def write_rows(block: Block, spec: KernelSpec, tile: str = "q_tile", suffix: str = "") -> None:
     """Write the positions of a tile's rows."""
-    start = f"{tile} * BLOCK_M" if tile.isidentifier() else f"({tile}) * BLOCK_M"
-    block.line(f"row{suffix} = ({start} + gl.arange(0, BLOCK_M, ROWS))[None, :]")
+    block.line(f"row{suffix} = ({tile} * BLOCK_M + gl.arange(0, BLOCK_M, ROWS))[None, :]")
     clipped = f"gl.minimum(row{suffix}, q_len - 1)" if loads_at("q", spec) else f"row{suffix}"
     block.line(f"q{suffix} = q_offset + {clipped}")

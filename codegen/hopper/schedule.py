@@ -1,13 +1,9 @@
-"""The order in which a program of a Hopper kernel goes through its tiles.
+"""The order in which a Hopper kernel goes through the tiles of a work.
 
-The producer and the consumers walk the same tiles, each with a count of its own, `step`, from which
-both know a tile's place in shared memory. Step 0 stands before the loops and is treated as masked,
-so that a loop begins with work under way. A program without any tile takes one whose pairs are all
-masked away.
-
-With one loop, and from a table, masked tiles come first: step 0 is then one of them where there are
-any, and a mask of nothing but the end of the keys is no matter of the loop. With two loops from
-formulas full tiles do: the loop that starts at 1 has its count in uniform registers.
+The producer walks them, and tells the consumers by notes (`works.py`). Step 0 stands before the
+loop and is treated as masked, so that the loop begins with work under way. A work without any tile
+takes one whose pairs are all masked away. Masked tiles come first: step 0 is then one of them where
+there are any, and a mask of nothing but the end of the axis is no matter of the loop.
 """
 
 from __future__ import annotations
@@ -22,60 +18,30 @@ from ..kernel import KernelSpec, Role
 from ..loops import Axis, Segment, write_segments
 from ..lower import Lowering, Scope
 from ..writer import Block
-
-
-@dataclass(frozen=True, slots=True)
-class Walk:
-    """A loop over tiles one after the other.
-
-    Attributes:
-        body: where the work of a tile goes.
-        masked: the mask and the end of the axis are to be looked at.
-        before: where goes what is done once before the loop.
-        first, following: sources of the first tile, and in the body of the one after the tile at
-            hand; of the last one any number, not a tile.
-    """
-
-    body: Block
-    masked: bool
-    before: Block
-    first: str
-    following: str
+from .works import FULL, MASKED, NOTHING
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """What the kernel computed once, for both partitions to walk by.
+    """What the producer computed once for a work, to walk by: `first_tile`, and the loop.
 
     Attributes:
-        handed: names of the scalars and pointers that a partition needs.
         axis: along which the tiles lie.
-        last_step: source of the number of the last step, after the loop.
-        masked: in the one loop, source of the bool that the tile is to be masked; "" where none
-            is.
-        more_than_one: source of the bool that there is a tile after the first one.
-        more: in the one loop, source of the bool that there is a tile after the one at hand.
+        masks: a tile after the first one may be masked.
+        after_first: source of what comes after the first tile, as notes say it.
+        after: in the loop, source of what comes after the tile at hand.
     """
 
-    handed: tuple[str, ...]
     axis: Axis
-    last_step: str
-    masked: str
-    more_than_one: str
-    more: str
+    masks: bool
+    after_first: str
+    after: str
 
     @contextmanager
     def loop(self, block: Block) -> Iterator[Block]:
-        """Write one loop over all steps but the first; its body has `step` and the tile.
-
-        Before it `step` is 0.
-        """
+        """Write the loop over all tiles but the first; its body has the tile."""
         raise NotImplementedError
         yield block
-
-    def loops(self, block: Block) -> Iterator[Walk]:
-        """Write the same as two loops, one for masked and one for full tiles."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,34 +55,13 @@ class _Span:
 
 @dataclass(frozen=True)
 class _Counted(Schedule):
-    """From formulas: the segments one after the other, counted through.
-
-    Attributes:
-        full_count: with two loops, source of the number of tiles that are not to be masked.
-    """
+    """From formulas: the segments one after the other, counted through."""
 
     spans: tuple[_Span, ...]
-    full_count: str
 
     @contextmanager
     def loop(self, block: Block) -> Iterator[Block]:
-        with self._loop("1", "last_step + 1", block) as body:
-            yield body
-
-    def loops(self, block: Block) -> Iterator[Walk]:
-        after_full = f"gl.maximum({self.full_count}, 1)"
-        following = _tile_at("(step + 1)", self.spans)
-        for start, stop, masked in (
-            ("1", self.full_count, False),
-            (after_full, "last_step + 1", True),
-        ):
-            before, first = block.block(), _tile_at(start, self.spans)
-            with self._loop(start, stop, block) as body:
-                yield Walk(body, masked, before, first, following)
-
-    @contextmanager
-    def _loop(self, start: str, stop: str, block: Block) -> Iterator[Block]:
-        with block.indented(f"for step in range({start}, {stop}):") as body:
+        with block.indented("for step in range(1, last_step + 1):") as body:
             body.line(f"{self.axis.tile} = {_tile_at('step', self.spans)}")
             yield body
 
@@ -139,74 +84,54 @@ class _Runs(Schedule):
     @contextmanager
     def loop(self, block: Block) -> Iterator[Block]:
         tile = self.axis.tile
-        block.line("run = leading_run\nrun_start = first_tile + 1\nrun_stop = first_stop")
+        block.line("run_start = first_tile + 1\nrun_stop = first_stop")
+        block.line("kind = leading_kind\nfollowing = second_run\nnext_kind = second_kind")
         with block.indented("for turn in range(first_run, last_run):") as runs:
             runs.comment("The ends of the run after this one are on their way meanwhile.")
-            runs.line("following = turn + 1 + (full_end - first_run)")
-            past = "following - (last_run - first_run)"
-            runs.line(f"following = gl.where(following < last_run, following, {past})")
             for end in ("start", "stop"):
                 loaded = f"gl.load({end}s + following, mask=turn + 1 < last_run, other=0)"
                 runs.line(f"next_{end} = {loaded}")
             with runs.indented(f"for {tile} in range(run_start, run_stop):") as body:
-                body.line("step += 1")
                 yield body
-            runs.line("run, run_start, run_stop = following, next_start, next_stop")
+            runs.line("run_start, run_stop, kind = next_start, next_stop, next_kind")
+            _write_following(runs, "(turn + 2)", "following", "next_kind")
 
-    def loops(self, block: Block) -> Iterator[Walk]:
-        orders = ("full_end", "last_run", True), ("first_run", "full_end", False)
-        for start, stop, masked in orders:
-            with block.indented(f"for run in range({start}, {stop}):") as runs:
-                runs.line("run_start = gl.load(starts + run) + (run == leading_run).to(gl.int32)")
-                before, tile = runs.block(), self.axis.tile
-                with runs.indented(
-                    f"for {tile} in range(run_start, gl.load(stops + run)):"
-                ) as body:
-                    body.line("step += 1")
-                    yield Walk(body, masked, before, "run_start", f"{tile} + 1")
+
+def _write_following(block: Block, turn: str, run: str, kind: str) -> None:
+    """Write which run has a turn, and the kind of its tiles; of turns past the last one, nothing.
+
+    Masked runs come first, which stand behind the full ones in the table.
+    """
+    block.line(f"{run} = {turn} + (full_end - first_run)")
+    past = f"{run} - (last_run - first_run)"
+    block.line(f"{run} = gl.where({run} < last_run, {run}, {past})")
+    of_run = f"gl.where({run} < full_end, {FULL}, {MASKED})"
+    block.line(f"{kind} = gl.where({turn} < last_run, {of_run}, {NOTHING})")
 
 
 def write_schedule(
-    axis: Axis,
-    spec: KernelSpec,
-    rows: int,
-    lowering: Lowering,
-    scope: Scope,
-    all_masked: str = "",
-    warps: int = 4,
+    axis: Axis, spec: KernelSpec, rows: int, lowering: Lowering, scope: Scope
 ) -> Schedule:
-    """Write what the partitions walk by, `first_tile` among it, into the block of `scope`.
+    """Write what the producer walks by, `first_tile` among it, into the block of `scope`.
 
     Args:
-        rows: outer positions of a program.
-        all_masked: source of the bool that every tile of the program is to be masked, for a
-            schedule of two loops; "" for one of one loop.
-        warps: that compute it.
+        rows: outer positions of a work.
     """
     if spec.closed_form is None:
-        return _write_runs(axis, lowering, scope, all_masked)
+        return _write_runs(axis, lowering, scope)
     if spec.closed_form.by_rows:
-        _write_outer(spec.closed_form, rows, warps, scope)
+        _write_outer(spec.closed_form, rows, scope)
     masked, full = write_segments(axis, spec.closed_form, lowering, scope)
     block, count = scope.block, "0"
     spans: list[_Span] = []
-    for segment in (*full, *masked) if all_masked else (*masked, *full):
+    for segment in (*masked, *full):
         spans.append(_write_span(segment, count, lowering, block))
         count = spans[-1].end
     block.line(f"last_step = gl.maximum({count}, 1) - 1")
     block.line(f"first_tile = {_tile_at('0', tuple(spans))}")
-    names = dict.fromkeys(n for s in spans for n in (s.start, s.begin, s.end) if n != "0")
-    full_count, is_masked = "", ""
-    if all_masked:
-        counted = spans[len(full) - 1].end if full else "0"
-        chosen = f"gl.where({all_masked}, 0, {counted})"
-        full_count = _assign("full_count", chosen, lowering, block)
-        names[full_count] = None
-    elif masked and spec.mask is not None:
-        is_masked = f"step < {spans[len(masked) - 1].end}"
-    handed = (*names, "first_tile", "last_step")
-    ends = "last_step > 0", "step < last_step"
-    return _Counted(handed, axis, "last_step", is_masked, *ends, tuple(spans), full_count)
+    end_of_masked = spans[len(masked) - 1].end if masked and spec.mask is not None else ""
+    after = (_after(step, end_of_masked) for step in ("0", "step"))
+    return _Counted(axis, bool(end_of_masked), *after, tuple(spans))
 
 
 def end_of_tiles(spec: KernelSpec, length: str) -> str:
@@ -215,7 +140,16 @@ def end_of_tiles(spec: KernelSpec, length: str) -> str:
     return "0" if form is not None and not form.intervals else length
 
 
-def _write_outer(form: ClosedForm, rows: int, warps: int, scope: Scope) -> None:
+def _after(step: str, end_of_masked: str) -> str:
+    """The source of what comes after a step, by the step before which masked tiles end."""
+    full = f"gl.where({step} < last_step, {FULL}, {NOTHING})"
+    if not end_of_masked:
+        return full
+    following = "1" if step == "0" else f"{step} + 1"
+    return f"gl.where({following} < {end_of_masked}, {MASKED}, {full})"
+
+
+def _write_outer(form: ClosedForm, rows: int, scope: Scope) -> None:
     """Write the outer positions of the program, for bounds by rows.
 
     Their number is made a power of two. Those past the last one stand for the last one.
@@ -223,7 +157,7 @@ def _write_outer(form: ClosedForm, rows: int, warps: int, scope: Scope) -> None:
     outer = "q" if form.inner == "kv" else "kv"
     count = 1 << (rows - 1).bit_length()
     name = scope.variables[outer] = f"{outer}_of_tile"
-    positions = f"gl.arange(0, {count}, gl.BlockedLayout([1], [32], [{warps}], [0]))"
+    positions = f"gl.arange(0, {count}, gl.BlockedLayout([1], [32], [1], [0]))"
     scope.block.line(f"{name} = gl.minimum({outer}_first + {positions}, {outer}_last)")
 
 
@@ -240,7 +174,7 @@ def _write_span(segment: Segment, count: str, lowering: Lowering, block: Block) 
     return _Span(start, count, end)
 
 
-def _write_runs(axis: Axis, lowering: Lowering, scope: Scope, all_masked: str) -> Schedule:
+def _write_runs(axis: Axis, lowering: Lowering, scope: Scope) -> Schedule:
     table = [lowering.argument(Role.TABLE, n) for n in ("offsets", "full_ends", "starts", "stops")]
     strides = [lowering.argument(Role.TABLE_STRIDE, n, 0, f"table_stride_{n}") for n in "bh"]
     block = scope.block
@@ -248,16 +182,11 @@ def _write_runs(axis: Axis, lowering: Lowering, scope: Scope, all_masked: str) -
     block.line(f"first_run = gl.load({table[0]} + row_of_runs)")
     block.line(f"full_end = gl.load({table[1]} + row_of_runs)")
     block.line(f"last_run = gl.load({table[0]} + row_of_runs + 1)")
-    if all_masked:
-        block.line(f"full_end = gl.where({all_masked}, first_run, full_end)")
-    block.line("leading_run = gl.where(full_end < last_run, full_end, first_run)")
-    block.line(
-        f"first_tile = gl.load({table[2]} + leading_run, mask=first_run < last_run, other=0)"
-    )
-    stop = f"gl.load({table[3]} + leading_run, mask=first_run < last_run, other=0)"
-    block.line(f"first_stop = {stop}")
-    ends = ("first_run", "full_end", "last_run", "leading_run", "first_tile", "first_stop")
-    handed = (*ends, *table[2:])
-    after_first = "(first_run + 1 < last_run) | (first_tile + 1 < first_stop)"
-    more = f"(turn + 1 < last_run) | ({axis.tile} + 1 < run_stop)"
-    return _Runs(handed, axis, "step", "run >= full_end", after_first, more)
+    _write_following(block, "first_run", "leading_run", "leading_kind")
+    _write_following(block, "(first_run + 1)", "second_run", "second_kind")
+    for name, ends in (("first_tile", table[2]), ("first_stop", table[3])):
+        loaded = f"gl.load({ends} + leading_run, mask=first_run < last_run, other=0)"
+        block.line(f"{name} = {loaded}")
+    after_first = "gl.where(first_tile + 1 < first_stop, leading_kind, second_kind)"
+    after = f"gl.where({axis.tile} + 1 < run_stop, kind, next_kind)"
+    return _Runs(axis, True, after_first, after)

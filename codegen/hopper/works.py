@@ -1,25 +1,25 @@
 """Works of a program that stays: how the producer finds them and tells the consumers.
 
-A work is one query tile of one head. A multiprocessor has one program at a time, which takes works
-until none is left: its first one by its own number, the others from a counter that all programs
-share, so that who is done early takes more. The producer alone knows what is to be done. It leaves
-notes in shared memory: with the queries which work they are of, with each tile of keys which tile
-that is. While the consumers end a work, it brings the queries and the first keys of the next one.
-What is computed for a tile is for the file of each kernel.
+A work is one outer tile of one head: queries in the forward kernel, keys in the backward one. A
+multiprocessor has one program at a time, which takes works until none is left: its first one by its
+own number, the others from a counter that all programs share, so that who is done early takes more.
+The producer alone knows what is to be done. It leaves notes in shared memory: with the outer tile
+which work it is of, with each inner tile which one that is. While the consumers end a work, it
+brings the first tiles of the next one. What is computed for a tile is for the file of each kernel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
-from ..factors import score_products
-from ..kernel import KernelSpec
 from ..writer import Block
 
 NEXT_WORK = "next_work"  # the counter
-_WORK = ("q_start", "b", "h")  # of a work, as the consumers know it; q_start is -1 after the last
-_NONE, _MASKED, _MORE = -1, 2, 1
+# What comes after a tile in its work, as its note says. Masked tiles come before full ones.
+NOTHING, FULL, MASKED = 0, 1, 2
+_NO_WORK = -1
 
 NOTES = '''\
 @gluon.jit
@@ -44,104 +44,113 @@ def read(note):
 NAMES = ("work_notes", "tile_notes")
 
 
-def query_places(spec: KernelSpec) -> int:
-    """Places for the queries of works: two where shared memory is large enough for them."""
-    return 2 if sum(p.dim for p in score_products(spec)) <= 160 else 1
+@dataclass(frozen=True)
+class Works:
+    """The works of a kernel, and how it writes what both sides do with them.
 
-
-def write_notes(block: Block, places: int) -> None:
-    """Write the allocation of the notes, for as many works as there are places for queries."""
-    block.line(f"work_notes = notes({places * len(_WORK)})")
-    block.line("tile_notes = notes(STAGES)")
-
-
-@contextmanager
-def works_of_producer(block: Block, places: int) -> Iterator[Block]:
-    """Write the loop of the producer over works, numbered `program`; `at` counts tiles in it."""
-    block.line("nth_work = 0\nat = 0\nprogram = gl.program_id(0)")
-    with block.indented("while program < all_heads * q_tiles:") as body:
-        yield body
-        body.line("nth_work += 1")
-        body.line("program += gl.num_programs(0)")
-        with body.indented("if gl.num_programs(0) < all_heads * q_tiles:") as rest:
-            rest.line(f"program = gl.num_programs(0) + gl.atomic_add({NEXT_WORK}, 1)")
-    block.comment("No work is left.")
-    _write_wait_free(block, places)
-    block.line(f"leave(work_notes.index({_note(0)}), {_NONE})")
-    block.line("mbarrier.arrive(query_ready.index(query_place), count=1)")
-
-
-def write_leave_work(block: Block, places: int) -> None:
-    """Write the wait for a place for the work's queries, `query_place`, and its notes."""
-    _write_wait_free(block, places)
-    for i, name in enumerate(_WORK):
-        block.line(f"leave(work_notes.index({_note(i)}), {name})")
-
-
-def write_leave_tile(block: Block, tile: str, masked: str, more: str) -> None:
-    """Write the note of a tile at place `stage`.
-
-    Args:
-        masked: source of the bool that its mask is to be looked at; "" where it is not asked.
-        more: source of the bool that it is not the work's last one.
+    Attributes:
+        count: source of how many there are.
+        about: names of what the consumers know of a work. The first one is never negative, but
+            for the note that no work is left.
+        comes_with: the tensor whose tile a work's notes come with; `{}_ready` is the barrier of
+            the arrival of its tiles, `{}_free` of their places' release.
+        places: for such tiles, and for the notes of works.
     """
-    bits = [f"{tile} * 4"]
-    bits += [f"gl.where({masked}, {_MASKED}, 0)"] if masked else []
-    block.line(f"leave(tile_notes.index(stage), {' + '.join(bits)} + gl.where({more}, {_MORE}, 0))")
+
+    count: str
+    about: tuple[str, ...]
+    comes_with: str
+    places: int
+
+    @property
+    def place(self) -> str:
+        """The source of the place of the work at hand."""
+        return f"{self.comes_with}_place" if self.places > 1 else "0"
+
+    @property
+    def ready(self) -> str:
+        """The source of the barrier of the arrival of the tile at that place."""
+        return f"{self.comes_with}_ready.index({self.place})"
+
+    def write_notes(self, block: Block) -> None:
+        """Write the allocation of the notes."""
+        block.line(f"work_notes = notes({self.places * len(self.about)})")
+        block.line("tile_notes = notes(STAGES)")
+
+    @contextmanager
+    def of_producer(self, block: Block) -> Iterator[Block]:
+        """Write the producer's loop over works, `program` being their number.
+
+        `at` is 0 before it and counts tiles through all works: the body counts.
+        """
+        block.line("nth_work = 0\nat = 0\nprogram = gl.program_id(0)")
+        with block.indented(f"while program < {self.count}:") as body:
+            yield body
+            body.line("nth_work += 1")
+            body.line("program += gl.num_programs(0)")
+            with body.indented(f"if gl.num_programs(0) < {self.count}:") as rest:
+                rest.line(f"taken = gl.atomic_add({NEXT_WORK}, 1)")
+                rest.line("program = gl.num_programs(0) + taken")
+                with rest.indented(f"if taken == {self.count} - 1:") as last:
+                    last.comment("The last one to ask leaves the counter as it was found.")
+                    last.line(f"gl.store({NEXT_WORK}, 0)")
+        block.comment("No work is left.")
+        self._write_wait_free(block)
+        block.line(f"leave({self._note(0)}, {_NO_WORK})")
+        block.line(f"mbarrier.arrive({self.ready}, count=1)")
+
+    def write_leave(self, block: Block) -> None:
+        """Write the wait for a place for the work's tile, and its notes."""
+        self._write_wait_free(block)
+        for i, name in enumerate(self.about):
+            block.line(f"leave({self._note(i)}, {name})")
+
+    @contextmanager
+    def of_consumer(self, block: Block) -> Iterator[Block]:
+        """Write a consumer's loop over works; `at` is as the producer's."""
+        block.line("nth_work = 0\nat = 0")
+        self._write_next(block)
+        with block.indented(f"while {self.about[0]} >= 0:") as body:
+            for i, name in enumerate(self.about[1:], 1):
+                body.line(f"{name} = read({self._note(i)})")
+            yield body
+            body.line("nth_work += 1")
+            self._write_next(body)
+
+    def write_free(self, block: Block, place: str) -> None:
+        """Write the release of a place; its source."""
+        block.line(f"mbarrier.arrive({self.comes_with}_free.index({place}), count=1)")
+
+    def _write_next(self, block: Block) -> None:
+        phase = self._write_place(block)
+        block.line(f"mbarrier.wait({self.ready}, {phase})")
+        block.line(f"{self.about[0]} = read({self._note(0)})")
+
+    def _write_wait_free(self, block: Block) -> None:
+        phase = self._write_place(block)
+        block.line(f"mbarrier.wait({self.comes_with}_free.index({self.place}), {phase} ^ 1)")
+
+    def _write_place(self, block: Block) -> str:
+        """Write the place of the work at hand; the source of how often it was used, modulo 2."""
+        if self.places == 1:
+            return "nth_work & 1"
+        block.line(f"{self.place} = nth_work % {self.places}")
+        return f"nth_work // {self.places} & 1"
+
+    def _note(self, number: int) -> str:
+        if self.places == 1:
+            return f"work_notes.index({number})"
+        more = f" + {number}" if number else ""
+        return f"work_notes.index({self.place} * {len(self.about)}{more})"
 
 
-@contextmanager
-def works_of_consumer(block: Block, places: int, groups: int) -> Iterator[Block]:
-    """Write the loop of a consumer over works; `mine` is the place of its own 64 queries.
-
-    `at` is the number of the tile at hand, counted through all works; the body counts.
-    """
-    block.line("nth_work = 0\nat = 0")
-    _write_next_work(block, places)
-    with block.indented("while q_start >= 0:") as body:
-        for i, name in enumerate(_WORK[1:], 1):
-            body.line(f"{name} = read(work_notes.index({_note(i)}))")
-        body.line(f"mine = query_place * {groups} + GROUP")
-        yield body
-        if places == 1:
-            body.line("tma.store_wait(0)")
-            body.line("mbarrier.arrive(query_free.index(query_place), count=1)")
-        body.line("nth_work += 1")
-        _write_next_work(body, places)
-    if places > 1:
-        block.line("tma.store_wait(0)")
+def write_leave_tile(block: Block, tile: str, after: str) -> None:
+    """Write the note of a tile at place `stage`: which one it is, and what comes after it."""
+    block.line(f"leave(tile_notes.index(stage), {tile} * 4 + {after})")
 
 
-def write_free_place(block: Block, places: int) -> None:
-    """Write the wait for the stores of the work before: its queries' place is free then.
-
-    With two places there is time for it until the scores of this work have been started.
-    """
-    if places > 1:
-        with block.indented("if nth_work > 0:") as body:
-            body.line("tma.store_wait(0)")
-            body.line("mbarrier.arrive(query_free.index(1 - query_place), count=1)")
-
-
-def write_read_tile(block: Block, *, masked: bool) -> None:
-    """Write what the note at place `stage` says: `kv_tile`, `more`, and `masked` if asked."""
+def write_read_tile(block: Block, tile: str) -> None:
+    """Write what the note at place `stage` says, into `tile` and `after`."""
     block.line("note = read(tile_notes.index(stage))")
-    block.line("kv_tile = note >> 2")
-    block.line(f"more = note & {_MORE}")
-    if masked:
-        block.line(f"masked = note & {_MASKED}")
-
-
-def _write_next_work(block: Block, places: int) -> None:
-    block.line(f"query_place = nth_work % {places}")
-    block.line(f"mbarrier.wait(query_ready.index(query_place), nth_work // {places} & 1)")
-    block.line(f"q_start = read(work_notes.index({_note(0)}))")
-
-
-def _write_wait_free(block: Block, places: int) -> None:
-    block.line(f"query_place = nth_work % {places}")
-    block.line(f"mbarrier.wait(query_free.index(query_place), nth_work // {places} & 1 ^ 1)")
-
-
-def _note(number: int) -> str:
-    return f"query_place * {len(_WORK)} + {number}" if number else f"query_place * {len(_WORK)}"
+    block.line(f"{tile} = note >> 2")
+    block.line("after = note & 3")

@@ -54,12 +54,12 @@ def _grid(job: Job, compiled: Compiled) -> str:
         return "as flexdsl/runtime/device_plan.py"
     if any(a.of == "diagonals" for a in compiled.kernel.arguments):
         return "diagonals * batch * heads"
+    programs = "q_tiles * batch * heads"
     if job.phase in OF_KEYS:
         heads = "heads" if job.phase.value == "backward" else "kv_heads"
-        return f"kv_tiles * batch * {heads}"
-    if any(a.role is Role.COUNTER for a in compiled.kernel.arguments):
-        return "min(q_tiles * batch * heads, multiprocessors)"
-    return "q_tiles * batch * heads"
+        programs = f"kv_tiles * batch * {heads}"
+    stay = any(a.role is Role.COUNTER for a in compiled.kernel.arguments)
+    return f"min({programs}, multiprocessors)" if stay else programs
 
 
 def _parameters(job: Job, compiled: Compiled) -> tuple[tuple[Parameter, ...], int]:

@@ -20,7 +20,7 @@ from flexdsl.runtime.blocks import aligned, aligned_rows
 from flexdsl.runtime.call import Call, Kernels, Slot, loads_of, row_stride, tile_counts
 from flexdsl.runtime.evaluate import evaluate
 from flexdsl.runtime.low_rank import with_products
-from flexdsl.runtime.passes import Made, Pass, Step
+from flexdsl.runtime.passes import COUNTER, Made, Pass, Step
 from flexdsl.runtime.tuning import Config, diagonal_config
 
 # Gradients from (q, k, v), out, lse, d_out and d_lse.
@@ -158,7 +158,7 @@ def _hopper(
         work[("sums", "left")] = of_half
     else:
         inside[("sums", "left")] = "tensors", "d_query"
-    work[("sums", "right")] = of_half
+    work |= {("sums", "right"): of_half, COUNTER: (1,)}
     sizes = {"result_heads": heads, "members": members}
     sizes["left_tiles"] = q_tiles if cut else q_tiles * members
     steps = _steps_of_heads(phases, parts, sizes, q_tiles * _HALF * 4)

@@ -1,0 +1,235 @@
+"""What a consumer of the Hopper backward kernel does with a work: dK and dV of 64 keys.
+
+Order of issue: S, dP, (weights), dV, (dS), dQ of the tile before, dK. dK is in flight over the end
+of the loop, where nothing reads it; if anything else is, ptxas runs one product after the other.
+The places of keys and values never change, and ptxas would keep the addresses of all their parts in
+registers through the whole program, spilled; so they are given as what it cannot know (`nought`).
+The kernel around it, and what the producer brings: `backward.py`.
+"""
+
+from __future__ import annotations
+
+from flexdsl.analysis.derivative import derivatives
+from flexdsl.ir import Expr, const, var
+
+from ..kernel import KernelSpec
+from ..lower import Lowering, Scope, Text
+from ..tiles import loads_at, tile_scope, write_allowed
+from ..writer import Block
+from .early_loads import loads_of
+from .module import GROUP_ROWS, matrix, tile_bytes
+from .query_sums import PART
+from .row_loads import write_first_loads, write_next_loads, write_rows
+from .schedule import end_of_tiles
+from .scores import keys_of, rows_of, write_start_scores
+from .works import FULL, MASKED, Works, write_read_tile
+
+GROUPS = 2
+# Places for tiles of dO, by the head dimension: what is left of shared memory.
+D_OUT_STAGES = {64: 3, 128: 2}
+
+
+def write_consumer(block: Block, spec: KernelSpec, works: Works, lowering: Lowering) -> None:
+    """Write the loop of a consumer over works."""
+    _write_layouts(block, spec.head_dim)
+    block.comment("Each consumer has its half of every tile's sums.")
+    block.line("query_sums = left_sums if GROUP == 0 else right_sums")
+    block.line("part_order = gl.arange(0, 4096, PART)")
+    block.line(f"zero = gl.zeros([{GROUP_ROWS}, BLOCK_M], gl.float32, SCORES)")
+    with works.of_consumer(block) as body:
+        _write_work(body, spec, lowering)
+
+
+def _write_work(body: Block, spec: KernelSpec, lowering: Lowering) -> None:
+    dim = spec.head_dim
+    keys = f"kv_start + GROUP * {GROUP_ROWS} + gl.arange(0, {GROUP_ROWS}, KEYS)"
+    body.line(f"key_index = ({keys})[:, None]")
+    clipped = "gl.minimum(key_index, kv_len - 1)" if loads_at("kv", spec) else "key_index"
+    body.line(f"kv = {clipped}")
+    scope = Scope(body.block(), None, {n: n for n in ("b", "h", "kv")})
+    body.line("first_sum = head_of_sums * (left_tiles if GROUP == 0 else q_tiles)")
+    body.line(f"d_value_tile = gl.zeros([{GROUP_ROWS}, {dim}], gl.float32, OUT)")
+    body.line(f"d_key_tile = gl.zeros([{GROUP_ROWS}, {dim}], gl.float32, OUT)")
+    body.line("\n# The first tile.")
+    early = _write_step(body, spec, None, True, lowering, scope)
+    body.line("before = q_tile")
+    for kind in (MASKED, FULL):
+        with body.indented(f"while after == {kind}:") as tile:
+            _write_step(tile, spec, early, kind == MASKED, lowering, scope)
+            tile.line("before = q_tile")
+    body.line("\n# What the last tile gives to dQ.")
+    body.line("d_key_tile = warpgroup_mma_wait(0, deps=[d_key_tile])")
+    body.line("mbarrier.arrive(query_free.index((at - 1) % STAGES), count=1)")
+    body.line("other = (at - 1) % 2")
+    body.line("mbarrier.wait(d_scores_ready.index(other), (at - 1) // 2 & 1)")
+    _write_start_query(body, dim)
+    body.line("d_query_tile = warpgroup_mma_wait(0, deps=[d_query_tile])")
+    body.line("mbarrier.arrive(d_scores_free.index(other), count=1)")
+    body.line("mbarrier.arrive(key_free.index(0), count=1)")
+    body.line("add_query_sums(query_sums, first_sum + before, part_order, d_query_tile)")
+    _write_results(body, spec)
+    body.line("mbarrier.arrive(value_free.index(0), count=1)")
+
+
+def _write_layouts(body: Block, dim: int) -> None:
+    accumulator = "gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, {}, 16])"
+    body.line(f"SCORES: {accumulator.format('BLOCK_M')}")
+    body.line("KEYS: gl.constexpr = gl.SliceLayout(1, SCORES)")
+    body.line("ROWS: gl.constexpr = gl.SliceLayout(0, SCORES)")
+    body.line(f"OUT: {accumulator.format(dim)}")
+    body.line("LEFT: gl.constexpr = gl.DotOperandLayout(0, OUT, 2)")
+    body.line(f"HALF: {accumulator.format(64)}")
+    body.line(f"PART: gl.constexpr = {PART}")
+
+
+def _write_step(
+    body: Block,
+    spec: KernelSpec,
+    early: dict[Expr, Text] | None,
+    masked: bool,
+    lowering: Lowering,
+    outer: Scope,
+) -> dict[Expr, Text]:
+    """Write the work of one tile, and in all but the first dQ of the tile before.
+
+    Args:
+        early: source of what has been loaded for the tile's rows; None for a work's first tile.
+        masked: the mask is to be looked at.
+
+    Returns:
+        The source of what is loaded for the rows of the next tile.
+    """
+    dim, places = spec.head_dim, D_OUT_STAGES[spec.head_dim]
+    first = early is None
+    body.line("stage = at % STAGES")
+    body.line("mbarrier.wait(query_ready.index(stage), at // STAGES & 1)")
+    write_read_tile(body, "q_tile")
+    body.comment(
+        "0, which ptxas does not know: addresses that have it in them are made in each tile."
+    )
+    body.line("nought = note >> 31")
+    body.line("mine = nought + GROUP")
+    values = matrix("value", 0, "mine", GROUP_ROWS, dim)
+    queries = matrix("query", 0, "stage", "BLOCK_M", dim)
+    start = "zero, use_acc=False, is_async=True"
+    of_scores = write_start_scores(body, keys_of(spec), rows_of(spec), "BLOCK_M", "mine")
+    loads = loads_of("q", spec)
+    if early is None:
+        early = write_first_loads(body, spec, loads, lowering, outer)
+    if not first:
+        body.line(f"d_key_tile = warpgroup_mma_wait({of_scores}, deps=[d_key_tile])")
+        body.line("d_key_tile = warpgroup_mma_init(d_key_tile)")
+        body.line("mbarrier.arrive(query_free.index((at - 1) % STAGES), count=1)")
+    else:
+        body.line("mbarrier.wait(value_ready.index(0), nth_work & 1)")
+    body.line(f"stage_d = at % {places}")
+    body.line(f"mbarrier.wait(d_out_ready.index(stage_d), at // {places} & 1)")
+    d_out = matrix("d_out", 0, "stage_d", "BLOCK_M", dim)
+    body.line(f"d_weights = warpgroup_mma({values}, {d_out}.permute((1, 0)), {start})")
+    body.line("scores = warpgroup_mma_wait(1, deps=[scores])")
+    _write_weights(body, spec, masked, early, lowering, outer)
+    body.line(f"left = gl.convert_layout(weights.to(d_key_{dim}.dtype), LEFT)")
+    body.line(f"d_value_tile = warpgroup_mma(left, {d_out}, d_value_tile, is_async=True)")
+    body.line("d_weights = warpgroup_mma_wait(1, deps=[d_weights])")
+    body.line("delta = delta_of_rows.index(stage_d).load(ROWS)")
+    body.line(f"d_scores = (factor * (d_weights - delta[None, :])).to(d_key_{dim}.dtype)")
+    body.line("stage_s = at % 2")
+    body.line("mbarrier.wait(d_scores_free.index(stage_s), at // 2 & 1 ^ 1)")
+    body.line("d_scores_tiles.index(stage_s * 2 + GROUP).store(d_scores)")
+    body.line("fence_async_shared()")
+    body.line("mbarrier.arrive(d_scores_ready.index(stage_s), count=1)")
+    write_next_loads(body, spec, loads, early, lowering, outer)
+    if not first:
+        body.line("other = (at - 1) % 2")
+        body.line("mbarrier.wait(d_scores_ready.index(other), (at - 1) // 2 & 1)")
+        _write_start_query(body, dim)
+    into = "warpgroup_mma_init(d_key_tile)" if first else "d_key_tile"
+    left = "d_scores_tiles.index(stage_s * 2 + GROUP)"
+    body.line(f"d_key_tile = warpgroup_mma({left}, {queries}, {into}, is_async=True)")
+    outstanding = 1 if first else 3
+    waited = f"warpgroup_mma_wait({outstanding}, deps=[d_value_tile, left])"
+    body.line(f"d_value_tile, left = {waited}")
+    body.line("mbarrier.arrive(d_out_free.index(stage_d), count=1)")
+    if not first:
+        body.line("d_query_tile = warpgroup_mma_wait(1, deps=[d_query_tile])")
+        body.line("mbarrier.arrive(d_scores_free.index(other), count=1)")
+        body.line("add_query_sums(query_sums, first_sum + before, part_order, d_query_tile)")
+    body.line("at += 1")
+    return early
+
+
+def _write_start_query(body: Block, dim: int) -> None:
+    """Write the start of this consumer's part of dQ, 64 by 64, from dS at place `other`.
+
+    Of 64 rows by 128 columns each consumer has 64 columns, of 128 by 64 each has 64 rows.
+    """
+    body.line(f"d_query_tile = gl.zeros([{GROUP_ROWS}, 64], gl.float32, HALF)")
+    for group in range(GROUPS):
+        d_scores = f"d_scores_tiles.index(other * 2 + {group})"
+        keys = matrix("key", 0, f"nought + {group}", GROUP_ROWS, dim)
+        if dim == 64:
+            d_scores = f"{d_scores}.slice(GROUP * 64, 64, dim=1)"
+        else:
+            keys = f"{keys}.slice(GROUP * 64, 64, dim=1)"
+        options = "is_async=True" if group else "use_acc=False, is_async=True"
+        product = f"warpgroup_mma({d_scores}.permute((1, 0)), {keys}, d_query_tile, {options})"
+        body.line(f"d_query_tile = {product}")
+
+
+def _write_weights(
+    body: Block,
+    spec: KernelSpec,
+    masked: bool,
+    early: dict[Expr, Text],
+    lowering: Lowering,
+    outer: Scope,
+) -> None:
+    """Write the weights and `factor`, the product of weights and derivatives of the scores.
+
+    Args:
+        masked: the mask is to be looked at.
+        early: source of what has been loaded for the tile's rows.
+    """
+    scope, log2 = tile_scope(body, outer, "q"), "scale"
+    scope.known.update(early)
+    slope = "1.0"
+    if masked or spec.score is not None:
+        write_rows(scope.block, spec)
+    if spec.score is not None:
+        score = spec.score.expr
+        scope.block.line("score = scores * scale")
+        scope.unscaled = ("scores", "scale")
+        (modified,) = lowering.lower([score], scope)
+        (slope,) = lowering.lower(
+            [derivatives(score).get(var("score"), const(0.0))], scope, "slope"
+        )
+        scope.block.line(f"scores = {modified}")
+        log2 = "LOG2E"
+    scope.block.line("lse_log2 = lse_of_rows.index(stage).load(ROWS)")
+    scope.block.line(f"weights = gl.exp2(scores * {log2} - lse_log2[None, :])")
+    if masked:
+        ends = f"(row < {end_of_tiles(spec, 'q_len')}) & (key_index < kv_len)"
+        allowed = write_allowed(spec, lowering, scope, ends)
+        scope.block.line(f"weights = gl.where({allowed}, weights, 0.0)")
+    scope.block.line("factor = weights" if slope == "1.0" else f"factor = weights * {slope}")
+
+
+def _write_results(body: Block, spec: KernelSpec) -> None:
+    """Write the stores. The values of this consumer are no longer read: they make place."""
+    dim = spec.head_dim
+    factor = "scale" if spec.score is not None else "(scale * LN2)"
+    place, tile = matrix("value", 0, "GROUP", GROUP_ROWS, dim), "value_tiles_0.index(GROUP)"
+    at = f"[b, result_head, kv_start + GROUP * {GROUP_ROWS}, 0]"
+    ready = "results_ready.index(GROUP)"
+    body.line(f"d_key_tile *= {factor}")
+    for phase, tensor in enumerate(("d_value", "d_key")):
+        with body.indented("if member > 0:") as more:
+            more.comment("What the query heads before this one gave.")
+            more.line(f"mbarrier.expect({ready}, {tile_bytes(GROUP_ROWS, dim)})")
+            more.line(f"tma.async_copy_global_to_shared({tensor}_{dim}, {at}, {ready}, {tile})")
+            more.line(f"mbarrier.wait({ready}, {phase})")
+            more.line(f"{tensor}_tile += {place}.load(OUT).to(gl.float32)")
+        body.line(f"{place}.store({tensor}_tile.to({tensor}_{dim}.dtype))")
+        body.line("fence_async_shared()")
+        body.line(f"tma.async_copy_shared_to_global({tensor}_{dim}, {at}, {tile})")
+        body.line("tma.store_wait(0)")
