@@ -180,45 +180,44 @@ def _producer(spec: KernelSpec, lowering: Lowering, tiles: list[str]) -> Partiti
         schedule = write_schedule(QUERIES, spec, GROUPS * GROUP_ROWS, lowering, scope)
         body.comment("Keys past the end are masked in every tile: their weights can be infinite.")
         body.line("cut = kv_start + BLOCK_N > kv_len")
-        body.line("q_tile = first_tile")
-        _write_query_fetch(body, spec, schedule.after_first)
+        _write_query_fetch(body, spec, "first_tile", schedule.after_first)
         _WORKS.write_leave(body)
         write_group_fetches(body, _WORKS.ready, keys_of(spec), "kv_start", GROUPS)
-        _write_d_out_fetch(body, spec)
+        _write_d_out_fetch(body, spec, "first_tile")
         value = [("value", dim, "b, kv_head")]
         body.line("mbarrier.wait(value_free.index(0), nth_work & 1 ^ 1)")
         write_group_fetches(body, "value_ready.index(0)", value, "kv_start", GROUPS)
-        with schedule.loop(body) as tile:
-            _write_query_fetch(tile, spec, schedule.after)
-            _write_d_out_fetch(tile, spec)
+        with schedule.loop(body) as loop:
+            _write_query_fetch(loop, spec, QUERIES.tile, schedule.after)
+            _write_d_out_fetch(loop, spec, QUERIES.tile)
     of_schedule = (a.name for a in lowering.arguments.values())
     taken = (*names, *_SIZES, *tiles, *_BARRIERS, *of_schedule)
     title = "One warp: brings the keys and values of each work, and tiles of queries and of dO."
     return Partition("producer", title, ("BLOCK_M", "BLOCK_N", "STAGES"), taken, block)
 
 
-def _write_query_fetch(block: Block, spec: KernelSpec, after: str) -> None:
-    """Write what brings the queries of `q_tile` and their logsumexp, with the tile's note."""
+def _write_query_fetch(block: Block, spec: KernelSpec, tile: str, after: str) -> None:
+    """Write what brings the queries of a tile and their logsumexp, with the tile's note."""
     block.line("stage = at % STAGES")
     block.line("mbarrier.wait(query_free.index(stage), at // STAGES & 1 ^ 1)")
     block.line(f"after = {after}")
     masked = f"gl.where(cut & (after != {NOTHING}), {MASKED}, after)"
-    write_leave_tile(block, "q_tile", masked)
-    _write_fetch(block, "query", rows_of(spec), "lse_log2")
+    write_leave_tile(block, tile, masked)
+    _write_fetch(block, "query", rows_of(spec), "lse_log2", tile)
 
 
-def _write_d_out_fetch(block: Block, spec: KernelSpec) -> None:
+def _write_d_out_fetch(block: Block, spec: KernelSpec, tile: str) -> None:
     """Write what brings dO and delta of that tile."""
     dim, places = spec.head_dim, D_OUT_STAGES[spec.head_dim]
     block.line(f"stage = at % {places}")
     block.line(f"mbarrier.wait(d_out_free.index(stage), at // {places} & 1 ^ 1)")
-    _write_fetch(block, "d_out", [("d_out", dim, "b, h")], "delta")
+    _write_fetch(block, "d_out", [("d_out", dim, "b, h")], "delta", tile)
     block.line("at += 1")
 
 
-def _write_fetch(block: Block, name: str, tensors: Sequence[Tensor], rows: str) -> None:
+def _write_fetch(block: Block, name: str, tensors: Sequence[Tensor], rows: str, tile: str) -> None:
     """Write the copies of tensors of rows and of a number for each row, to place `stage`."""
-    ready, row = f"{name}_ready.index(stage)", "q_tile * BLOCK_M"
+    ready, row = f"{name}_ready.index(stage)", f"{tile} * BLOCK_M"
     write_tile_fetches(block, ready, tensors, row, "BLOCK_M", "BLOCK_M * 4")
     place = f"{rows.removesuffix('_log2')}_of_rows.index(stage)"
     at = f"[first_row + {row}]"

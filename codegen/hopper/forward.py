@@ -155,15 +155,14 @@ def _producer(spec: KernelSpec, lowering: Lowering, tiles: list[str]) -> tuple[P
         write_query_program(body, spec, "gl")
         scope = Scope(body.block(), None, {n: n for n in ("b", "h", "q_first", "q_last")})
         schedule = write_schedule(KEYS, spec, GROUP_ROWS * spec.consumers, lowering, scope)
-        body.line("kv_tile = first_tile")
-        _write_key_fetch(body, spec, schedule.after_first)
+        _write_key_fetch(body, spec, "first_tile", schedule.after_first)
         works.write_leave(body)
         first = f"{works.place} * {spec.consumers}" if works.places > 1 else ""
         write_group_fetches(body, works.ready, rows_of(spec), "q_start", spec.consumers, first)
-        _write_value_fetch(body, spec)
-        with schedule.loop(body) as tile:
-            _write_key_fetch(tile, spec, schedule.after)
-            _write_value_fetch(tile, spec)
+        _write_value_fetch(body, spec, "first_tile")
+        with schedule.loop(body) as loop:
+            _write_key_fetch(loop, spec, KEYS.tile, schedule.after)
+            _write_value_fetch(loop, spec, KEYS.tile)
     of_schedule = (a.name for a in lowering.arguments.values())
     taken = (*names, NEXT_WORK, *_SIZES, *tiles, *_BARRIERS, *of_schedule)
     title = "One warp: brings the query tile of each work, then its key and value tiles."
@@ -171,21 +170,21 @@ def _producer(spec: KernelSpec, lowering: Lowering, tiles: list[str]) -> tuple[P
     return partition, schedule.masks
 
 
-def _write_key_fetch(block: Block, spec: KernelSpec, after: str) -> None:
-    """Write what brings the keys of `kv_tile`, once their place is free, with the tile's note."""
+def _write_key_fetch(block: Block, spec: KernelSpec, tile: str, after: str) -> None:
+    """Write what brings the keys of a tile, once their place is free, with the tile's note."""
     block.line("stage = at % STAGES")
     block.line("phase = at // STAGES & 1 ^ 1")
     block.line("mbarrier.wait(key_free.index(stage), phase)")
-    write_leave_tile(block, "kv_tile", after)
-    row = "kv_tile * BLOCK_N"
+    write_leave_tile(block, tile, after)
+    row = f"{tile} * BLOCK_N"
     write_tile_fetches(block, "key_ready.index(stage)", keys_of(spec), row, "BLOCK_N")
 
 
-def _write_value_fetch(block: Block, spec: KernelSpec) -> None:
+def _write_value_fetch(block: Block, spec: KernelSpec, tile: str) -> None:
     """Write what brings the values of that tile."""
     block.line("mbarrier.wait(value_free.index(stage), phase)")
     value = [("value", spec.value_dim, "b, kv_head")]
-    row = "kv_tile * BLOCK_N"
+    row = f"{tile} * BLOCK_N"
     write_tile_fetches(block, "value_ready.index(stage)", value, row, "BLOCK_N")
     block.line("at += 1")
 

@@ -84,16 +84,18 @@ class _Runs(Schedule):
     @contextmanager
     def loop(self, block: Block) -> Iterator[Block]:
         tile = self.axis.tile
-        block.line("run_start = first_tile + 1\nrun_stop = first_stop")
+        block.line(f"{tile} = first_tile + 1\nrun_stop = first_stop")
         block.line("kind = leading_kind\nfollowing = second_run\nnext_kind = second_kind")
         with block.indented("for turn in range(first_run, last_run):") as runs:
             runs.comment("The ends of the run after this one are on their way meanwhile.")
             for end in ("start", "stop"):
                 loaded = f"gl.load({end}s + following, mask=turn + 1 < last_run, other=0)"
                 runs.line(f"next_{end} = {loaded}")
-            with runs.indented(f"for {tile} in range(run_start, run_stop):") as body:
+            # A `for` whose ends the loop around it carries keeps the first ones in Triton 3.6, 3.7.
+            with runs.indented(f"while {tile} < run_stop:") as body:
                 yield body
-            runs.line("run_start, run_stop, kind = next_start, next_stop, next_kind")
+                body.line(f"{tile} += 1")
+            runs.line(f"{tile} = next_start\nrun_stop = next_stop\nkind = next_kind")
             _write_following(runs, "(turn + 2)", "following", "next_kind")
 
 
