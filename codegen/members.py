@@ -29,8 +29,8 @@ RANGE_MEMBERS = f'''\
 def range_members(members, row, first, last, rows, length):
     """A set with each element [first, last] of a row: its words."""
     blocks = tl.cdiv(length, {ELEMENTS})
-    first = first // {ELEMENTS}
-    last = last // {ELEMENTS}
+    first = first.to(tl.int32) // {ELEMENTS}
+    last = last.to(tl.int32) // {ELEMENTS}
     # The exponent of a float: the largest power of two that is no more than the count.
     count = (last - first + 1).to(tl.float32).to(tl.int32, bitcast=True)
     level = tl.minimum((count >> 23) - 127, {LEVELS})

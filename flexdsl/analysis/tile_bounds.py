@@ -211,6 +211,7 @@ class _Bounder:
         some = self._where_some((low, high), ends)
         if some is None:
             raise Declined(f"[{low!r}, {high!r}) may leave gaps between rows", self.mask)
+        self._require_small(some)
         return some
 
     def _where_some(self, row: tuple[Expr, Expr], both: tuple[Expr, Expr]) -> Expr | None:
