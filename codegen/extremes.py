@@ -53,6 +53,7 @@ def block_extremes(extremes, row, first, last, rows, length):
 @triton.jit
 def box_extremes(elements, extremes, row, last_row, first, last, rows, length):
     """Least and greatest of elements [first, last] of rows [row, last_row]; all of one shape."""
+    first, last = first.to(tl.int32), last.to(tl.int32)
     few = last - first < {FEW}
     reach = tl.max(tl.where(few, last - first, 0))
     some_are_many = tl.max(tl.where(few, 0, 1)) > 0

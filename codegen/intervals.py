@@ -28,6 +28,7 @@ from .abstract import (
 )
 from .kernel import Role
 from .lower import Lowering, constant
+from .members import WORDS
 from .writer import Block
 
 LARGEST = 2**31  # elements and parameters beyond it are not reckoned with
@@ -142,12 +143,13 @@ class Intervals:
         loads = [a for a in node.args if a.op is Op.LOAD and _has_one_row(a)]
         if node.op not in (Op.EQ, Op.NE) or len(loads) < 2:
             return MAYBE
-        x, y = (self._members(a) for a in loads)
-        equal = Truth("False", self._named("common", f"(({x} & {y}) != 0)"))
+        words = zip(*(self._members(a) for a in loads), strict=True)
+        common = " & ".join(f"(({x} & {y}) != 0)" for x, y in words)
+        equal = Truth("False", self._named("common", common))
         return equal if node.op is Op.EQ else equal.negated()
 
-    def _members(self, node: Expr) -> str:
-        """The set of the elements that a load may read."""
+    def _members(self, node: Expr) -> list[str]:
+        """The words of the set of the elements that a load may read."""
         capture = node.attribute
         assert isinstance(capture, Capture)
         lengths = [self._length(capture, axis) for axis in range(capture.rank)]
@@ -156,9 +158,10 @@ class Intervals:
         name = self.lowering.argument(Role.MEMBERS, capture.name, 0, f"{capture.name}_members")
         row, rows = row_text(first[:-1], lengths), " * ".join(["one", *lengths[:-1]])
         ends = ", ".join(f"{end} + zero" for end in (row, first[-1], last[-1]))
-        return self._named(
-            f"{capture.name}_set", f"range_members({name}, {ends}, {rows}, {lengths[-1]})"
-        )
+        found = [self.lowering.names.fresh(f"{capture.name}_word") for _ in range(WORDS)]
+        call = f"range_members({name}, {ends}, {rows}, {lengths[-1]})"
+        self.block.line(f"{', '.join(found)} = {call}")
+        return found
 
     def _sum(self, form: Linear) -> Range | None:
         """The range of a linear form."""

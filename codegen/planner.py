@@ -19,7 +19,7 @@ from .module import write_module
 from .tiles import names_of_kernel
 from .writer import Block
 
-ROWS, COLUMNS = 16, 128  # query and key tiles of a program
+ROWS, COLUMNS = 8, 256  # query and key tiles of a program: more do not fit in registers
 _SIZES = ("q_len", "kv_len", "q_offset", "heads", "q_tiles", "kv_tiles")
 _HERE = {
     "b": Range("b", "b", LARGEST),

@@ -36,7 +36,7 @@ def generate_plan_refine(spec: KernelSpec) -> Kernel:
         *(Argument(s, Role.SIZE, s) for s in _SIZES),
     )
     lowering = Lowering(
-        names_of_kernel(fixed, ("seen",)),
+        names_of_kernel(fixed, ("seen", "allowed_here")),
         frozenset(n for n in walk(expr) if n.op is Op.LOAD),
         spec.wide,
     )
@@ -86,14 +86,17 @@ def _write_count(tile: Block, mask: Expr, lowering: Lowering, scope: Scope) -> N
         _write_positions(piece)
         inner = Scope(piece.block(), scope, {**scope.variables, "q": "q", "kv": "kv"})
         (allowed,) = lowering.lower([mask], inner, "allowed")
-        piece.line(f"some += tl.sum(tl.where({allowed} & inside, 1, 0))")
-        piece.line("seen += tl.minimum(rows - row, ROWS) * tl.minimum(columns - column, COLUMNS)")
+        piece.line(f"allowed_here = tl.broadcast_to({allowed}, [ROWS, COLUMNS])")
+        piece.line("some += tl.sum(tl.where(allowed_here, 1, 0))")
+        piece.line("seen += ROWS * COLUMNS")
 
 
 def _write_positions(block: Block) -> None:
-    """Write the positions of a piece of a tile, and which of its pairs are pairs of the tile."""
-    block.line("in_tile = row + tl.arange(0, ROWS)[:, None]")
-    block.line("key_in_tile = column + tl.arange(0, COLUMNS)[None, :]")
-    block.line("inside = (in_tile < rows) & (key_in_tile < columns)")
-    block.line("q = q_offset + q_tile * BLOCK_M + tl.minimum(in_tile, rows - 1)")
-    block.line("kv = kv_tile * BLOCK_N + tl.minimum(key_in_tile, columns - 1)")
+    """Write the positions of a piece of a tile.
+
+    Those past its end stand for the last one: pairs that count twice change no state.
+    """
+    block.line("in_tile = tl.minimum(row + tl.arange(0, ROWS)[:, None], rows - 1)")
+    block.line("key_in_tile = tl.minimum(column + tl.arange(0, COLUMNS)[None, :], columns - 1)")
+    block.line("q = q_offset + q_tile * BLOCK_M + in_tile")
+    block.line("kv = kv_tile * BLOCK_N + key_in_tile")

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from flexdsl.analysis.affine import LinearForms, divisor_of
 from flexdsl.analysis.grid import Rects
-from flexdsl.analysis.scene import POINTS, Scene, chunks
+from flexdsl.analysis.scene import Scene, chunks
 from flexdsl.analysis.subdivide import TileMap
 from flexdsl.analysis.table import RunTable, table_of_maps
 from flexdsl.analysis.values import specialise
 from flexdsl.ir import Capture, Expr, var, walk
 
 Array = NDArray[Any]
+BLOCKS = 1 << 16  # looked at together
 LOOKS = 4  # of the mask, for each element of what is looked up: then proofs need not be tried
 
 
@@ -76,7 +77,7 @@ def _map_blocks(scene: Scene, height: int, width: int) -> Iterator[TileMap]:
     of_tile = grid.tile[0] // height, grid.tile[1] // width
     for group in np.unique(scene.like_groups):
         b, h = divmod(int(group), grid.heads)
-        for tiles in chunks(grid.q_tiles, max(1, POINTS // (of_tile[0] * len(columns)))):
+        for tiles in chunks(grid.q_tiles, max(1, BLOCKS // (of_tile[0] * len(columns)))):
             here = rows[tiles.start * of_tile[0] : tiles.stop * of_tile[0]]
             seen = scene.evaluate(np.asarray(b), np.asarray(h), here[:, None], columns[None, :])
             some, all_ = (_of_tiles(f, seen, of_tile) for f in (np.logical_or, np.logical_and))
@@ -94,6 +95,6 @@ def _of_tiles(function: Any, seen: Array, of_tile: tuple[int, int]) -> Array:
 
 def _tiles(b: int, h: int, start: int, chosen: Array) -> Rects:
     """The chosen ones of some rows of tiles, from `start` on: bool [rows, kv tiles]."""
-    i, j = np.nonzero(chosen)
+    i, j = (x.astype(np.int32) for x in np.nonzero(chosen))
     i += start
-    return Rects(np.full_like(i, b), np.full_like(i, h), i, i + 1, j, j + 1).narrow()
+    return Rects(np.full_like(i, b), np.full_like(i, h), i, i + 1, j, j + 1)

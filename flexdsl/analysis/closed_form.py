@@ -18,6 +18,8 @@ from flexdsl.ir import Expr, Op, apply, const
 BOTTOM = const(0)  # "no bound below": positions are natural numbers
 TOP = const(2**31 - 1)  # "no bound above"
 TRUE = const(True)
+# Why strides have none, as a part of a sentence.
+APART = ": live tiles may lie apart, and a kernel's formulas go through tiles side by side"
 MAX_INTERVALS = 4
 
 

@@ -24,7 +24,7 @@ from flexdsl.ir import Expr, Op, const, evaluate, evaluate_all, walk
 
 Array = NDArray[Any]
 Ranges = tuple[Array, Array]  # starts and stops
-ROWS = 1 << 16  # outer positions evaluated at once
+ROWS = 1 << 14  # outer positions evaluated at once
 TILES = 1 << 12  # outer tiles looked at together
 TOGETHER = 64  # outer tiles taken for one, where that tells enough
 TILE_ENDS = "live_lower", "live_upper", "full_lower", "full_upper"
@@ -192,7 +192,7 @@ class Ends:
 
     def table(self) -> RunTable:
         """The runs of every outer tile."""
-        return table_of_runs(self.rows, [self._runs_of(tiles) for tiles in self._parts()])
+        return table_of_runs(self.rows, (self._runs_of(tiles) for tiles in self._parts()))
 
     def _parts(self) -> Iterator[Array]:
         """The numbers of all outer tiles, as many as are looked at together."""

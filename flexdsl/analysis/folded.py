@@ -30,7 +30,7 @@ from flexdsl.ir import Expr, Op, Type, apply, const, evaluate, evaluate_all, var
 Array = NDArray[Any]
 MOST_CELLS = 1 << 17  # of rows of tiles and periods of kv: with more of them periods are short
 MOST_KINDS = 16  # of pairs of periods, each of which is solved
-CELLS = 1 << 12  # treated together
+CELLS = 1 << 11  # treated together
 
 
 @dataclass(frozen=True, slots=True)

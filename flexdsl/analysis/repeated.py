@@ -27,7 +27,7 @@ from flexdsl.ir import Capture, Expr, Op, Type, apply, const, load, var, walk
 
 Array = NDArray[Any]
 FEWEST_STEPS = 4  # of the rows of a grid: with fewer there is little to save
-RUNS = 1 << 14  # moved at once
+RUNS = 1 << 13  # moved at once
 
 
 def repeated_table(scene: Scene) -> RunTable | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from flexdsl.analysis.affine import Linear, LinearForms, divisor_of
-from flexdsl.analysis.closed_form import BOTTOM, MAX_INTERVALS, TOP, TRUE, Declined
+from flexdsl.analysis.closed_form import APART, BOTTOM, MAX_INTERVALS, TOP, TRUE, Declined
 from flexdsl.analysis.prove import Prover, split_comparison
 from flexdsl.analysis.truth import flatten
 from flexdsl.analysis.values import is_constant, substitute
@@ -246,6 +246,8 @@ class Solver:
         """x // T < end is x - T * end < 0."""
         divisor = divisor_of(atom)
         if divisor is None:
+            if atom.op is Op.MOD:
+                raise Declined(f"{atom!r} comes again and again along {self.inner}{APART}", node)
             what = "is read at" if atom.op is Op.LOAD else "cannot be solved for"
             raise Declined(f"{atom!r} {what} {self.inner}", node)
         return self.forms.of(atom.args[0]).plus(self.forms.of(end), -divisor)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flexdsl.analysis.affine import Linear, LinearForms
-from flexdsl.analysis.closed_form import BOTTOM, TOP, ClosedForm, Declined, Interval
+from flexdsl.analysis.closed_form import APART, BOTTOM, TOP, ClosedForm, Declined, Interval
 from flexdsl.analysis.grid import Grid
 from flexdsl.analysis.prove import Prover
 from flexdsl.analysis.solve import Piece, Solver, operands
@@ -64,7 +64,8 @@ def _dilated(mask: Expr, inner: str, prover: Prover) -> ClosedForm | None:
         return None
     condition, sieve = found[0]
     if _least_differences(prover.grid) < sieve.stride:
-        raise Declined(f"a tile may have less than {sieve.stride} differences q - kv", condition)
+        few = f"a tile may have less than {sieve.stride} differences q - kv"
+        raise Declined(few + APART, condition)
     rest = const(True)
     for part in parts:
         if part is not condition:

@@ -133,18 +133,26 @@ def merged(row: Array, start: Array, stop: Array, full: Array) -> Runs:
 
 
 def table_of_runs(rows: int, parts: Iterable[Runs]) -> RunTable:
-    """The table of merged runs whose rows ascend from part to part."""
+    """The table of merged runs whose rows ascend from part to part. Of a part no more is kept."""
     counts, full_counts = np.zeros((2, rows), np.int32)
-    for row, _, _, full in parts:
+    starts, stops = list[Array](), list[Array]()
+    for row, start, stop, full in parts:
+        starts.append(start)
+        stops.append(stop)
         if len(row):
             within = slice(row[0], row[-1] + 1)
             counts[within] += np.bincount(row - row[0]).astype(np.int32)
             size = within.stop - within.start
             full_counts[within] += np.bincount(row[full] - row[0], minlength=size).astype(np.int32)
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-    nothing = np.zeros(0, np.int32)
-    starts, stops = (np.concatenate([nothing, *(p[k] for p in parts)]) for k in (1, 2))
-    return RunTable(offsets, offsets[:-1] + full_counts, starts, stops)
+    return RunTable(offsets, offsets[:-1] + full_counts, _drained(starts), _drained(stops))
+
+
+def _drained(parts: list[Array]) -> Array:
+    """All parts in one, of which the list keeps none."""
+    joined = np.concatenate([np.zeros(0, np.int32), *parts])
+    parts.clear()
+    return joined
 
 
 def stacked(tables: list[RunTable], groups: int) -> RunTable:
@@ -171,7 +179,7 @@ def table_of_maps(maps: Iterable[TileMap], scene: Scene) -> RunTable:
     """The table of a scene's tile map, whose bands come in the order of rows."""
     grid = scene.grid
     rows = grid.batch * grid.heads * grid.q_tiles
-    return of_all_groups(table_of_runs(rows, [_runs_of(part, grid) for part in maps]), scene)
+    return of_all_groups(table_of_runs(rows, (_runs_of(part, grid) for part in maps)), scene)
 
 
 def of_all_groups(table: RunTable, scene: Scene) -> RunTable:

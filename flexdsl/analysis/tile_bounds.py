@@ -10,9 +10,10 @@ are then right by themselves. Whether they are exact is shown by `anchors.py`, o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
-from flexdsl.analysis.affine import LinearForms, divisor_of
+from flexdsl.analysis.affine import Linear, LinearForms, divisor_of, without_quotients
 from flexdsl.analysis.closed_form import (
     BOTTOM,
     MAX_INTERVALS,
@@ -80,7 +81,8 @@ class _Bounder:
             row_upper = apply(Op.WHERE, piece.guard, piece.upper, BOTTOM)
             return [Part(interval_by_rows(piece.lower, row_upper), Piece(BOTTOM, TOP))]
         self._require_small(lower.expr, upper.expr)
-        self._require_contiguous(lower, upper)
+        some = self._contiguous_where(lower, upper)
+        domains = [replace(d, guard=apply(Op.AND, d.guard, some)) for d in domains]
         return [Part(self._interval(lower, upper, domain), domain) for domain in domains]
 
     def _domains(self, guard: Expr) -> list[Piece] | None:
@@ -189,23 +191,53 @@ class _Bounder:
             node = next(n for n in growing if not self.prover.fits(n))
             raise Declined(f"its bound {node!r} may not fit in 32 bits", self.mask)
 
-    def _require_contiguous(self, lower: _End, upper: _End) -> None:
-        """Ends that move together: each row touches the next, so none is inside out.
+    def _contiguous_where(self, lower: _End, upper: _End) -> Expr:
+        """Where ends that move together have each row touch the next, so that none is inside out.
 
-        Operands that do not move only cut all rows alike, so they do not count.
+        Operands that do not move only cut all rows alike, so they do not count. Where it does not
+        hold no row has anything at all. Raises `Declined`.
         """
         if lower.direction * upper.direction != 1:
-            return
+            return TRUE
         low = self._moving(Op.MAX, lower.expr)
         high = self._moving(Op.MIN, upper.expr)
         following = apply(Op.ADD, self.outer, const(1))
         if lower.direction == 1:
-            low_next = substitute(low, {self.outer: following})
-            touching = apply(Op.LE, low_next, high)
+            ends = substitute(low, {self.outer: following}), high
         else:
-            touching = apply(Op.GE, substitute(high, {self.outer: following}), low)
-        if not self.prover.always(touching):
+            ends = low, substitute(high, {self.outer: following})
+        if self.prover.always(apply(Op.LE, *ends)):
+            return TRUE
+        some = self._where_some((low, high), ends)
+        if some is None:
             raise Declined(f"[{low!r}, {high!r}) may leave gaps between rows", self.mask)
+        self._require_small(some)
+        return some
+
+    def _where_some(self, row: tuple[Expr, Expr], both: tuple[Expr, Expr]) -> Expr | None:
+        """What b and h decide, and without which no row has anything; None where rows need more.
+
+        Args:
+            row: lower and upper end of a row.
+            both: the same where a row touches the next one if they are in order.
+        """
+        width, still = self._parted(*row)
+        overlap, same = self._parted(*both)
+        if width is None or overlap is None or not still or still != same:
+            return None
+        # A row has something where still > -widest: then it is `least` or more.
+        step = math.gcd(*still.values())
+        least = -((width[1] - 1) // step) * step
+        touch = overlap[0] + least >= 0
+        staying = Linear(tuple(still.items()), -least)
+        return apply(Op.GE, staying.to_expr(), BOTTOM) if touch else None
+
+    def _parted(self, low: Expr, high: Expr) -> tuple[tuple[int, int] | None, dict[Expr, int]]:
+        """The range of high - low (or a multiple) without the terms that do not move; and those."""
+        form, _ = without_quotients(self.forms.difference(high, low), self.forms)
+        still = {x: c for x, c in form.terms if self.prover.outer not in x.variables}
+        rest = form.plus(Linear(tuple(still.items()), 0), -1)
+        return self.prover.range_of(rest.to_expr()), still
 
     def _moving(self, op: Op, expr: Expr) -> Expr:
         parts = [p for p in operands(op, expr) if self.prover.outer in p.variables]

@@ -48,9 +48,7 @@ def united_table(scene: Scene, planned: Callable[[Scene, Expr], RunTable]) -> Ru
     tables = _tables_of_parts(scene, planned)
     if not tables:
         return None
-    runs = _united(tables, scene)
-    tables.clear()  # before the table of all is made
-    return table_of_runs(grid.batch * grid.heads * grid.q_tiles, runs)
+    return table_of_runs(grid.batch * grid.heads * grid.q_tiles, _united(tables, scene))
 
 
 def _tables_of_parts(scene: Scene, planned: Callable[[Scene, Expr], RunTable]) -> list[RunTable]:
@@ -116,13 +114,16 @@ def _on_axis(scene: Scene, axis: str) -> tuple[Array, Array]:
     return some[scene.like_groups], all_[scene.like_groups]
 
 
-def _united(tables: list[RunTable], scene: Scene) -> list[Runs]:
-    """The runs of the whole mask from the tables of its parts, some rows at a time."""
+def _united(tables: list[RunTable], scene: Scene) -> Iterator[Runs]:
+    """The runs of the whole mask from the tables of its parts, some rows at a time.
+
+    The list is empty in the end: the table of all is made without them.
+    """
     rows = tables[0].rows
     before = np.cumsum(sum(np.diff(table.offsets) for table in tables))
     cuts = np.searchsorted(before, np.arange(RUNS, int(before[-1]), RUNS), side="right")
     bounds = np.unique([0, *cuts, rows])
-    parts, shared, is_told = list[Runs](), 0, False
+    shared, is_told = 0, False
     for first, stop in pairwise(bounds):
         row, start, end, live, full = _overlaid(
             [table.chosen(np.arange(first, stop)) for table in tables], scene.grid
@@ -134,8 +135,8 @@ def _united(tables: list[RunTable], scene: Scene) -> list[Runs]:
             is_told = True
             warn_of_cost(scene, shared * rows / stop)
         sure = row[~unsure] + first, start[~unsure], end[~unsure], full[~unsure]
-        parts.append(_with_shared(sure, rects, scene))
-    return parts
+        yield _with_shared(sure, rects, scene)
+    tables.clear()
 
 
 def _with_shared(sure: Runs, rects: Rects, scene: Scene) -> Runs:

@@ -1,8 +1,10 @@
 """How long the planner on a GPU takes for packed documents, step by step, at several lengths.
 
 Causal documents of 256 tokens on average, in tiles of 128 x 128: with ids that never decrease, with
-ids in random order, and with an id drawn for every token (no documents any more, but the worst that
-a mask of ids can be). The table of the host is not made: that is for tests. Called by `plans.py`.
+ids in random order, and with an id drawn for every token. Those are no documents any more, but the
+worst that a mask of ids can be: no summary of 128 ids tells a tile, each has some 4 allowed pairs
+among 16384, and a third of them is looked at until one is found. The table of the host is not made:
+that is for tests. Called by `plans.py`.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ of the table, and peak memory while it is made. Nothing is asserted, and no kern
 runs. With a device it is the planner there that is measured (`device_plans.py`).
 
 Peak bytes are all that is allocated at once: the table itself and what is still sorted or joined,
-but not what the mask captures. A large table takes 2 to 4 times its own bytes. A small one takes
+but not what the mask captures. A large table takes 1.5 to 4 times its own bytes. A small one takes
 what is looked at together, 16384 positions or 4096 tiles of a few numbers each: some 2 MB, whatever
 the length is.
 """

@@ -60,6 +60,7 @@ LENGTHS = Table("lengths", np.array([30, 200]))
 PER_HEAD = Table("window", np.array([1, 40, 100]))
 GATE = Table("gate", RNG.random((20, 20)) < 0.5)
 
+NONE_FOR_ONE = Table("window", np.array([0, 40, 100]))
 CLOSED: dict[str, Mask] = {
     "causal": Mask(lambda b, h, q, kv: q >= kv),
     "causal, shifted": Mask(lambda b, h, q, kv, shift: q + shift >= kv, {"shift": 37}),
@@ -92,13 +93,12 @@ CLOSED: dict[str, Mask] = {
     "rows alone": Mask(lambda b, h, q, kv: q >= 50),
     "everything": Mask(lambda b, h, q, kv: True),
     "nothing": Mask(lambda b, h, q, kv: False),
-}
-NONE_FOR_ONE = Table("window", np.array([0, 40, 100]))
-TABLE: dict[str, Mask] = {
-    "rows far apart": Mask(lambda b, h, q, kv: kv == q * 50),
     "one head sees nothing": Mask(
         lambda b, h, q, kv: both(q >= kv, q - kv < NONE_FOR_ONE[h]), {}, (NONE_FOR_ONE,)
     ),
+}
+TABLE: dict[str, Mask] = {
+    "rows far apart": Mask(lambda b, h, q, kv: kv == q * 50),
     "documents": Mask(lambda b, h, q, kv: both(DOC[q] == DOC[kv], q >= kv), {}, (DOC,)),
     "mixed documents": Mask(lambda b, h, q, kv: MIXED[q] == MIXED[kv], {}, (MIXED,)),
     "documents of each batch": Mask(

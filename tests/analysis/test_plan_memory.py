@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import flexdsl as fx
+from flexdsl import stdlib
 from flexdsl.bench import plans
 
 TOKENS = 1 << 20
@@ -29,6 +30,20 @@ def peak_of(made: Callable[[], fx.BlockPlan]) -> tuple[fx.BlockPlan, int]:
 def test_a_large_table_takes_less_than_four_times_its_bytes(name):
     mask = fx.mask_mod(plans.MASKS[name](TOKENS))
     plan, peak = peak_of(lambda: fx.plan(mask, TOKENS, TOKENS))
+    assert plan.kind == "table" and peak < 4 * plan.nbytes
+
+
+RADIAL = stdlib.radial_token(33, 3971, first_frame=True), 33 * 3971
+GLOBAL = stdlib.longformer(256, global_tokens=np.arange(1 << 17) % 1000 == 0), 1 << 17
+
+
+@pytest.mark.parametrize(
+    ("mask", "length"),
+    [RADIAL, GLOBAL, (stdlib.strided_heads(64, 16, 8, 8), 1 << 17)],
+    ids=["periods", "parts", "one step"],
+)
+def test_tables_by_the_form_of_the_mask_take_less_than_four_times_their_bytes(mask, length):
+    plan, peak = peak_of(lambda: fx.plan(mask, length, length, heads=8))
     assert plan.kind == "table" and peak < 4 * plan.nbytes
 
 
