@@ -51,5 +51,5 @@ def of_kernels(call: Callable[[], Any], machine: Machine) -> float:
         for _ in range(CALLS):
             call()
         machine.synchronize()
-    on_gpu = (e for e in found.key_averages() if e.device_type is torch.autograd.DeviceType.CUDA)
+    on_gpu = (e for e in found.key_averages() if e.device_type.name == "CUDA")
     return float(sum(e.self_device_time_total for e in on_gpu)) / CALLS
