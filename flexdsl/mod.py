@@ -312,14 +312,15 @@ class Combination:
 
     def __init__(self, op: Op, mods: tuple[Mod, ...], name: str) -> None:
         self.mods, self._op, self._name = mods, op, name
-        self._leaves = tuple(_leaves(mods))
+        self._makes = [m._make for m in _leaves(mods)]
         self._known: tuple[list[Program], Program] | None = None
 
     def __call__(self) -> Program:
         """The program: the same object while those of all mods in it are the same."""
-        programs = [m.program for m in self._leaves]
+        programs = [make() for make in self._makes]
         known = self._known
-        if known is None or any(a is not b for a, b in zip(known[0], programs, strict=True)):
+        # Programs are equal where they are the same object.
+        if known is None or known[0] != programs:
             apart: dict[int, Program] = {}
             parts = tuple(_program(m, apart) for m in self.mods)
             self._known = known = programs, combine(self._op, parts, self._name)

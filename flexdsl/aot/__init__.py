@@ -5,6 +5,8 @@
     Bundle --c_launcher--> NAME.h, NAME.c       the same for C
     folder --check--> differences               what would be built against what is there
 
+    jobs of plain kernels --resources--> registers, shared memory, stack    held against records
+
 `targets.py` names the GPUs. This room uses the runtime's source cache and table of configurations,
 launches nothing, and needs no GPU. Loading is the runtime's (`loaded.py`).
 """

@@ -4,6 +4,7 @@
     peers           flexdsl, FlexAttention and scaled_dot_product_attention, ready for a workload
     gpu, cpu        how either keeps time; machine chooses one and describes it
     memory          peak memory of a call
+    short           calls in a row, and what their kernels take of them
     measure         a workload and its peers -> rows
     report          rows -> a table for the terminal, JSON, a picture
     plans           how long plans take and how large they are, by length

@@ -9,9 +9,7 @@ the GPU at their end included. Nothing is asserted. Without a GPU both have the 
 
 from __future__ import annotations
 
-import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +24,9 @@ import flexdsl as fx
 from flexdsl.aot import build
 from flexdsl.bench.machine import Machine, describe, find_machine
 from flexdsl.bench.report import title
+from flexdsl.bench.short import in_a_row
 from flexdsl.bench.workloads import Shape
 
-CALLS = 20  # in a row: fewer launches than the driver takes without waiting
 ROUNDS = 50
 LENGTHS = (512, 1024, 2048)
 DIM = 128
@@ -100,19 +98,7 @@ def measure(
 
 
 def _timed(name: str, phase: str, call: Callable[[], Any], machine: Machine, tokens: int) -> Figure:
-    returns, each = [], []
-    for _ in range(3):
-        call()
-    machine.synchronize()
-    for _ in range(ROUNDS):
-        begin = time.perf_counter()
-        for _ in range(CALLS):
-            call()
-        back = time.perf_counter()
-        machine.synchronize()
-        returns.append((back - begin) / CALLS * 1e6)
-        each.append((time.perf_counter() - begin) / CALLS * 1e6)
-    return Figure(name, tokens, phase, statistics.median(returns), statistics.median(each))
+    return Figure(name, tokens, phase, *in_a_row(call, machine, ROUNDS))
 
 
 def table(figures: list[Figure]) -> str:

@@ -13,19 +13,22 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import flexdsl as fx
-from flexdsl.bench import memory
+from flexdsl.bench import memory, short
 from flexdsl.bench.machine import Machine
 from flexdsl.bench.peers import Case, Peer, Prepared, make_case
 from flexdsl.bench.workloads import WORKLOADS, Shape, Workload
 
 BACKWARD_WORK = 2.5  # five matrix products where the forward pass has two
 LONG = 131072  # the length for which flexdsl's plan is timed besides
+SHORT = 4096  # tokens of all batches up to which the host counts
+ROWS = 20  # of calls of one such workload
 LONGEST_ERROR = 200  # characters
 
 Figures = dict[str, Any]
@@ -63,6 +66,9 @@ class Row:
         plan_long_ms: making flexdsl's plan of the same mask for 131072 tokens.
         forward_mib, backward_mib: what memory rises by at the peak of one call, results included;
             on the CPU resident memory in a fresh process.
+        forward_call_us, backward_call_us: each of many calls in a row, by the clock of the host, on
+            a GPU and up to `SHORT` tokens.
+        forward_kernel_us, backward_kernel_us: what the GPU works of that.
         difference: largest absolute difference of the output to flexdsl's.
         error: why figures are missing.
     """
@@ -81,6 +87,10 @@ class Row:
     plan_long_ms: float | None = None
     forward_mib: float | None = None
     backward_mib: float | None = None
+    forward_call_us: float | None = None
+    backward_call_us: float | None = None
+    forward_kernel_us: float | None = None
+    backward_kernel_us: float | None = None
     difference: float | None = None
     error: str | None = None
 
@@ -196,10 +206,14 @@ def _measure(entries: list[_Entry], settings: Settings, say: Callable[[str], Non
         if settings.backward:
             entry.attempt(_first_backward, "backward")
     each("difference", lambda e: _difference(e, entries[0]))
+    phases: dict[str, Callable[[_Entry], Any]] = {}
     if settings.forward:
-        _race("forward", lambda e: e.forward(graph=False), entries, settings.quick, say)
+        phases["forward"] = lambda e: e.forward(graph=False)
     if settings.backward:
-        _race("backward", lambda e: e.backward(), entries, settings.quick, say)
+        phases["backward"] = lambda e: e.backward()
+    for phase, call in phases.items():
+        _race(phase, call, entries, settings.quick, say)
+        each(f"short {phase}", partial(_short_call, phase, call), phase)
     each("plan", lambda e: _plan_cost(e, settings.quick))
     each("memory", lambda e: _memory(e, settings))
 
@@ -238,6 +252,15 @@ def _first_backward(entry: _Entry) -> Figures:
     entry.backward()
     entry.machine.synchronize()
     return {"cold_s": entry.figures["cold_s"] + time.perf_counter() - begin}
+
+
+def _short_call(phase: str, call: Callable[[_Entry], Any], entry: _Entry) -> Figures:
+    shape, machine = entry.case.shape, entry.machine
+    if machine.device.type == "cpu" or shape.batch * shape.tokens > SHORT:
+        return {}
+    _, in_a_row = short.in_a_row(lambda: call(entry), machine, ROWS)
+    kernels = short.of_kernels(lambda: call(entry), machine)
+    return {f"{phase}_call_us": in_a_row, f"{phase}_kernel_us": kernels}
 
 
 def _difference(entry: _Entry, ours: _Entry) -> Figures:

@@ -62,6 +62,8 @@ def _columns(machine: dict[str, Any]) -> list[tuple[str, Any]]:
             (f"{short}\nms", _figure(f"{phase}_ms")),
             (f"{short}\n{unit}", _figure(f"{phase}_tflops", factor)),
             (f"{short}\nx", _ratio(f"{phase}_ms")),
+            (f"{short}\ncall us", _figure(f"{phase}_call_us")),
+            (f"{short}\nkernel us", _figure(f"{phase}_kernel_us")),
         ]
     return [
         *columns,

@@ -7,6 +7,7 @@ form that FlexAttention takes and that makes a dense mask by broadcasting. Nothi
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ class Workload:
     """One row of the benchmark.
 
     Attributes:
-        name: what `--only` takes.
+        name: what `--only` takes, which takes patterns of names too.
         make: the mods for a shape, with their captured tensors on a device.
         gpu, cpu: the shape on a GPU, in bfloat16, and on the CPU, in float32; None where it has
             no place.
@@ -208,6 +209,12 @@ def _sta3d(shape: Shape, device: torch.device, *, tile: int, grid: tuple[int, in
     return Mods(mask=sta3d, flex_mask=flex)
 
 
+def _short(name: str, make: Callable[[Shape, torch.device], Mods], sdpa: Sdpa) -> list[Workload]:
+    """A workload in lengths at which a call waits for Python, or for the last of few programs."""
+    shapes = [Shape(1, 16, 16, tokens, 128) for tokens in (512, 1024, 2048)]
+    return [Workload(f"short_{name}_{s.tokens}", make, s, None, sdpa) for s in shapes]
+
+
 _GPU = Shape(2, 16, 16, 8192, 128)
 _LONG = Shape(1, 16, 16, 16384, 128)
 _CPU = Shape(1, 8, 8, 4096, 64)
@@ -237,22 +244,31 @@ WORKLOADS: tuple[Workload, ...] = (
     Workload(
         "sta3d", partial(_sta3d, tile=384, grid=(5, 6, 10)), Shape(1, 8, 8, 115200, 128), None
     ),
+    *_short("full", _full, "full"),
+    *_short("causal", _causal, "causal"),
+    *_short("sliding", partial(_sliding, keys=256), "mask"),
 )
 
 
 def select(names: Sequence[str], device: torch.device) -> list[Workload]:
     """The workloads of these names, or all that have a shape on this kind of device.
 
+    Args:
+        names: may be patterns such as "short_*".
+
     Raises:
         ArgumentError: there is no such workload on it; the message lists those there are.
     """
     known = {w.name: w for w in WORKLOADS if w.shape(device) is not None}
+    found: list[str] = []
     for name in names:
-        if name not in known:
+        matching = fnmatch.filter(known, name)
+        found += matching
+        if not matching:
             near = difflib.get_close_matches(name, known, 1)
             raise ArgumentError(
                 f"there is no workload '{name}' on {device.type}",
                 why=f"known: {', '.join(known)}",
                 fix=near[0] if near else "",
             )
-    return [known[n] for n in dict.fromkeys(names)] if names else list(known.values())
+    return [known[n] for n in dict.fromkeys(found)] if names else list(known.values())

@@ -11,7 +11,9 @@ _FILE = click.Path(path_type=Path, dir_okay=False, writable=True)
 
 
 @click.command("bench")
-@click.option("--only", multiple=True, metavar="NAME", help="This workload; repeat it for more.")
+@click.option(
+    "--only", multiple=True, metavar="NAME", help="This workload, or 'short_*'; repeat it."
+)
 @click.option("--peers", metavar="A,B", help="Beside flexdsl: flex, cudnn, flash, sdpa, eager.")
 @click.option(
     "--phase",

@@ -51,7 +51,10 @@ class Watch:
         for holder, name, value in self._attributes:
             if getattr(holder, name) is not value:
                 return False
-        return all(owner.program is program for owner, program in self._programs)
+        for owner, program in self._programs:  # noqa: SIM110
+            if owner.program is not program:
+                return False
+        return True
 
     def give_up(self) -> None:
         """Something is read that may change unseen."""

@@ -117,7 +117,8 @@ def attention(
     elif backend == "reference":
         out, lse = _reference(mask, score, scale, q_offset, q, k, v)
     else:
-        of_mask, of_score = bind.source_of(mask, Kind.MASK), bind.source_of(score, Kind.SCORE)
+        of_mask = None if mask is None else bind.source_of(mask, Kind.MASK)
+        of_score = None if score is None else bind.source_of(score, Kind.SCORE)
         out, lse = attend(of_mask, of_score, scale, q_offset, backend, q, k, v)
     return (out, lse) if return_lse else out
 

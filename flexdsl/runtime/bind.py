@@ -214,13 +214,13 @@ def check_ranges(
 
 def kind_of_captures(program: Program) -> str:
     """ "none", "tensors", or "arrays" where some are numpy's, whose elements each call looks at."""
-    known = program.memo.get("kind of captures")
+    known: str | None = program.memo.get("kind of captures")
     if known is None:
         found = captured(program).values()
         arrays = any(isinstance(x, np.ndarray) for x in found)
         known = "arrays" if arrays else "tensors" if found else "none"
         program.memo["kind of captures"] = known
-    return str(known)
+    return known
 
 
 def with_tensors(program: Program | None, device: torch.device) -> Program | None:

@@ -29,15 +29,15 @@ def attend(
     """
     if torch._C._is_any_autocast_enabled():
         q, k, v = autocast(q, k, v)
-    key = None
+    place = None
     if not operator_direct.is_watched(q, k, v):
-        key = remembered.key_of(mask, score, scale, q_offset, backend, q, k, v)
-        known = None if key is None else remembered.find(key)
+        place = remembered.place_of(mask, score, scale, q_offset, backend, q, k, v)
+        known = None if place is None else remembered.find(place)
         if known is not None:
-            return operator.differentiable(known, q, k, v, known.captures)
+            return operator.differentiable(known, q, k, v, known.captures, known=True)
     call = _checked(mask, score, scale, q_offset, backend, q, k, v)
-    if key is not None and call.is_plain:
-        remembered.keep(key, call)
+    if place is not None and call.is_plain:
+        remembered.keep(place, call)
     return operator_direct.attention(call, q, k, v)
 
 

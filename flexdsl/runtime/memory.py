@@ -91,10 +91,14 @@ def versions_of(deciding: Sequence[Tensor], others: Sequence[Tensor]) -> list[An
     None where nothing that is cheap does.
     """
     found: list[Any] = []
+    on_gpu = False
     for x in deciding:
-        if x.is_inference() or _is_fleeting(x):
+        if x.is_inference():
             return None
+        on_gpu = on_gpu or x.is_cuda
         found += x.data_ptr(), x._version, x.requires_grad, x.shape, x.stride()
+    if on_gpu and torch.cuda.is_current_stream_capturing():  # see `_is_fleeting`; asked once
+        return None
     for x in others:
         found += x.data_ptr(), x.shape, x.stride()
     return found

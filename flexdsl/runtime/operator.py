@@ -24,7 +24,7 @@ from torch import Tensor
 
 from flexdsl.errors import BackendError
 from flexdsl.runtime import bind, validate
-from flexdsl.runtime.executors import executor
+from flexdsl.runtime.executors import Executor, executor
 from flexdsl.runtime.operator_programs import capture_count, program_of, with_values
 
 _Function = Callable[..., Any]
@@ -65,7 +65,7 @@ def _attention(
     """Output [B, Hq, Lq, Dv] in q's dtype, and lse [B, Hq, Lq] in float32 (float64 of float64)."""
     # A model that AOTInductor packaged passes None for an empty list.
     bound = _bind(q, k, captures or (), numbers, mask, score, q_offset, tile)
-    return run_forward(bound, scale, backend, q, k, v)
+    return run_forward(executor(backend), bound, scale, q, k, v)
 
 
 def _attention_backward(
@@ -89,24 +89,23 @@ def _attention_backward(
     """Gradients of q, k, v and of the captures at the indices `learned`, contiguous."""
     bound = _bind(q, k, captures, numbers, mask, score, q_offset, tile, learned)
     saved = Saved(q, k, v, out, lse, list(captures))
-    return run_backward(bound, scale, backend, saved, d_out, d_lse, learned)
+    return run_backward(executor(backend), bound, scale, saved, d_out, d_lse, learned)
 
 
 def run_forward(
-    bound: bind.Bound, scale: float, backend: str, q: Tensor, k: Tensor, v: Tensor
+    by: Executor, bound: bind.Bound, scale: float, q: Tensor, k: Tensor, v: Tensor
 ) -> Pair:
     """Output and lse by an executor."""
-    run = executor(backend).forward
     if not torch._C._is_any_autocast_enabled():
-        return run(bound, scale, q, k, v)
+        return by.forward(bound, scale, q, k, v)
     with _no_autocast(q):
-        return run(bound, scale, q, k, v)
+        return by.forward(bound, scale, q, k, v)
 
 
 def run_backward(
+    by: Executor,
     bound: bind.Bound,
     scale: float,
-    backend: str,
     saved: Saved,
     d_out: Tensor | None,
     d_lse: Tensor | None,
@@ -115,19 +114,18 @@ def run_backward(
     """Gradients by an executor, of the inputs' shapes and dtypes."""
     inputs = saved.q, saved.k, saved.v
     given = inputs, saved.out, saved.lse, d_out, d_lse
-    run = executor(backend).backward
     if not torch._C._is_any_autocast_enabled():
-        gradients = run(bound, scale, *given)
+        gradients = by.backward(bound, scale, *given)
     else:
         with _no_autocast(saved.q):
-            gradients = run(bound, scale, *given)
-    likes = (*inputs, *(saved.captures[i] for i in learned))
+            gradients = by.backward(bound, scale, *given)
+    likes = inputs if not learned else (*inputs, *[saved.captures[i] for i in learned])
     return [_like(x, g) for x, g in zip(likes, gradients, strict=True)]
 
 
 def _like(x: Tensor, gradient: Tensor) -> Tensor:
     """The gradient of `x`, contiguous and in its shape and dtype."""
-    if gradient.dtype is x.dtype and gradient.shape == x.shape and gradient.is_contiguous():
+    if gradient.dtype is x.dtype and gradient.is_same_size(x) and gradient.is_contiguous():
         return gradient
     return gradient.reshape(x.shape).to(x.dtype).contiguous()
 
@@ -200,12 +198,14 @@ class Differentiable(torch.autograd.Function):
         out, lse = work.forward(q, k, v, captures)
         # Captures are saved for autograd's check that nobody has changed them since, too; inference
         # tensors have no such check, and autograd does not save them.
-        ctx.unchecked = {i: x for i, x in enumerate(tensors) if x.is_inference()}
-        checked: Sequence[Tensor | None] = tensors
-        if ctx.unchecked:
+        ctx.work, ctx.unchecked = work, {}
+        unchecked = [i for i, x in enumerate(tensors) if x.is_inference()]
+        if not unchecked:
+            ctx.save_for_backward(out, lse, *tensors)
+        else:
+            ctx.unchecked = {i: tensors[i] for i in unchecked}
             checked = [None if i in ctx.unchecked else x for i, x in enumerate(tensors)]
-        ctx.save_for_backward(out, lse, *checked)
-        ctx.work = work
+            ctx.save_for_backward(out, lse, *checked)
         ctx.set_materialize_grads(False)
         return out, lse
 
@@ -216,9 +216,11 @@ class Differentiable(torch.autograd.Function):
         for i, x in ctx.unchecked.items():
             inputs[i] = x
         q, k, v, *captures = inputs
+        saved = Saved(q, k, v, out, lse, captures)
+        if not captures:
+            return None, *ctx.work.backward(saved, d_out, d_lse, [])
         wanted = ctx.needs_input_grad[4:]
         learned = [i for i in range(ctx.work.mask_captures, len(captures)) if wanted[i]]
-        saved = Saved(q, k, v, out, lse, captures)
         d_q, d_k, d_v, *rest = ctx.work.backward(saved, d_out, d_lse, learned)
         found = dict(zip(learned, rest, strict=True))
         return None, d_q, d_k, d_v, *(found.get(i) for i in range(len(captures)))
@@ -288,12 +290,30 @@ def _autograd(
     return differentiable(work, q, k, v, captures or ())
 
 
-def differentiable(work: Work, q: Tensor, k: Tensor, v: Tensor, captures: Sequence[Tensor]) -> Pair:
-    """Output and lse by `work`, with a gradient where autograd wants one."""
+# What `Differentiable.apply` calls after a look for tensors that a transform left behind. That look
+# takes long beside a short call, and they have no memory: no call on them is found among others.
+_apply_plainly: Callable[..., Pair] = super(torch.autograd.Function, Differentiable).apply
+
+
+def differentiable(
+    work: Work,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    captures: Sequence[Tensor],
+    *,
+    known: bool = False,
+) -> Pair:
+    """Output and lse by `work`, with a gradient where autograd wants one.
+
+    Args:
+        known: nobody watches, and the call was found among those before.
+    """
     if torch.is_grad_enabled():
         wanted = q.requires_grad or k.requires_grad or v.requires_grad
         if wanted or any(x.requires_grad for x in captures):
-            return Differentiable.apply(work, q, k, v, *captures)  # type: ignore[no-any-return, no-untyped-call]
+            apply = _apply_plainly if known else Differentiable.apply
+            return apply(work, q, k, v, *captures)
     return work.forward(q, k, v, captures)
 
 

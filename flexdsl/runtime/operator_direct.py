@@ -16,11 +16,18 @@ from torch import Tensor
 
 from flexdsl.ir import Program
 from flexdsl.runtime import bind, operator
+from flexdsl.runtime.executors import executor
 from flexdsl.runtime.memory import versions_of
 from flexdsl.runtime.operator import Pair, Saved
 from flexdsl.runtime.operator_programs import numbers_of, text_of
 
 _PLAIN = frozenset((Tensor, torch.nn.Parameter))
+# Whoever may watch, asked at each call.
+_modes = torch._C._len_torch_dispatch_stack
+_function_modes = torch._C._len_torch_function_stack
+_transforms = torch._C._are_functorch_transforms_active
+_trace = torch._C._get_tracing_state
+_profiler = torch.autograd.profiler
 
 
 class Direct:
@@ -50,6 +57,7 @@ class Direct:
     ) -> None:
         self._mask, self._score, self._scale = mask, score, scale
         self._lengths, self._tile, self._backend = lengths, tile, backend
+        self._executor = executor(backend)
         of_mask, of_score = (list(bind.captured(p).values()) for p in (mask, score))
         self.captures: list[Tensor] = [*of_mask, *of_score]
         self.mask_captures = len(of_mask)
@@ -70,7 +78,7 @@ class Direct:
     def forward(self, q: Tensor, k: Tensor, v: Tensor, captures: Sequence[Tensor]) -> Pair:
         """Output and lse, of captures as they were when the call was made or found."""
         bound = self._bounds.get(()) or self._bind(())
-        return operator.run_forward(bound, self._scale, self._backend, q, k, v)
+        return operator.run_forward(self._executor, bound, self._scale, q, k, v)
 
     def backward(
         self, saved: Saved, d_out: Tensor | None, d_lse: Tensor | None, learned: list[int]
@@ -82,8 +90,8 @@ class Direct:
             return operator.differentiate(saved, d_out, d_lse, numbers, static, learned)
         known = tuple(learned)
         bound = self._bounds.get(known) if self.is_current() else None
-        call = bound or self._bind(known), self._scale, self._backend
-        return operator.run_backward(*call, saved, d_out, d_lse, learned)
+        call = bound or self._bind(known), self._scale
+        return operator.run_backward(self._executor, *call, saved, d_out, d_lse, learned)
 
     def dispatched(self) -> tuple[Tensor, tuple[Any, ...]]:
         """The operator's arguments: `numbers`, and those after them."""
@@ -119,11 +127,10 @@ def is_watched(*tensors: Tensor) -> bool:
     for x in tensors:
         if type(x) not in _PLAIN:
             return True
-    of_torch = torch._C
     return (
-        of_torch._len_torch_dispatch_stack() > 0
-        or of_torch._len_torch_function_stack() > 0
-        or of_torch._are_functorch_transforms_active()
-        or of_torch._get_tracing_state() is not None
-        or torch.autograd.profiler._is_profiler_enabled
+        _modes() > 0
+        or _function_modes() > 0
+        or _transforms()
+        or _trace() is not None
+        or _profiler._is_profiler_enabled
     )

@@ -53,9 +53,13 @@ class Made:
 
     def on(self, device: torch.device) -> Callable[[], Tensor]:
         """What makes one on `device`."""
-        layout = self._shape, self._strides
-        make = partial(torch.empty_strided, *layout, dtype=self._dtype, device=device)
-        return (lambda: make().zero_()) if self._zeroed else make
+        options: dict[str, Any] = {"dtype": self._dtype, "device": device}
+        make = partial(torch.empty_strided, self._shape, self._strides, **options)
+        if not self._zeroed:
+            return make
+        if self._strides != strides_of(self._shape, self._dtype, padded=False):
+            return lambda: make().zero_()
+        return partial(torch.zeros, self._shape, **options)  # one call and not two
 
 
 def factors_of(bound: Bound) -> list[Made]:
@@ -137,7 +141,7 @@ class Pass:
         sums = (s for s, slot in zip(self._starts, self._work, strict=True) if slot[0] == "sums")
         self._first_sum = min(sums, default=size)
         self._space = partial(torch.zeros, size, dtype=torch.float32, device=device)
-        self._launches: tuple[Again, ...] | None = None
+        self._launches: tuple[tuple[Step, Again], ...] | None = None
         self._idle = False
 
     def run(self, *given: Tensor) -> list[Tensor]:
@@ -156,14 +160,18 @@ class Pass:
             parts = [] if space is None else self._parts(space)
             self._launches = self._launch((*tensors, *parts), space)
         else:
-            for step, launch in zip(self._steps, self._launches, strict=True):
-                self._begin(step, space)
-                inside = [addresses[at] + step.offset for at in self._inside]
-                launch.run(addresses + inside)
+            for step, launch in self._launches:
+                if step.cleared:
+                    self._clear(space)
+                if not self._inside:
+                    launch.run(addresses)
+                else:
+                    inside = [addresses[at] + step.offset for at in self._inside]
+                    launch.run(addresses + inside)
         return made[: self._results]
 
-    def _begin(self, step: Step, space: Tensor | None) -> None:
-        if step.cleared and space is not None:
+    def _clear(self, space: Tensor | None) -> None:
+        if space is not None:
             space[self._first_sum :].zero_()
 
     def _parts(self, space: Tensor) -> list[Tensor]:
@@ -171,19 +179,22 @@ class Pass:
         shapes = zip(self._starts, self._work.values(), strict=True)
         return [space[start : start + prod(shape)].view(shape) for start, shape in shapes]
 
-    def _launch(self, tensors: Sequence[Tensor], space: Tensor | None) -> tuple[Again, ...] | None:
+    def _launch(
+        self, tensors: Sequence[Tensor], space: Tensor | None
+    ) -> tuple[tuple[Step, Again], ...] | None:
         """Launch each kernel; what does so again, or None where one of them cannot."""
-        launches: list[Again] = []
+        launches: list[tuple[Step, Again]] = []
         for step in self._steps:
-            self._begin(step, space)
+            if step.cleared:
+                self._clear(space)
             inside = [
                 tensors[at].flatten().view(torch.float32)[step.offset // 4 :] for at in self._inside
             ]
             launch = self._kernels.run(step.phase, self._call((*tensors, *inside), step))
-            launches += [] if launch is None else [launch]
+            launches += [] if launch is None else [(step, launch)]
         if len(launches) < len(self._steps):
             return None
-        self._idle = set(self._work) == {COUNTER} and not any(n.counts for n in launches)
+        self._idle = set(self._work) == {COUNTER} and not any(n.counts for _, n in launches)
         return tuple(launches)
 
     def _call(self, tensors: Sequence[Tensor], step: Step) -> Call:

@@ -22,14 +22,15 @@ from flexdsl.runtime.bind import Source
 from flexdsl.runtime.blocks import ALIGNMENT
 from flexdsl.runtime.operator_direct import Direct
 
-Key = tuple[Any, ...]
+# A memory of calls, and the key of one in it.
+Place = tuple[dict[Hashable, Any], tuple[Any, ...]]
 
 # Calls without a mod; and how many calls are remembered there, or for a program.
-_BARE: dict[Hashable, Direct] = {}
+_BARE: dict[Hashable, Any] = {}
 _MOST_CALLS = 64
 
 
-def key_of(
+def place_of(
     mask: Source,
     score: Source,
     scale: Any,
@@ -38,54 +39,81 @@ def key_of(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-) -> Key | None:
-    """Equal for calls of one kind. The tensors are plain ones, and nobody watches."""
-    mask, score = _settled(mask, q.device), _settled(score, q.device)
+) -> Place | None:
+    """Where calls of one kind are remembered: the same for them, and for no others.
+
+    The tensors are plain ones, and nobody watches. Asked at each call: what it does not do is fast.
+    """
+    if mask is not None:
+        mask = _settled(mask, q)
+    if score is not None:
+        score = _settled(score, q)
     try:
-        return (
-            (mask, score, backend, scale, type(scale), q_offset, type(q_offset), bind.forgotten),
-            (q.shape, k.shape, v.shape),
-            (q.stride(), k.stride(), v.stride()),
-            (q.dtype, k.dtype, v.dtype, q.device, k.device, v.device),
-            (q.data_ptr() % ALIGNMENT, k.data_ptr() % ALIGNMENT, v.data_ptr() % ALIGNMENT),
-            (q.requires_grad or k.requires_grad or v.requires_grad, torch.is_grad_enabled()),
+        key = (
+            mask,
+            score,
+            backend,
+            scale,
+            type(scale),
+            q_offset,
+            type(q_offset),
+            bind.forgotten,
+            q.shape,
+            k.shape,
+            v.shape,
+            q.stride(),
+            k.stride(),
+            v.stride(),
+            q.dtype,
+            k.dtype,
+            v.dtype,
+            q.device,
+            k.device,
+            v.device,
+            q.data_ptr() % ALIGNMENT,
+            k.data_ptr() % ALIGNMENT,
+            v.data_ptr() % ALIGNMENT,
+            q.requires_grad or k.requires_grad or v.requires_grad,
+            torch.is_grad_enabled(),
         )
     except RuntimeError:  # a tensor without memory or strides, which is refused
         return None
+    return _memo_of(mask, score), key
 
 
-def _settled(source: Source, device: torch.device) -> Source:
+def _settled(source: Program | BlockPlan, q: Tensor) -> Source:
     """The same program for the same elements of arrays that it captures."""
     if not isinstance(source, Program) or bind.kind_of_captures(source) != "arrays":
         return source
-    return bind.with_tensors(source, device)
+    return bind.with_tensors(source, q.device)
 
 
-def find(key: Key) -> Direct | None:
-    """The call of that key, if there was one and no tensor that it captures has changed since."""
+def find(place: Place) -> Direct | None:
+    """The call of that place, if there was one and no tensor that it captures has changed since."""
+    memo, key = place
     try:
-        found = _memo_of(key).get(key)
+        found: Direct | None = memo.get(key)
     except TypeError:  # a number that is none
         return None
     return found if found is not None and found.is_current() else None
 
 
-def keep(key: Key, call: Direct) -> None:
+def keep(place: Place, call: Direct) -> None:
     """Remember a call."""
-    memo = _memo_of(key)
+    memo, key = place
     if len(memo) >= _MOST_CALLS:
         memo.clear()
     memo[key] = call
 
 
-def _memo_of(key: Key) -> dict[Hashable, Any]:
+def _memo_of(mask: Source, score: Source) -> dict[Hashable, Any]:
     """Where a call is remembered, with its programs and captured tensors: in one of the programs.
 
     That is one that captures tensors, if there is one: no mod that lives on keeps them.
     """
-    mask, score, *_ = key[0]
     if isinstance(mask, BlockPlan):
         mask = mask.mask
     if mask is None or (score is not None and bind.kind_of_captures(mask) == "none"):
-        mask = score
-    return _BARE if mask is None else mask.memo
+        assert not isinstance(score, BlockPlan)
+        return _BARE if score is None else score.memo
+    return mask.memo

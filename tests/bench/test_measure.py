@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from flexdsl.bench import measure, memory
 from flexdsl.bench.cpu import Cpu
+from flexdsl.bench.machine import find_machine
 from flexdsl.bench.measure import Settings
 from flexdsl.bench.peers import PEERS, Peer, Prepared, choose
 from flexdsl.bench.workloads import WORKLOADS, Workload
@@ -65,6 +67,32 @@ def test_rise_of_memory_counts_what_is_freed_again():
 def test_one_phase(settings, measured, not_measured):
     for row in measure.measure(workload("causal"), CHOSEN, settings, MACHINE):
         assert getattr(row, measured) > 0 and getattr(row, not_measured) is None
+
+
+@pytest.mark.parametrize(("tokens", "found"), [(1024, 2), (measure.SHORT, 2), (8192, 0)])
+def test_short_calls_are_timed_in_a_row_too(monkeypatch, tokens, found):
+    """On a GPU that is not there."""
+    monkeypatch.setattr(measure.short, "of_kernels", lambda call, machine: 7.0)
+    gpu = SimpleNamespace(device=SimpleNamespace(type="cuda"), synchronize=lambda: None)
+    case = SimpleNamespace(shape=replace(workload("full").gpu, batch=1, tokens=tokens))
+    entry = SimpleNamespace(machine=gpu, case=case)
+    calls = []
+    figures = measure._short_call("forward", calls.append, entry)
+    assert len(figures) == found and bool(calls) == bool(found)
+    if found:
+        assert figures["forward_kernel_us"] == 7.0 and figures["forward_call_us"] > 0
+
+
+@pytest.mark.gpu
+def test_kernels_alone_take_no_longer_than_calls():
+    machine = find_machine("cuda")
+    peers = choose(["flash"], machine.device)
+    settings = Settings(quick=True)
+    rows = measure.measure(workload("short_causal_1024"), peers, settings, machine)
+    assert [r.peer for r in rows] == ["flexdsl", "flash"]
+    for row in rows:
+        assert 0 < row.forward_kernel_us < 1.2 * row.forward_call_us, row
+        assert 0 < row.backward_kernel_us < 1.2 * row.backward_call_us, row
 
 
 class OneWay(torch.autograd.Function):

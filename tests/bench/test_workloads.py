@@ -11,12 +11,13 @@ import pytest
 import torch
 
 import flexdsl as fx
-from flexdsl.bench import peers, workloads
+from flexdsl.bench import measure, peers, workloads
 from flexdsl.bench.workloads import WORKLOADS, Shape, Workload
 
 CPU = torch.device("cpu")
 TINY = Shape(2, 4, 2, 256, 16)  # 256 is also the square image that natten2d needs
-SMALL = {w.name: w for w in WORKLOADS if w.name != "sta3d"} | {
+SHORT = {w.name for w in WORKLOADS if w.name.startswith("short_")}  # masks of other rows
+SMALL = {w.name: w for w in WORKLOADS if w.name not in SHORT | {"sta3d"}} | {
     "sta3d": Workload("sta3d", partial(workloads._sta3d, tile=4, grid=(4, 4, 4)), TINY, TINY)
 }
 
@@ -31,6 +32,7 @@ def test_the_rows_are_those_that_peers_are_known_for():
     assert on_gpu == {
         *("full", "causal", "causal_d64", "causal_gqa", "sliding_1024", "alibi", "softcap"),
         *("document", "prefix_lm", "rel_bias", "natten2d", "sta3d"),
+        *(f"short_{m}_{n}" for m in ("full", "causal", "sliding") for n in (512, 1024, 2048)),
     }
     assert len({w.name for w in WORKLOADS}) == len(WORKLOADS)
 
@@ -103,6 +105,10 @@ def test_select():
         "causal",
     ]
     assert "sta3d" not in {w.name for w in workloads.select([], CPU)}
+    gpu = torch.device("cuda")
+    assert {w.name for w in workloads.select(["short_*"], gpu)} == SHORT
+    assert [w.name for w in workloads.select(["c*_d64", "full"], gpu)] == ["causal_d64", "full"]
+    assert {w.gpu.tokens <= measure.SHORT for w in workloads.select(["short_*"], gpu)} == {True}
     with pytest.raises(fx.errors.ArgumentError, match=r"known: full, causal[^?]*natten2d") as found:
         workloads.select(["casual"], CPU)
     assert found.value.fix == "causal"

@@ -7,6 +7,8 @@ import weakref
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import flexdsl as fx
@@ -39,6 +41,57 @@ def checked(monkeypatch):
 
     monkeypatch.setattr(validate, "check_tensors", check_tensors)
     return calls
+
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@st.composite
+def laid_out(draw):
+    """A tensor: its shape, type, the order of its strides, where it begins, and its gradient."""
+    heads, length = draw(st.sampled_from([(1, 4), (2, 4), (2, 5)]))
+    kind = draw(st.sampled_from(DTYPES))
+    order = draw(st.permutations(range(3)))
+    skipped = draw(st.sampled_from([0, 0, 8, 2]))
+    shape = torch.Size([1, heads, length, 8])
+    memory = torch.empty(shape.numel() + skipped, dtype=kind)[skipped:]
+    x = memory.view([shape[i] for i in order] + [8]).permute(*torch.tensor(order).argsort(), 3)
+    return x.requires_grad_(draw(st.booleans()))
+
+
+def kind_of_call(numbers, tensors, grad):
+    """All that a call's work may depend on, each part by its own words."""
+    of_each = [
+        (list(x.shape), list(x.stride()), str(x.dtype), str(x.device), x.data_ptr() % 16)
+        for x in tensors
+    ]
+    wanted = any(x.requires_grad for x in tensors)
+    return [(repr(n), type(n)) for n in numbers], of_each, wanted, grad
+
+
+NUMBERS = st.tuples(st.sampled_from([None, 1, 1.0, True, 0.5]), st.sampled_from([0, 1, False, 1.0]))
+
+
+@given(NUMBERS, NUMBERS, *[st.tuples(laid_out(), laid_out(), laid_out())] * 2, *[st.booleans()] * 2)
+def test_calls_are_remembered_in_one_place_if_all_is_equal(numbers, others, a, b, grad, other_grad):
+    def place(numbers, tensors, grad):
+        with torch.set_grad_enabled(grad):
+            return remembered.place_of(None, None, *numbers, "auto", *tensors)[1]
+
+    for second in ((others, b, other_grad), (numbers, a, grad), (numbers, (a[0], *b[1:]), grad)):
+        same = place(numbers, a, grad) == place(*second)
+        assert same == (kind_of_call(numbers, a, grad) == kind_of_call(*second))
+
+
+def test_tensors_that_a_transform_left_behind():
+    q, k, v = SHAPE.tensors()
+    left = []
+    torch.func.grad(lambda x: left.append(x) or x.sum())(q)
+    leaf = k.clone().requires_grad_()
+    warm(fx.attention, q, leaf, v)
+    wanted = fx.attention(q, leaf, v)
+    for _ in range(2):
+        assert torch.equal(fx.attention(left[0], leaf, v), wanted)
 
 
 def warm(call, *tensors, **options):
