@@ -6,6 +6,7 @@
         lower.py   the mask and the score modification as Triton expressions, with helpers.py
         comparisons.py, rolled.py  how masks and long sums are turned before
         factors.py what one more matrix product adds to the scores, and who writes its matrices
+        differences.py what scores compute from q - kv alone, as tables, and who writes them
         module.py  the module around a kernel
         writer.py  lines, blocks and names
         hopper/    the same for Hopper GPUs, in Gluon
