@@ -4,8 +4,8 @@
     bias[row(q) - row(kv), h]   the row of the query is counted once, not for each key
 
 The address of a row is computed before the loop, and a pair costs one addition to it. A sum is
-turned where it is linear; what else is made of both positions stands as it is. How addresses are
-written is for `lower.py`.
+turned where it is linear, also inside of a bound; what else is made of both positions stands as it
+is. How addresses are written is for `lower.py`.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ def parts_of(index: Expr, outer: Collection[str]) -> tuple[Expr, str, Expr] | No
 def _turned(index: Expr, outer: Collection[str], forms: LinearForms) -> Expr:
     if index.variables <= set(outer) or _POSITIONS.isdisjoint(index.variables & set(outer)):
         return index
+    if index.op in (Op.MIN, Op.MAX):
+        return apply(index.op, *(_turned(a, outer, forms) for a in index.args))
     form = forms.of(index)
     inner = tuple(t for t in form.terms if not t[0].variables <= set(outer))
     rest = Linear(tuple(t for t in form.terms if t not in inner), form.constant)
