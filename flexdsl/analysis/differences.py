@@ -32,21 +32,32 @@ from flexdsl.ir import (
     apply,
     load,
     param,
-    params_of,
     var,
     walk,
 )
 
-# A table costs its load, and two additions for the place. On an H200, causal, 16384 tokens, a load
-# at q - kv and its addition took 67 % of the time of plain causal attention, and a dozen simple
-# operations about as much (torch 2.11.0+cu130, triton 3.6.0, 2026-11-25).
-PRICE = price_of(Op.LOAD) + 4
+# A table costs its load, and the place of a pair in it, an addition to the address of a row. On an
+# H200, causal, 16384 tokens, a load took about as long as ten simple operations: ALiBi, with four,
+# took 25 % longer than plain causal attention, and a learned table, whose index has bounds, 67 %
+# (torch 2.11.0+cu130, triton 3.6.0, 2026-11-25).
+PRICE = price_of(Op.LOAD) + 2
 MAX_NODES = 1 << 11  # of a score that is looked at
 _NAME = "of_difference"
 _PAIR = frozenset({"q", "kv"})
-_PRICE_OF_WORDS = 2  # above it an operation is named in words
-_PLURALS = {Op.EXP: "exponentials", Op.EXP2: "exponentials", Op.COS: "cosines", Op.SIN: "sines"}
-_PLURALS |= {Op.LOG: "logarithms", Op.LOG2: "logarithms", Op.LOAD: "loads"}
+# What the operations are called that are dearer than an addition.
+_WORDS = {
+    **dict.fromkeys((Op.EXP, Op.EXP2), "exponential"),
+    **dict.fromkeys((Op.LOG, Op.LOG2), "logarithm"),
+    **dict.fromkeys((Op.DIV, Op.FLOORDIV), "division"),
+    Op.LOAD: "load",
+    Op.COS: "cosine",
+    Op.SIN: "sine",
+    Op.TANH: "tanh",
+    Op.SIGMOID: "sigmoid",
+    Op.SQRT: "square root",
+    Op.RSQRT: "inverse square root",
+    Op.MOD: "remainder",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,15 +143,12 @@ def without_loads(expr: Expr, tables: tuple[DifferenceTable, ...]) -> Expr:
 def describe_tables(score: Expr, learned: frozenset[str] = frozenset()) -> Iterator[str]:
     """A line for each table of a score: what is computed once for each difference."""
     for table in find_tables(score, learned):
-        operations = Counter(n.op for n in walk(table.term) if n.variables >= _PAIR)
-        told = [_told(op, n) for op, n in operations.items() if price_of(op) > _PRICE_OF_WORDS]
-        what = " and ".join(told) or f"{sum(operations.values())} operations"
+        operations = [n.op for n in walk(table.term) if n.variables >= _PAIR]
+        named = Counter(_WORDS[op] for op in operations if op in _WORDS)
+        told = [f"{n} {word}{'s' * (n > 1)}" for word, n in named.items()]
+        what = " and ".join(told) or f"{len(operations)} operations"
         of = " and ".join(("q - kv", *(n for n in ("h", "b") if n in table.number.variables)))
         yield f"a table of {of}: {what} once for each difference in place of each pair"
-
-
-def _told(op: Op, count: int) -> str:
-    return f"{count} {_PLURALS.get(op, op.value)}" if count > 1 else f"1 {op.value}"
 
 
 def _terms(score: Expr, numbers: dict[Expr, Expr], learned: frozenset[str]) -> Iterator[Expr]:
@@ -175,11 +183,24 @@ def _element_of(term: Expr) -> DType:
     """The elements of a term's table; as kernels compute the term."""
     if term.type is Type.FLOAT:
         return DType.F32
-    wide = any(
-        isinstance(n.attribute, Capture) and n.attribute.dtype is DType.I64 for n in walk(term)
-    )
-    whole = any(p.type is Type.INDEX for p in params_of(term))
-    return DType.I64 if wide or whole else DType.I32
+    return DType.I64 if _is_wide(term) else DType.I32
+
+
+def _is_wide(index: Expr) -> bool:
+    """May kernels compute an index in 64 bits, by the types of what it is made of?"""
+    seen: set[Expr] = set()
+    stack = [index]
+    while stack:
+        node = stack.pop()
+        seen.add(node)
+        if isinstance(node.attribute, Capture):
+            if node.attribute.dtype is DType.I64:
+                return True
+        elif node.op is Op.PARAM:
+            return True
+        else:
+            stack.extend(a for a in node.args if a not in seen)
+    return False
 
 
 def _fresh(name: str, taken: frozenset[str]) -> str:

@@ -146,7 +146,8 @@ def of_gpu(
     for phase in phases:
         lines += _kernel(phase, call, gpu)
     lines += _order_of_sums(Phase.BACKWARD in phases, bound)
-    told = *explain_factors(bound, scale, q.dtype), *explain_tables(bound)
+    rest = replace(bound, score=with_tables(replace(bound, learned=()), "").score)
+    told = *explain_factors(rest, scale, q.dtype), *explain_tables(bound)
     return [*lines, *_score(bound.score), *(indent(line, "  ") for line in told)]
 
 

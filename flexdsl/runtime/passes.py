@@ -74,7 +74,9 @@ def factors_of(bound: Bound) -> list[Made]:
 
 
 def _tables_of(bound: Bound) -> list[Made]:
-    """The tables of q - kv of a call, which `Phase.DIFFERENCES` writes."""
+    """The tables of q - kv of a call, which `Phase.DIFFERENCES` writes; none where it has none."""
+    if not bound.tables:
+        return []
     return [Made(("tables", name), shape, dtype) for name, shape, dtype in tables_of(bound)]
 
 
