@@ -19,6 +19,7 @@ own arguments (`kernel.py`), and the runtime and the ahead-of-time builder pass 
 """
 
 from .backward import generate_backward_key, generate_backward_query
+from .differences import STEP as DIFFERENCE_STEP
 from .factors import FACTOR_TENSORS
 from .factors import ROWS as FACTOR_ROWS
 from .forward import generate_forward
@@ -35,6 +36,7 @@ from .unbound import (
 )
 
 __all__ = [
+    "DIFFERENCE_STEP",
     "FACTOR_ROWS",
     "FACTOR_TENSORS",
     "KERNEL_TARGETS",

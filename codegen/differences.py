@@ -20,6 +20,8 @@ from .module import write_module
 from .tiles import names_of_kernel
 from .writer import Block
 
+# Numbers of a plane are a multiple: Triton compiles no kernel anew then for another stride.
+STEP = 16
 _SIZES = ("differences", "difference_tiles", "heads")
 
 
@@ -47,12 +49,13 @@ def generate_differences(spec: KernelSpec) -> Kernel:
         body.line(f"b = plane{' // heads' if of_head else ''}")
         variables["b"] = "b"
     body.line("place = program % difference_tiles * BLOCK_N + tl.arange(0, BLOCK_N)")
+    body.line(f"stride = (differences + {STEP - 1}) // {STEP} * {STEP}")
     body.comment("q is q - kv here. Places past the end have the last number, and are not stored.")
     zero = lowering.argument(Role.PARAMETER, str(spec.tables[0].zero_at.attribute))
     body.line(f"q = tl.minimum(place, differences - 1) - {zero}")
     scope = Scope(body.block(), None, variables)
     for table, text in zip(spec.tables, lowering.lower(numbers, scope, "number"), strict=True):
-        at = f"{table.capture.name} + plane.to(tl.int64) * differences + place"
+        at = f"{table.capture.name} + plane.to(tl.int64) * stride + place"
         scope.block.line(f"tl.store({at}, {text}, mask=place < differences)")
     arguments = (*fixed, *lowering.arguments.values())
     title = "Tables of what a score computes from q - kv"

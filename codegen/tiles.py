@@ -35,7 +35,7 @@ _RESERVED = frozenset(
     plan_refine LANES columns_of_tiles row_of_tiles tiles unknown some every in_tile key_in_tile
     row_index
     factors query_program key_program head_of_keys inverse_scale bfloat16_parts at_row at_key none
-    plane
+    plane stride
     """.split()  # noqa: SIM905
 )
 _NUMBERED = (

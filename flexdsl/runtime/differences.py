@@ -16,6 +16,7 @@ from dataclasses import replace
 import torch
 
 from flexdsl.analysis.differences import depends_on, describe_tables, take_tables, with_loads
+from flexdsl.codegen import DIFFERENCE_STEP
 from flexdsl.ir import DType
 from flexdsl.runtime.bind import Bound, Lengths
 
@@ -49,7 +50,7 @@ def tables_of(bound: Bound) -> Iterator[tuple[str, tuple[int, ...], torch.dtype]
     lengths = bound.lengths
     axes = ("b", lengths.batch), ("h", lengths.heads)
     planes = (n for name, n in axes if depends_on(bound.tables, name))
-    shape = (*planes, differences_of(lengths))
+    shape = (*planes, -(-differences_of(lengths) // DIFFERENCE_STEP) * DIFFERENCE_STEP)
     return ((t.capture.name, shape, _ELEMENTS[t.capture.dtype]) for t in bound.tables)
 
 
