@@ -73,10 +73,8 @@ def _relative(table: np.ndarray, shift: int) -> Mod:
 
 
 def _decay(slopes: np.ndarray) -> Mod:
-    """One table, of each head, and a number of each key beside it."""
-    return fx.score_mod(
-        lambda s, b, h, q, kv: s * (fx.exp(-slopes[h] * abs(q - kv)) + 0.125 * slopes[kv % 4])
-    )
+    """A table of q - kv for each head."""
+    return fx.score_mod(lambda s, b, h, q, kv: s * fx.exp(-slopes[h] * abs(q - kv)))
 
 
 def _products(x: np.ndarray, y: np.ndarray) -> Mod:
