@@ -19,7 +19,7 @@ own arguments (`kernel.py`), and the runtime and the ahead-of-time builder pass 
 """
 
 from .backward import generate_backward_key, generate_backward_query
-from .differences import STEP as DIFFERENCE_STEP
+from .differences import MARGIN, table_length
 from .factors import FACTOR_TENSORS
 from .factors import ROWS as FACTOR_ROWS
 from .forward import generate_forward
@@ -36,10 +36,10 @@ from .unbound import (
 )
 
 __all__ = [
-    "DIFFERENCE_STEP",
     "FACTOR_ROWS",
     "FACTOR_TENSORS",
     "KERNEL_TARGETS",
+    "MARGIN",
     "OF_KEYS",
     "Argument",
     "Kernel",
@@ -57,5 +57,6 @@ __all__ = [
     "parse_phase",
     "pieces",
     "reason_not_covered",
+    "table_length",
     "unbound_spec",
 ]

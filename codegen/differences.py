@@ -1,6 +1,6 @@
 """The kernel that fills tables of q - kv: what scores compute from that alone, once a difference.
 
-    of_difference_0 [b, h, differences]    element i of the number at q - kv == i - zero_at
+    of_difference_0 [b, h, table_length]    element i is the number at q - kv == i - zero_at
 
 `differences` runs before the kernels of attention, which load from the tables as from captured
 tensors. Which terms are tables: `analysis/differences.py`. All tables of a call are written by one
@@ -20,9 +20,17 @@ from .module import write_module
 from .tiles import names_of_kernel
 from .writer import Block
 
-# Numbers of a plane are a multiple: Triton compiles no kernel anew then for another stride.
-STEP = 16
-_SIZES = ("differences", "difference_tiles", "heads")
+# Numbers before those of a call's differences, and after. Positions of a tile may lie so far past
+# the last row or key: a program without a live tile takes the one behind them all. So no kernel has
+# to hold positions inside for a table, which costs it a register for each key.
+MARGIN = 512
+_STEP = 16  # of the length of a plane: Triton compiles no kernel anew for another such stride
+_SIZES = ("differences", "table_length", "difference_tiles", "heads")
+
+
+def table_length(differences: int) -> int:
+    """The numbers of a plane of a table, for so many differences of pairs."""
+    return -(-(differences + 2 * MARGIN) // _STEP) * _STEP
 
 
 def generate_differences(spec: KernelSpec) -> Kernel:
@@ -49,14 +57,14 @@ def generate_differences(spec: KernelSpec) -> Kernel:
         body.line(f"b = plane{' // heads' if of_head else ''}")
         variables["b"] = "b"
     body.line("place = program % difference_tiles * BLOCK_N + tl.arange(0, BLOCK_N)")
-    body.line(f"stride = (differences + {STEP - 1}) // {STEP} * {STEP}")
-    body.comment("q is q - kv here. Places past the end have the last number, and are not stored.")
+    body.comment("q is q - kv here. Places outside of what pairs have stand for the first or last.")
     zero = lowering.argument(Role.PARAMETER, str(spec.tables[0].zero_at.attribute))
-    body.line(f"q = tl.minimum(place, differences - 1) - {zero}")
+    clipped = f"tl.minimum(tl.maximum(place, {MARGIN}), {MARGIN - 1} + differences)"
+    body.line(f"q = {clipped} - {zero}")
     scope = Scope(body.block(), None, variables)
     for table, text in zip(spec.tables, lowering.lower(numbers, scope, "number"), strict=True):
-        at = f"{table.capture.name} + plane.to(tl.int64) * stride + place"
-        scope.block.line(f"tl.store({at}, {text}, mask=place < differences)")
+        at = f"{table.capture.name} + plane.to(tl.int64) * table_length + place"
+        scope.block.line(f"tl.store({at}, {text}, mask=place < table_length)")
     arguments = (*fixed, *lowering.arguments.values())
     title = "Tables of what a score computes from q - kv"
     # The same whatever the mask is.

@@ -39,7 +39,8 @@ SIZES = {
     "most_runs": "runs that a row has room for",
     "query_programs": "programs that have rows; the others have keys",
     "differences": "q_len + kv_len - 1, differences q - kv of pairs",
-    "difference_tiles": "tiles of BLOCK_N differences",
+    "table_length": "numbers of a plane of a table, for differences and for a margin",
+    "difference_tiles": "tiles of BLOCK_N such numbers",
 }
 TILE_STATES = '''\
 @triton.jit

@@ -78,7 +78,7 @@ class DifferenceTable:
 
     @property
     def capture(self) -> Capture:
-        """The table as kernels of attention see it: float32, int32 or int64 [B, Hq, differences].
+        """The table as kernels of attention see it: float32, int32 or int64 [B, Hq, places].
 
         B and Hq are there where any table of the call depends on b, and on h.
         """

@@ -19,7 +19,16 @@ from torch import Tensor
 
 from flexdsl.analysis import BlockPlan
 from flexdsl.analysis.gradient import LearnedLoad, learned_loads
-from flexdsl.codegen import OF_KEYS, Argument, KernelSpec, Language, Phase, Role, heavy_last
+from flexdsl.codegen import (
+    OF_KEYS,
+    Argument,
+    KernelSpec,
+    Language,
+    Phase,
+    Role,
+    heavy_last,
+    table_length,
+)
 from flexdsl.errors import InternalError
 from flexdsl.ir import Capture, Op, captures_of
 from flexdsl.runtime import bind, device_plan
@@ -203,7 +212,7 @@ def tile_counts(lengths: bind.Lengths, config: Config) -> dict[str, int]:
     """How many tiles, diagonals and tiles of differences a head has, by the name in kernels."""
     q_tiles, kv_tiles = -(-lengths.q_len // config.block_m), -(-lengths.kv_len // config.block_n)
     found = {"q_tiles": q_tiles, "kv_tiles": kv_tiles, "diagonals": q_tiles + kv_tiles - 1}
-    return found | {"difference_tiles": -(-differences_of(lengths) // config.block_n)}
+    return found | {"difference_tiles": -(-table_length(differences_of(lengths)) // config.block_n)}
 
 
 def value_of(
@@ -263,6 +272,7 @@ def _size(name: str, call: Call, config: Config) -> int:
     sizes["all_heads"] = lengths.batch * lengths.heads
     sizes["all_kv_heads"] = lengths.batch * kv_heads
     sizes["differences"] = differences_of(lengths)
+    sizes["table_length"] = table_length(sizes["differences"])
     sizes["row_stride"] = row_stride(lengths.q_len)
     sizes |= tile_counts(lengths, config) | call.sizes
     return sizes[name] if name in sizes else int(getattr(lengths, name))

@@ -16,7 +16,7 @@ from dataclasses import replace
 import torch
 
 from flexdsl.analysis.differences import depends_on, describe_tables, take_tables, with_loads
-from flexdsl.codegen import DIFFERENCE_STEP
+from flexdsl.codegen import MARGIN, table_length
 from flexdsl.ir import DType
 from flexdsl.runtime.bind import Bound, Lengths
 
@@ -38,7 +38,7 @@ def with_tables(bound: Bound, against: str) -> Bound:
         return bound
     with_table = replace(bound, score=score, tables=tables)
     lengths, values = bound.lengths, dict(bound.score_values)
-    values[str(tables[0].zero_at.attribute)] = lengths.kv_len - 1 - lengths.q_offset
+    values[str(tables[0].zero_at.attribute)] = MARGIN + lengths.kv_len - 1 - lengths.q_offset
     for name, shape, dtype in tables_of(with_table):
         values[name] = torch.empty(shape, dtype=dtype, device="meta")
     loads = frozenset(with_loads(n, tables) for n in bound.clamped)
@@ -50,7 +50,7 @@ def tables_of(bound: Bound) -> Iterator[tuple[str, tuple[int, ...], torch.dtype]
     lengths = bound.lengths
     axes = ("b", lengths.batch), ("h", lengths.heads)
     planes = (n for name, n in axes if depends_on(bound.tables, name))
-    shape = (*planes, -(-differences_of(lengths) // DIFFERENCE_STEP) * DIFFERENCE_STEP)
+    shape = (*planes, table_length(differences_of(lengths)))
     return ((t.capture.name, shape, _ELEMENTS[t.capture.dtype]) for t in bound.tables)
 
 
