@@ -21,9 +21,10 @@ def explain_program(program: Program) -> str:
     if program.kind is Kind.MASK:
         parts.append(_loops(program))
     else:
-        rest = with_loads(program.expr, find_tables(program.expr))
-        parts += [*describe_products(program.expr), *describe_factors(rest)]
-        parts += describe_tables(program.expr)
+        parts += [*describe_products(program.expr), *describe_tables(program.expr)]
+        left = set(describe_factors(with_loads(program.expr, find_tables(program.expr))))
+        for line in describe_factors(program.expr):
+            parts.append(line if line in left else f"{line}; where a call has no table of it")
         parts.append(explain_gradients(program.expr))
         parts.append(describe_steps(program))
     return "\n".join(part for part in parts if part)

@@ -106,7 +106,7 @@ def find_tables(
         return ()
     numbers = by_difference(score)
     terms = list(_terms(score, numbers, learned))
-    planes = tuple(var(n) for n in ("b", "h") if any(n in t.variables for t in terms))
+    planes = tuple(var(n) for n in ("b", "h") if any(n in numbers[t].variables for t in terms))
     zero_at = param(_fresh("zero_at", taken), Type.INDEX)
     # What is of the row alone is added first, once for all keys.
     place = apply(Op.SUB, apply(Op.ADD, var("q"), zero_at), var("kv"))

@@ -171,7 +171,7 @@ def test_what_a_call_that_learns_tells():
     table = torch.randn(HEADS, 16, device=DEVICE, requires_grad=True)
     text = fx.explain(q, k, v, score=learned(table), backend="triton")
     assert (
-        "1 load and 1 logarithm once for each difference in place of each pair, forward; " in text
+        "1 logarithm and 1 load once for each difference in place of each pair, forward; " in text
     )
     assert "not backward: table is learned" in text
     assert (
