@@ -141,14 +141,18 @@ def test_what_is_told(score, line):
 
 
 TERMS = st.recursive(
-    st.sampled_from(["(q - kv)", "(2 * q - 2 * kv + 3)", "h", "b", "REACH", "0.5", "kv", "q"]),
+    st.sampled_from(
+        [
+            *("(q - kv)", "(2 * q - 2 * kv + 3)", "h", "b", "REACH", "0.5", "kv", "q"),
+            "TABLE[h, fx.minimum(abs(q - kv), 29)]",
+            "(TABLE[h, kv % 30] * (BUCKETS[abs(q - kv)] // 2))",
+        ]
+    ),
     lambda below: st.one_of(
         st.tuples(below, st.sampled_from("+-*"), below).map(lambda p: f"({p[0]} {p[1]} {p[2]})"),
         st.tuples(st.sampled_from(["fx.cos", "fx.tanh"]), below).map(lambda p: f"{p[0]}({p[1]})"),
         st.tuples(below, below, below).map(lambda p: f"fx.where({p[0]} <= {p[1]}, {p[2]}, 1.0)"),
         below.map(lambda x: f"fx.minimum({x}, 4)"),
-        st.just("TABLE[h, fx.minimum(abs(q - kv), 29)]"),
-        st.just("(TABLE[h, kv % 30] * (BUCKETS[abs(q - kv)] // 2))"),
     ),
     max_leaves=8,
 )

@@ -181,12 +181,16 @@ def test_what_a_call_that_learns_tells():
 
 
 FLOATS = st.recursive(
-    st.sampled_from(["(q - kv)", "(3 * kv - 3 * q)", "h", "0.5", "TABLE[h, kv % 30]", "score"]),
+    st.sampled_from(
+        [
+            *("(q - kv)", "(3 * kv - 3 * q)", "h", "0.5", "TABLE[h, kv % 30]", "score"),
+            "TABLE[h, fx.minimum(abs(q - kv) * 3 // 2, 29)]",
+        ]
+    ),
     lambda below: st.one_of(
         st.tuples(below, st.sampled_from("+-*"), below).map(lambda p: f"({p[0]} {p[1]} {p[2]})"),
         st.tuples(st.sampled_from(["fx.cos", "fx.tanh"]), below).map(lambda p: f"{p[0]}({p[1]})"),
         st.tuples(below, below, below).map(lambda p: f"fx.where({p[0]} <= {p[1]}, {p[2]}, 1.0)"),
-        st.just("TABLE[h, fx.minimum(abs(q - kv) * 3 // 2, 29)]"),
     ),
     max_leaves=6,
 )
