@@ -6,6 +6,7 @@
         lower.py   the mask and the score modification as Triton expressions, with helpers.py
         comparisons.py, rolled.py  how masks and long sums are turned before
         factors.py what one more matrix product adds to the scores, and who writes its matrices
+        differences.py what scores compute from q - kv alone, as tables, and who writes them
         module.py  the module around a kernel
         writer.py  lines, blocks and names
         hopper/    the same for Hopper GPUs, in Gluon
@@ -18,6 +19,7 @@ own arguments (`kernel.py`), and the runtime and the ahead-of-time builder pass 
 """
 
 from .backward import generate_backward_key, generate_backward_query
+from .differences import MARGIN, table_length
 from .factors import FACTOR_TENSORS
 from .factors import ROWS as FACTOR_ROWS
 from .forward import generate_forward
@@ -37,6 +39,7 @@ __all__ = [
     "FACTOR_ROWS",
     "FACTOR_TENSORS",
     "KERNEL_TARGETS",
+    "MARGIN",
     "OF_KEYS",
     "Argument",
     "Kernel",
@@ -54,5 +57,6 @@ __all__ = [
     "parse_phase",
     "pieces",
     "reason_not_covered",
+    "table_length",
     "unbound_spec",
 ]

@@ -12,6 +12,7 @@ from enum import Enum
 from functools import cached_property
 
 from flexdsl.analysis.closed_form import ClosedForm
+from flexdsl.analysis.differences import DifferenceTable
 from flexdsl.analysis.products import Product
 from flexdsl.ir import Capture, Expr, Op, Program
 
@@ -51,6 +52,7 @@ class Role(Enum):
     MEMBERS = "pointer to the sets of elements of a captured tensor (`members.py`), int64"
     COUNTER = "pointer to one int32 number, 0 before the kernel runs, which it counts with"
     FACTORS = "pointer to the bfloat16 columns of rows or of keys (`factors.py`), contiguous"
+    DIFFERENCES = "pointer to a table of differences q - kv (`differences.py`), contiguous"
     TABLE_STRIDE = "int32: rows of the run table from one batch or one head to the next"
 
 
@@ -92,6 +94,7 @@ class KernelSpec:
         learned: names of the captures whose gradient the backward kernels add up.
         consumers: warpgroups of a Hopper kernel that have 64 rows each of a program's queries.
         products: what is added to the scores by one more matrix product, before the modification.
+        tables: what the score loads from tables of q - kv.
     """
 
     mask: Program | None
@@ -106,6 +109,7 @@ class KernelSpec:
     learned: frozenset[str] = frozenset()
     consumers: int = 2
     products: tuple[Product, ...] = ()
+    tables: tuple[DifferenceTable, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from flexdsl.ir import OPS, Capture, DType, Expr, Op, Operands, Type, walk
 from flexdsl.ir.ops import ATOM, BITAND, BITOR, LEAVES, SHIFT, TERM, UNARY
 
+from .addresses import parts_of, turn_indices
 from .helpers import HELPERS
 from .kernel import Argument, Role
 from .rolled import NUMBER, Rolled, rolled_sums
@@ -103,6 +104,10 @@ class Lowering:
                 name, so that they can stand in an operation.
         """
         roots = list(roots)
+        if scope.outer is not None:
+            turned = turn_indices(roots, scope.outer.variables)
+            roots = [turned[root] for root in roots]
+            self.clamped |= {turned[n] for n in self.clamped & turned.keys()}
         uses = Counter(a for node in walk(*roots) for a in node.args)
         rolled = rolled_sums(roots)
         for node in walk(*roots):
@@ -200,7 +205,7 @@ class Lowering:
                 self.helpers.add(name)
                 return f"{name}({args[0][0]}, {args[1][0]})", ATOM
             case Op.LOAD:
-                return self._load(node, [t for t, _ in args])
+                return self._load(node, scope)
             case Op.NOT:
                 return f"~{_at(args[0], UNARY)}", UNARY
             case Op.DIV if not node.args[1].variables & _OF_ELEMENTS:
@@ -282,14 +287,16 @@ class Lowering:
         clamped: bool,
         roles: tuple[Role, Role] = (Role.CAPTURE, Role.STRIDE),
         prefix: str = "",
+        more: Iterable[tuple[int, str, str]] = (),
     ) -> str:
         """The source of a pointer to an element of a captured tensor, or of its gradient.
 
         Args:
-            indices: source of an index for each dimension.
+            indices: source of an index for each dimension, "" where there is none.
             clamped: hold each index inside the tensor.
             roles: of the tensor's pointer and of its strides.
             prefix: before the names of both.
+            more: what is added at the end: a dimension, "+" or "-", and source of an index.
         """
         name = f"{prefix}{capture.name}"
         parts = [self.argument(roles[0], capture.name, 0, name)]
@@ -299,15 +306,34 @@ class Lowering:
                 length = self.argument(Role.LENGTH, capture.name, axis, length)
                 index = f"{self.language}.maximum({index}, 0)"
                 index = f"{self.language}.minimum({index}, {length} - 1)"
-            stride = self.argument(roles[1], capture.name, axis, f"{name}_stride_{axis}")
-            wide = f".to({self.language}.int64)" if capture in self.wide else ""
-            parts.append(f"({index}){wide} * {stride}")
-        return " + ".join(parts)
+            if index:
+                parts.append(self._offset(capture, axis, index, roles[1], name))
+        last = [f" {s} {self._offset(capture, a, i, roles[1], name)}" for a, s, i in more]
+        return " + ".join(parts) + "".join(last)
 
-    def _load(self, node: Expr, indices: list[str]) -> Text:
+    def _offset(self, capture: Capture, axis: int, index: str, role: Role, name: str) -> str:
+        stride = self.argument(role, capture.name, axis, f"{name}_stride_{axis}")
+        wide = f".to({self.language}.int64)" if capture in self.wide else ""
+        return f"({index}){wide} * {stride}"
+
+    def _load(self, node: Expr, scope: Scope) -> Text:
         capture = node.attribute
         assert isinstance(capture, Capture)
-        text = f"{self.language}.load({self.pointer(capture, indices, node in self.clamped)})"
+        indices = [self._find(a, scope)[0] for a in node.args]
+        more: list[tuple[int, str, str]] = []
+        clamped = node in self.clamped
+        if scope.outer is not None and not clamped:
+            for axis, index in enumerate(node.args):
+                parts = parts_of(index, scope.outer.variables)
+                if parts is not None:
+                    first, sign, rest = parts
+                    indices[axis] = self._find(first, scope)[0]
+                    more.append((axis, sign, self._find(rest, scope)[0]))
+                elif not index.variables <= scope.outer.variables.keys():
+                    more.append((axis, "+", indices[axis]))
+                    indices[axis] = ""
+        pointer = self.pointer(capture, indices, clamped, more=more)
+        text = f"{self.language}.load({pointer})"
         match capture.dtype:
             case DType.F32 | DType.I32 | DType.I64:
                 return text, ATOM

@@ -38,6 +38,9 @@ SIZES = {
     "cut_tile": "the tile that is never full; inner_tiles for none",
     "most_runs": "runs that a row has room for",
     "query_programs": "programs that have rows; the others have keys",
+    "differences": "q_len + kv_len - 1, differences q - kv of pairs",
+    "table_length": "numbers of a plane of a table, for differences and for a margin",
+    "difference_tiles": "tiles of BLOCK_N such numbers",
 }
 TILE_STATES = '''\
 @triton.jit
@@ -97,6 +100,8 @@ def write_docstring(
     for product in spec.products:
         row, key = (print_expr(x) for x in (product.row, product.key))
         module.line(f"added to the score: ({row}) * ({key})")
+    for table in spec.tables:
+        module.line(f"{table.capture.name}: {print_expr(table.term)}")
     if any(a.of == "key" for a in arguments):
         module.line(f"plan: {_describe_plan(spec)}")
     module.line('"""\n')
@@ -185,6 +190,8 @@ def _comment(argument: Argument) -> str:
             return f"extremes of {argument.of} over blocks of elements"
         case Role.FACTORS:
             return f"bfloat16 columns, {argument.index} of each {argument.of}"
+        case Role.DIFFERENCES:
+            return "numbers of differences q - kv, for each head and batch that they depend on"
         case Role.MEMBERS:
             return f"sets of elements of {argument.of} over blocks of them"
         case Role.GRADIENT | Role.GRADIENT_STRIDE:

@@ -35,6 +35,7 @@ _RESERVED = frozenset(
     plan_refine LANES columns_of_tiles row_of_tiles tiles unknown some every in_tile key_in_tile
     row_index
     factors query_program key_program head_of_keys inverse_scale bfloat16_parts at_row at_key none
+    plane
     """.split()  # noqa: SIM905
 )
 _NUMBERED = (
@@ -111,10 +112,14 @@ def store_piece(tensor: str, at: str, rows: str, offset: int, width: int, value:
 
 
 def loads_at(variable: str, spec: KernelSpec) -> bool:
-    """Is there a load whose index depends on `variable` and is not held inside its tensor?"""
+    """Is there a load whose index depends on `variable` and is not held inside its tensor?
+
+    Tables of q - kv have a margin for what lies outside (`differences.py`).
+    """
     expressions = [p.expr for p in (spec.mask, spec.score) if p is not None]
     loads = (n for n in walk(*expressions) if n.op is Op.LOAD)
-    return any(variable in n.variables and n not in spec.clamped for n in loads)
+    safe = spec.clamped | {t.load for t in spec.tables}
+    return any(variable in n.variables and n not in safe for n in loads)
 
 
 def _is_clipped(variable: str, spec: KernelSpec) -> bool:

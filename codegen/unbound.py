@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from enum import Enum
 
+from flexdsl.analysis.differences import take_tables
 from flexdsl.analysis.products import take_products, width_of
 from flexdsl.analysis.typical import typical_closed_form
 from flexdsl.errors import ArgumentError
-from flexdsl.ir import Op, Program, rename_apart, walk
+from flexdsl.ir import Op, Program, rename_apart, used_names, walk
 
 from .backward import generate_backward_key, generate_backward_query
 from .compaction import generate_plan_counts, generate_plan_runs
 from .diagonal import generate_backward_diagonal
+from .differences import generate_differences
 from .factors import generate_factors
 from .forward import generate_forward
 from .hopper import (
@@ -35,6 +37,7 @@ class Phase(Enum):
     """One of the kernels of attention or of its plan, by the name of its entry."""
 
     FACTORS = "factors"
+    DIFFERENCES = "differences"
     FORWARD = "forward"
     BACKWARD_ROWS = "backward_rows"
     BACKWARD_QUERY = "backward_query"
@@ -82,6 +85,7 @@ def parse_kernel_target(name: str) -> Language:
 
 GENERATORS = {
     (Phase.FACTORS, Language.TRITON): generate_factors,
+    (Phase.DIFFERENCES, Language.TRITON): generate_differences,
     (Phase.FORWARD, Language.TRITON): generate_forward,
     (Phase.BACKWARD_ROWS, Language.TRITON): generate_backward_rows,
     (Phase.BACKWARD_QUERY, Language.TRITON): generate_backward_query,
@@ -105,26 +109,33 @@ def unbound_spec(
     phase: Phase = Phase.FORWARD,
     *,
     products: bool = False,
+    tables: bool = False,
 ) -> KernelSpec:
     """What the kernel of `phase` has in its text for this mask and score, whatever the lengths.
 
     Args:
         products: those of the score are matrices, as `attention` has them for 16-bit inputs.
+        tables: what it computes from q - kv alone is loaded from tables, as `attention` has it.
     """
     if score is not None and mask is not None:
         score = rename_apart(score, mask.values)
     closed_form = typical_closed_form(mask, "q" if phase in OF_KEYS else "kv")
     expressions = [p.expr for p in (mask, score) if p is not None]
     taken, rest = take_products(score) if products else ((), score)
+    names = frozenset(n for e in expressions for n in used_names(e))
+    tabled, rest = take_tables(rest, taken=names) if tables else ((), rest)
+    expressions += [] if rest is None else [rest.expr]
+    loads = frozenset(n for n in walk(*expressions) if n.op is Op.LOAD)
     return KernelSpec(
         None if mask is None or mask.expr.op is Op.CONST else mask,
         rest,
         closed_form,
         head_dim,
         value_dim,
-        clamped=frozenset(n for n in walk(*expressions) if n.op is Op.LOAD),
+        clamped=loads - {t.load for t in tabled},
         heavy_last=closed_form is not None and heavy_last(closed_form),
         products=taken,
+        tables=tabled,
     )
 
 
@@ -148,12 +159,18 @@ def generate_unbound(
         raise ArgumentError(
             f"phase {phase.value!r} has no kernel for target {target!r}", fix=f"one of {phases}"
         )
-    spec = unbound_spec(mask, score, head_dim, value_dim, phase, products=True)
+    spec = unbound_spec(mask, score, head_dim, value_dim, phase, products=True, tables=True)
     if phase is Phase.FACTORS and not spec.products:
         raise ArgumentError(
             f"phase {phase.value!r} writes the factors of products, and there are none",
             why="no score modification adds a product of a number of q and one of kv to the score",
             fix="score + x[q] * y[kv], or another phase",
+        )
+    if phase is Phase.DIFFERENCES and not spec.tables:
+        raise ArgumentError(
+            f"phase {phase.value!r} writes tables of q - kv, and there are none",
+            why="no score modification computes much from the difference q - kv alone",
+            fix="score + exp(-0.1 * abs(q - kv)), or another phase",
         )
     if language is Language.GLUON:
         _check_hopper(phase, spec)

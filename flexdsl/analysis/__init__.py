@@ -22,6 +22,7 @@
                             (or leaves the table to a kernel: `codegen/planner.py`)
     shape, symmetry         facts of a mask by its form: one range, ends that ascend, q for kv
     products                products f(q) * g(kv) as they are written, as columns of matrices
+    prices, differences     what an operation costs; terms of q - kv alone, as tables
     separable               terms of a score that are sums of f(q) * g(kv)
     arguments               are the arguments of a plan numbers that make sense?
     bounds                  can an index leave its captured tensor?

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flexdsl.analysis.closed_form import TOP
 from flexdsl.analysis.derivative import describe_steps
+from flexdsl.analysis.differences import describe_tables, find_tables, with_loads
 from flexdsl.analysis.gradient import explain_gradients
 from flexdsl.analysis.products import describe_products
 from flexdsl.analysis.separable import describe_factors
@@ -20,7 +21,10 @@ def explain_program(program: Program) -> str:
     if program.kind is Kind.MASK:
         parts.append(_loops(program))
     else:
-        parts += [*describe_products(program.expr), *describe_factors(program.expr)]
+        parts += [*describe_products(program.expr), *describe_tables(program.expr)]
+        left = set(describe_factors(with_loads(program.expr, find_tables(program.expr))))
+        for line in describe_factors(program.expr):
+            parts.append(line if line in left else f"{line}; where a call has no table of it")
         parts.append(explain_gradients(program.expr))
         parts.append(describe_steps(program))
     return "\n".join(part for part in parts if part)

@@ -21,6 +21,7 @@ from functools import lru_cache
 import numpy as np
 
 from flexdsl.analysis.affine import LinearForms
+from flexdsl.analysis.prices import price_of
 from flexdsl.analysis.values import substitute
 from flexdsl.ir import Expr, Op, Type, apply, const, evaluate, print_expr, var, walk
 
@@ -31,8 +32,6 @@ LONGEST_TILE = 256
 MOST_FACTORS = 32  # of a row that registers hold beside all else
 GENTLE = 40.0  # of exponents, whose largest in float32 is 88
 Parts = list[tuple[Expr, Expr]]  # see `_Splitter`
-_DEAR = frozenset({Op.EXP, Op.EXP2, Op.LOG, Op.LOG2, Op.SIN, Op.COS, Op.TANH, Op.SIGMOID})
-_DEAR_COST, _CONVERSION, _DIVISION = 20, 2, 8
 _OVERFLOW = "of its factors one may overflow where their product does not"
 _CANCEL = "squares of what stands far from the origin lose the small differences between them"
 
@@ -271,12 +270,6 @@ def _cost(expr: Expr) -> int:
     added = {a for n in nodes if n.op in (Op.ADD, Op.SUB) for a in n.args if a.op is Op.MUL}
     total = 1  # the sum with the score
     for node in nodes:
-        if node.op in _DEAR:
-            total += _DEAR_COST
-        elif node.op in (Op.DIV, Op.FLOORDIV, Op.MOD, Op.SQRT, Op.RSQRT, Op.LOAD):
-            total += _DIVISION
-        elif node.op in (Op.TO_FLOAT, Op.TO_INDEX):
-            total += _CONVERSION
-        elif node not in added or uses[node] > 1:
-            total += 1
+        price = price_of(node.op)
+        total += price if price > 1 or node not in added or uses[node] > 1 else 0
     return total - (expr.op is Op.MUL)

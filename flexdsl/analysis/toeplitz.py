@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from flexdsl.analysis.affine import LinearForms
 from flexdsl.analysis.scene import Scene, chunks
-from flexdsl.analysis.values import substitute
 from flexdsl.ir import Capture, Expr, Op, Type, apply, const, evaluate, load, var, walk
 
 Array = NDArray[Any]
@@ -21,10 +20,20 @@ DIFFERENCES = 1 << 18  # evaluated at once
 
 def of_difference(mask: Expr) -> Expr | None:
     """`mask` as an expression in which "q" is q - kv; None if it needs more than that."""
+    result = by_difference(mask)[mask]
+    return None if "kv" in result.variables else result
+
+
+def by_difference(root: Expr) -> dict[Expr, Expr]:
+    """Each node below `root` as an expression in which "q" is q - kv, and kv cancelled if it can.
+
+    They are equal in whole numbers: nothing of floating point is turned.
+    """
     forms = LinearForms()
-    shifted = substitute(mask, {var("q"): apply(Op.ADD, var("q"), var("kv"))})
-    done: dict[Expr, Expr] = {}
-    for node in walk(shifted):
+    done = {var("q"): apply(Op.ADD, var("q"), var("kv"))}
+    for node in walk(root):
+        if node in done:
+            continue
         args = tuple(done[a] for a in node.args)
         if isinstance(node.attribute, Capture):
             done[node] = load(node.attribute, *args)
@@ -32,8 +41,7 @@ def of_difference(mask: Expr) -> Expr | None:
             done[node] = _cancelled(apply(node.op, *args), forms)
         else:
             done[node] = node
-    result = done[shifted]
-    return None if "kv" in result.variables else result
+    return done
 
 
 def _cancelled(node: Expr, forms: LinearForms) -> Expr:

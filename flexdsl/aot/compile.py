@@ -92,7 +92,8 @@ def compile_kernel(
     if of_mask is not None and of_score is not None:
         of_score = rename_apart(of_score, of_mask.values)
     products = dtype != "fp32"
-    return compile_job(job_of(parse_phase(phase), of_mask, of_score, shape, products=products))
+    mods = of_mask, of_score
+    return compile_job(job_of(parse_phase(phase), *mods, shape, products=products, tables=True))
 
 
 def compile_job(job: Job) -> Compiled:
@@ -127,7 +128,7 @@ _SHARED_LIMIT = {
 
 
 # Pointers to tensors that the runtime allocates itself: they are multiples of 16 bytes.
-_OWN = (Role.ROWS, Role.SUMS, Role.GRADIENT, Role.FACTORS)
+_OWN = (Role.ROWS, Role.SUMS, Role.GRADIENT, Role.FACTORS, Role.DIFFERENCES)
 
 
 def _compile(job: Job, kernel: Kernel, config: Config) -> Compiled:

@@ -67,7 +67,7 @@ class Job:
                 return "fp32"
             case Role.PARAMETER:
                 return self.types[argument.of]
-            case Role.CAPTURE:
+            case Role.CAPTURE | Role.DIFFERENCES:
                 return f"*{self.types[argument.of]}"
             case Role.TABLE | Role.COUNTS | Role.COUNTER:
                 return "*i32"
@@ -121,6 +121,7 @@ def job_of(
     learned: Iterable[str] = (),
     *,
     products: bool = False,
+    tables: bool = False,
 ) -> Job:
     """The kernel of `phase`, in every configuration that may be tried.
 
@@ -128,13 +129,15 @@ def job_of(
         learned: captures of the score whose gradients the backward kernels add up.
         products: those of the score are matrices, which `Phase.FACTORS` writes. Kernels of bundles
             have none: their launchers know no such tensors.
+        tables: what it computes from q - kv alone is loaded from tables, which `Phase.DIFFERENCES`
+            writes. Kernels of bundles have none either.
 
     Raises:
         ArgumentError: the phase is one of the Hopper kernels', which do not cover the shape.
     """
     _check_phase(phase, shape)
     dims = shape.head_dim, shape.value_dim
-    spec = unbound_spec(mask, score, *dims, phase, products=products)
+    spec = unbound_spec(mask, score, *dims, phase, products=products, tables=tables)
     if phase in (*OF_MASKS, *OF_STATES):
         spec = KernelSpec(mask, None, None, 0, 0)
     spec = replace(spec, learned=frozenset(learned))
@@ -201,6 +204,7 @@ def _type_names(spec: KernelSpec) -> dict[str, str]:
     """Triton's name for the type of each parameter and of the elements of each capture."""
     expressions = [p.expr for p in (spec.mask, spec.score) if p is not None]
     expressions += [x for p in spec.products for x in (p.row, p.key)]
+    expressions += [t.number for t in spec.tables]
     names: dict[str, str] = {}
     for expr in expressions:
         for param in params_of(expr):

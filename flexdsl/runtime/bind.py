@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from flexdsl.analysis import BlockPlan, check_loads, make_plan
+from flexdsl.analysis.differences import DifferenceTable
 from flexdsl.analysis.products import Product
 from flexdsl.errors import CaptureError, PlanError
 from flexdsl.ir import Expr, Kind, Op, Program, captures_of, rename_apart, walk
@@ -84,6 +85,8 @@ class Bound:
         learned: names of the captured tensors of the score whose gradients the backward gives.
         products: what kernels add to the scores by a matrix product, before the modification, which
             is without them then (`low_rank.py`).
+        tables: what the score loads from tables of q - kv, which a kernel fills before; the values
+            that these have in score_values say how they are laid out (`differences.py`).
         memo: what an executor remembers of calls of one kind; it is gone when this object is.
     """
 
@@ -96,6 +99,7 @@ class Bound:
     clamped: frozenset[Expr]
     learned: tuple[str, ...] = ()
     products: tuple[Product, ...] = ()
+    tables: tuple[DifferenceTable, ...] = ()
     memo: dict[Hashable, Any] = field(default_factory=dict[Hashable, Any], init=False)
 
 

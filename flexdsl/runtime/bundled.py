@@ -50,9 +50,9 @@ class Bundled:
         return forward is not None and forward.language == Language.GLUON.value
 
     @property
-    def against_products(self) -> str:
-        """Why there is no kernel of the factors of products."""
-        return "bundles have no kernel of factors"
+    def against_preparing(self) -> str:
+        """Why no kernel runs before those of attention."""
+        return "bundles have no kernel of factors or tables"
 
     def learned(self, wanted: tuple[str, ...]) -> tuple[str, ...]:
         """The captures whose gradients the backward kernels add up.

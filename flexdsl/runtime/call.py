@@ -19,11 +19,21 @@ from torch import Tensor
 
 from flexdsl.analysis import BlockPlan
 from flexdsl.analysis.gradient import LearnedLoad, learned_loads
-from flexdsl.codegen import OF_KEYS, Argument, KernelSpec, Language, Phase, Role, heavy_last
+from flexdsl.codegen import (
+    OF_KEYS,
+    Argument,
+    KernelSpec,
+    Language,
+    Phase,
+    Role,
+    heavy_last,
+    table_length,
+)
 from flexdsl.errors import InternalError
 from flexdsl.ir import Capture, Op, captures_of
 from flexdsl.runtime import bind, device_plan, machine
 from flexdsl.runtime.blocks import blocks_of, flat_blocks
+from flexdsl.runtime.differences import differences_of
 from flexdsl.runtime.low_rank import score_of_kernel
 from flexdsl.runtime.run_table import DeviceTable, to_device
 from flexdsl.runtime.tuning import Config
@@ -34,7 +44,7 @@ LOG2E = 1.4426950408889634
 DTYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 
 # Kernels that look at no pair.
-OF_ROWS = (Phase.FACTORS, Phase.BACKWARD_ROWS, Phase.BACKWARD_SUMS)
+OF_ROWS = (Phase.FACTORS, Phase.DIFFERENCES, Phase.BACKWARD_ROWS, Phase.BACKWARD_SUMS)
 # Those that visit the live tiles of a plan, and no other.
 _BY_TILES = (Phase.FORWARD, Phase.BACKWARD_QUERY, Phase.BACKWARD_KEY)
 
@@ -56,6 +66,7 @@ class Call:
         rows: float32 [B, Hq, Lq] tensors by name.
         sums: float32 sums of learned loads, by their number, and of halves of dQ.
         gradients: float32 gradients of captured tensors, by name.
+        tables: those of q - kv, by name.
         hopper: kernels in Gluon are to be tried first.
         order: of the addresses that a launch is given when it is done again.
         heads: of the gradient of keys, counted through all batches, that kernels are launched for
@@ -69,6 +80,7 @@ class Call:
     rows: Mapping[str, Tensor]
     sums: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     gradients: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    tables: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     hopper: bool = False
     order: tuple[Slot, ...] = ()
     heads: range | None = None
@@ -76,8 +88,8 @@ class Call:
 
     @cached_property
     def values(self) -> dict[str, Any]:
-        """Parameters and captures of mask and score, by name."""
-        return {**self.bound.mask_values, **self.bound.score_values}
+        """Parameters and captures of mask and score, and tables, by name."""
+        return {**self.bound.mask_values, **self.bound.score_values, **self.tables}
 
     @property
     def device(self) -> torch.device:
@@ -125,12 +137,14 @@ class Call:
             frozenset(self.bound.learned),
             config.consumers,
             self.bound.products,
+            self.bound.tables,
         )
 
     def _wide(self) -> frozenset[Capture]:
         values = self.values
         found = [p.expr for p in (self.bound.mask, self.bound.score) if p is not None]
         found += [x for p in self.bound.products for x in (p.row, p.key)]
+        found += [t.number for t in self.bound.tables]
         captures = (c for x in found for c in captures_of(x))
         return frozenset(c for c in captures if values[c.name].numel() >= 2**31)
 
@@ -154,8 +168,8 @@ class Kernels(Protocol):
         """Are kernels in Gluon to be tried first?"""
 
     @property
-    def against_products(self) -> str:
-        """Why there is no kernel of the factors of products; "" where there is."""
+    def against_preparing(self) -> str:
+        """Why no kernel runs before those of attention, of factors or tables; "" where some may."""
 
     def run(self, phase: Phase, call: Call) -> Again | None:
         """Run the kernel of `phase`; what does so for another call of its kind, if possible."""
@@ -175,6 +189,9 @@ def programs_of(phase: Phase, arguments: tuple[Argument, ...], call: Call, confi
     if phase is Phase.FACTORS:
         planes = math.prod(call.tensors["key_factors"].shape[:2])
         return _query_programs(call, config) + counts["kv_tiles"] * planes
+    if phase is Phase.DIFFERENCES:
+        planes = math.prod(next(iter(call.tables.values())).shape[:-1])
+        return counts["difference_tiles"] * planes
     of_keys = phase in OF_KEYS
     axis = "kv_tiles" if of_keys else "q_tiles"
     if any(a.of == "diagonals" for a in arguments):
@@ -203,9 +220,10 @@ def row_stride(q_len: int) -> int:
 
 
 def tile_counts(lengths: bind.Lengths, config: Config) -> dict[str, int]:
-    """How many tiles, and diagonals of tiles, a head has, by the name that kernels use."""
+    """How many tiles, diagonals and tiles of differences a head has, by the name in kernels."""
     q_tiles, kv_tiles = -(-lengths.q_len // config.block_m), -(-lengths.kv_len // config.block_n)
-    return {"q_tiles": q_tiles, "kv_tiles": kv_tiles, "diagonals": q_tiles + kv_tiles - 1}
+    found = {"q_tiles": q_tiles, "kv_tiles": kv_tiles, "diagonals": q_tiles + kv_tiles - 1}
+    return found | {"difference_tiles": -(-table_length(differences_of(lengths)) // config.block_n)}
 
 
 def value_of(
@@ -227,6 +245,8 @@ def value_of(
             return blocks_of(call.tensors[name], config.rows(argument), index)
         case Role.FACTORS:
             return call.tensors[name]
+        case Role.DIFFERENCES:
+            return call.tables[name]
         case Role.ROWS:
             return call.rows[name]
         case Role.ROWS_DESCRIPTOR:
@@ -264,6 +284,8 @@ def _size(name: str, call: Call, config: Config) -> int:
     sizes = {"kv_heads": kv_heads, "group": lengths.heads // kv_heads}
     sizes["all_heads"] = lengths.batch * lengths.heads
     sizes["all_kv_heads"] = lengths.batch * kv_heads
+    sizes["differences"] = differences_of(lengths)
+    sizes["table_length"] = table_length(sizes["differences"])
     sizes["row_stride"] = row_stride(lengths.q_len)
     sizes |= tile_counts(lengths, config) | call.sizes
     return sizes[name] if name in sizes else int(getattr(lengths, name))

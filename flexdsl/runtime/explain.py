@@ -19,6 +19,7 @@ from flexdsl.analysis.derivative import describe_steps
 from flexdsl.ir import Kind, Program, print_expr
 from flexdsl.runtime import bind, bundles, validate
 from flexdsl.runtime.bundled import Bundled
+from flexdsl.runtime.differences import explain_tables, with_tables
 from flexdsl.runtime.eager import autocast, tile_of
 from flexdsl.runtime.low_rank import explain_factors, with_products
 
@@ -114,7 +115,7 @@ def of_gpu(
     from flexdsl.codegen import Phase
     from flexdsl.runtime import launch
     from flexdsl.runtime.call import Call
-    from flexdsl.runtime.passes import factor_phases
+    from flexdsl.runtime.passes import first_phases
 
     found = bundles.of_environment(bound, q, v) if backend == "auto" else None
     if found is not None:
@@ -128,24 +129,26 @@ def of_gpu(
     tensors = {"query": q, "key": k, "value": v}
 
     def call_of(bound: bind.Bound) -> Call:
-        return Call(with_products(bound, scale, q.dtype, ""), scale, tensors, {}, hopper=hopper)
+        prepared = with_tables(with_products(bound, scale, q.dtype, ""), "")
+        return Call(prepared, scale, tensors, {}, hopper=hopper)
 
     call = call_of(replace(bound, learned=()))
     first = launch.candidates(Phase.FORWARD, call, gpu)[0]
     lines.append(indent(call.plan(Phase.FORWARD, first).explain(), "  "))
     lines.append("forward:")
-    for phase in (*factor_phases(call.bound), Phase.FORWARD):
+    for phase in (*first_phases(call.bound), Phase.FORWARD):
         lines += _kernel(phase, call, gpu)
     call = call_of(bound)
-    phases = (*factor_phases(call.bound), *launch.phases_of(call))
+    phases = (*first_phases(call.bound), *launch.phases_of(call))
     reason = launch.reason_against_hopper_backward(call) if hopper else None
     why = f" by portable kernels, since {reason}" if reason else ""
     lines.append(f"backward{why}:")
     for phase in phases:
         lines += _kernel(phase, call, gpu)
     lines += _order_of_sums(Phase.BACKWARD in phases, bound)
-    factors = explain_factors(bound, scale, q.dtype)
-    return [*lines, *_score(bound.score), *(indent(line, "  ") for line in factors)]
+    rest = replace(bound, score=with_tables(replace(bound, learned=()), "").score)
+    told = *explain_factors(rest, scale, q.dtype), *explain_tables(bound)
+    return [*lines, *_score(bound.score), *(indent(line, "  ") for line in told)]
 
 
 def _of_bundle(found: Bundled) -> list[str]:

@@ -60,11 +60,11 @@ class Compiling:
 
     Attributes:
         hopper: those in Gluon are to be tried first.
-        against_products: nothing: there is a kernel of the factors of products.
+        against_preparing: nothing: there are kernels of the factors of products, and of tables.
     """
 
     hopper: bool
-    against_products: str = ""
+    against_preparing: str = ""
 
     def run(self, phase: Phase, call: Call) -> Replay | None:
         """Run the kernel of `phase`; what does so for another call of its kind, if possible."""
@@ -132,7 +132,7 @@ def _kind(phase: Phase, call: Call) -> tuple[Any, ...]:
     expressions = tuple(p and p.expr for p in (call.bound.mask, call.bound.score))
     dims = query.shape[3], value.shape[3]
     bound, hopper = call.bound, call.hopper
-    of_mods = expressions, bound.products, bound.learned
+    of_mods = expressions, bound.products, bound.tables, bound.learned
     return (phase, *of_mods, *dims, query.dtype, query.device, hopper)
 
 
@@ -192,7 +192,7 @@ def kernel_of(phase: Phase, language: Language, spec: KernelSpec) -> Kernel:
         *(p and p.expr for p in (spec.mask, spec.score)),
         *(spec.closed_form, spec.head_dim, spec.value_dim),
         *(spec.clamped, spec.wide, spec.heavy_last, spec.grouped, spec.learned, spec.consumers),
-        spec.products,
+        *(spec.products, spec.tables),
     )
     if key not in _KERNELS:
         _KERNELS[key] = GENERATORS[phase, language](spec)

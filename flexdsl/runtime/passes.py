@@ -22,6 +22,7 @@ from flexdsl.codegen import FACTOR_ROWS, FACTOR_TENSORS, Phase
 from flexdsl.runtime.bind import Bound
 from flexdsl.runtime.blocks import strides_of
 from flexdsl.runtime.call import Again, Call, Kernels, Slot
+from flexdsl.runtime.differences import tables_of
 
 COUNTER: Slot = ("sums", "next_work")  # what programs that stay count with (`Role.COUNTER`)
 _APART = 32  # float32 numbers: each part of the work space begins at such a multiple
@@ -77,9 +78,17 @@ def factors_of(bound: Bound) -> list[Made]:
     return [Made(("tensors", name), shape, torch.bfloat16) for name, shape in shapes]
 
 
-def factor_phases(bound: Bound) -> tuple[Phase, ...]:
-    """What runs before all other kernels of a pass: that kernel, if there are such matrices."""
-    return (Phase.FACTORS,) if bound.products else ()
+def _tables_of(bound: Bound) -> list[Made]:
+    """The tables of q - kv of a call, which `Phase.DIFFERENCES` writes; none where it has none."""
+    if not bound.tables:
+        return []
+    return [Made(("tables", name), shape, dtype) for name, shape, dtype in tables_of(bound)]
+
+
+def first_phases(bound: Bound) -> tuple[Phase, ...]:
+    """What runs before all other kernels of a pass: those of such matrices, and of such tables."""
+    found = (Phase.FACTORS, bound.products), (Phase.DIFFERENCES, bound.tables)
+    return tuple(phase for phase, of in found if of)
 
 
 @dataclass(frozen=True)
@@ -102,11 +111,11 @@ class Step:
 
 
 class Pass:
-    """A pass, to be run again and again. The matrices of a call's products are its own affair.
+    """A pass, to be run again and again. Matrices of products, and tables, are its own affair.
 
     Args:
         kernels: what runs.
-        steps: its launches, in order; that of the matrices comes before them by itself.
+        steps: its launches, in order; those of matrices and tables come before them by themselves.
         bound, scale, device: of the calls.
         given: what kernels have the tensors for that a run is given.
         made: what a run allocates and gives back.
@@ -129,8 +138,8 @@ class Pass:
         inside: Mapping[Slot, Slot] | None = None,
     ) -> None:
         self._kernels, self._bound, self._scale = kernels, bound, scale
-        self._steps = (*map(Step, factor_phases(bound)), *steps)
-        all_made, self._results = (*made, *factors_of(bound)), len(made)
+        self._steps = (*map(Step, first_phases(bound)), *steps)
+        all_made, self._results = (*made, *factors_of(bound), *_tables_of(bound)), len(made)
         self._made, self._work = [m.on(device) for m in all_made], work or {}
         order = (*given, *(m.slot for m in all_made), *self._work)
         inside = inside or {}
@@ -199,6 +208,7 @@ class Pass:
 
     def _call(self, tensors: Sequence[Tensor], step: Step) -> Call:
         groups: dict[str, Any] = {"tensors": {}, "rows": {}, "sums": {}, "gradients": {}}
+        groups["tables"] = {}
         for (group, name), tensor in zip(self._order, tensors, strict=True):
             groups[group][name] = tensor
         options: dict[str, Any] = {"hopper": self._kernels.hopper, "order": self._order}

@@ -35,6 +35,7 @@ GROUPS = {
     Role.SUMS: "sums",
     Role.COUNTER: "sums",
     Role.GRADIENT: "gradients",
+    Role.DIFFERENCES: "tables",
 }
 _MOST_MAPS = 256  # of one tensor of a launch: each layer of a model has addresses of its own
 _put_address = Struct("<Q").pack_into
@@ -135,12 +136,13 @@ def replay_of(
     offsets, driver = function.layout.offsets, machine.MACHINE.driver
     for parameter, value in zip(function.parameters, values, strict=True):
         offset, argument = offsets[len(words)], parameter.argument
-        words += _words(parameter, value)
-        group = GROUPS.get(argument.role)
-        if group is None:
+        # What is loaded as a captured tensor may be a table of the call's own.
+        slot = GROUPS.get(argument.role, "tables"), argument.of
+        words += _words(parameter, value, slot in order)
+        if slot not in order:
             kept = (*kept, value)
             continue
-        index = order.index((group, argument.of))
+        index = order.index(slot)
         if parameter.tensor_map is None:
             pointers.append((offset, index))
             continue
@@ -160,11 +162,15 @@ def replay_of(
     return Replay(*launch, counts=grid < programs, kept=(space, *kept))
 
 
-def _words(parameter: Parameter, value: Any) -> list[Word]:
-    """What the machine gets for the value of an argument; no address that a run will give."""
+def _words(parameter: Parameter, value: Any, given: bool) -> list[Word]:
+    """What the machine gets for the value of an argument; no address that a run will give.
+
+    Args:
+        given: will a run give it?
+    """
     if isinstance(value, Blocks):
         base = 0 if parameter.tensor_map is None else bytes(MAP_BYTES)
         return words_of_blocks(parameter, base, value.shape, value.strides)
     if not isinstance(value, Tensor):
         return [value]
-    return [0 if parameter.argument.role in GROUPS else value.data_ptr()]
+    return [0 if given else value.data_ptr()]

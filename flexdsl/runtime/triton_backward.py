@@ -13,11 +13,13 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from flexdsl.analysis.differences import without_loads
 from flexdsl.analysis.gradient import LearnedLoad, Reduction
 from flexdsl.codegen import Phase
 from flexdsl.runtime import bind
 from flexdsl.runtime.blocks import aligned, aligned_rows
 from flexdsl.runtime.call import Call, Kernels, Slot, loads_of, row_stride, tile_counts
+from flexdsl.runtime.differences import with_tables
 from flexdsl.runtime.evaluate import evaluate
 from flexdsl.runtime.low_rank import with_products
 from flexdsl.runtime.passes import COUNTER, Made, Pass, Step
@@ -68,7 +70,8 @@ def backward(
         ]
     names = ("query", "key", "value", "out", "d_out")
     tensors = dict(zip(names, map(aligned, (*inputs, out, d_out)), strict=True))
-    bound = with_products(bound, scale, out.dtype, kernels.against_products)
+    bound = with_products(bound, scale, out.dtype, kernels.against_preparing)
+    bound = with_tables(bound, kernels.against_preparing)
     call = Call(bound, scale, tensors, {"lse": lse}, hopper=kernels.hopper)
     phases = kernels.backward_phases(call)
     prepare = _hopper if Phase.BACKWARD in phases else _portable
@@ -246,7 +249,8 @@ def _scatter(
     if not used & {"q", "kv"}:
         sums = sums.flatten(2).sum(-1, keepdim=True)
     variables = _positions(load, sums, bound, tile)
-    indices = [evaluate(i, variables, bound.score_values) for i in load.node.args]
+    written = (without_loads(i, bound.tables) for i in load.node.args)
+    indices = [evaluate(i, variables, bound.score_values) for i in written]
     inside = [
         i.clamp(0, n - 1).expand(sums.shape) for i, n in zip(indices, gradient.shape, strict=True)
     ]

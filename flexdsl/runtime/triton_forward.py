@@ -12,6 +12,7 @@ from flexdsl.codegen import Phase
 from flexdsl.runtime import bind
 from flexdsl.runtime.blocks import ALIGNMENT, aligned
 from flexdsl.runtime.call import Kernels
+from flexdsl.runtime.differences import with_tables
 from flexdsl.runtime.low_rank import with_products
 from flexdsl.runtime.passes import COUNTER, Made, Pass, Step
 
@@ -42,7 +43,8 @@ def forward(
         return lambda q, k, v: turned(turn(q), k, v)
     out = Made(("tensors", "out"), shape, dtype, padded=True)
     lse = Made(("rows", "lse"), shape[:3])
-    bound = with_products(bound, scale, dtype, kernels.against_products)
+    bound = with_products(bound, scale, dtype, kernels.against_preparing)
+    bound = with_tables(bound, kernels.against_preparing)
     counter = {COUNTER: (1,)} if kernels.hopper else {}
     steps = (Step(Phase.FORWARD),)
     run = Pass(kernels, steps, bound, scale, q.device, _GIVEN, (out, lse), counter).run

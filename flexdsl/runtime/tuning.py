@@ -122,6 +122,8 @@ _BACKWARD_32_BIT = {
     128: (Config(32, 32, 4, 1), Config(16, 32, 4, 1)),
     256: (Config(16, 16, 4, 1),),
 }
+# Of a program that writes tables; each thread has one, since a number may be long to compute.
+_DIFFERENCES = 128
 MAX_HEAD_DIM = 256
 
 # Names of element types as users write them, and their sizes in bytes.
@@ -180,6 +182,8 @@ def _portable(
             return (Config(32, 32, 4, 1),)
         case Phase.FACTORS:
             return (Config(FACTOR_ROWS, FACTOR_ROWS, 4, 1),)
+        case Phase.DIFFERENCES:
+            return (Config(_DIFFERENCES, _DIFFERENCES, 4, 1),)
         case Phase.BACKWARD:
             return _of_dim(_BACKWARD_GLUON, head_dim)
         case Phase.BACKWARD_SUMS:

@@ -6,7 +6,7 @@
 Source: An et al. 2024, "Training-Free Long-Context Scaling of Large Language Models",
 https://arxiv.org/abs/2402.17463, and https://github.com/HKUNLP/ChunkLlama. There the positions turn
 rotary embeddings, which no score modification does; here they pick a learned bias. Distances are
-exact up to `local`, and lie in [0, chunk]. Use it with a causal mask.
+exact up to `local`, and lie in [0, chunk]. Use it with a causal mask; later keys have distance 0.
 
 Claim (the paper's, not measured here): more than 100k tokens of context without training.
 """
@@ -34,7 +34,7 @@ def dual_chunk_bias(table: Any, chunk: int, local: int) -> fx.Mod:
     dual_chunk_bias([[0.0], [1.0], [2.0], [3.0]], 3, 1), of a score of 0:
 
         0 0 0 0
-        1 0 1 0
+        1 0 0 0
         2 1 0 0
         3 2 1 0
     """
@@ -47,11 +47,8 @@ def dual_chunk_bias(table: Any, chunk: int, local: int) -> fx.Mod:
 
     @fx.score_mod
     def dual_chunk_bias(score: float, b: int, h: int, q: int, kv: int) -> float:
-        chunks, place = q // size - kv // size, q % size
-        next_chunk = fx.minimum(place + size, chunk)
-        far = fx.minimum(2 * size - 1, chunk)
-        position = fx.where(chunks <= 0, place, fx.where(chunks == 1, next_chunk, far))
-        # A later key of the own chunk would have a negative one; causal masks leave it out.
-        return score + biases[fx.maximum(position - kv % size, 0), h]
+        # The three cases in one, since they are q - kv until the last position is reached.
+        position = fx.minimum(q - kv, fx.minimum(2 * size - 1, chunk) - kv % size)
+        return score + biases[fx.maximum(position, 0), h]
 
     return dual_chunk_bias

@@ -54,7 +54,7 @@ def learned_bias(table: Any, axes: str) -> fx.Mod:
                 case "d":
                     indices.append(fx.minimum(fx.abs(q - kv), size - 1))
                 case "r":
-                    indices.append(fx.maximum(-middle, fx.minimum(q - kv, middle)) + middle)
+                    indices.append(fx.maximum(0, fx.minimum(q - kv + middle, size - 1)))
                 case _:
                     indices.append({"b": b, "h": h, "q": q, "k": kv}[axis])
         return score + biases[tuple(indices)]

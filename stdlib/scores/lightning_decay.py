@@ -38,6 +38,6 @@ def lightning_decay(
     @fx.score_mod
     def lightning_decay(score: float, b: int, h: int, q: int, kv: int) -> float:
         back = fx.maximum(q - kv, 0)
-        return fx.where(q >= kv, score * fx.exp(-slope[h] * back), 0.0)
+        return score * fx.where(q >= kv, fx.exp(-slope[h] * back), 0.0)
 
     return lightning_decay

@@ -42,6 +42,6 @@ def retention(heads: int | None = None, *, decays: Any = None) -> fx.Mod:
     @fx.score_mod
     def retention(score: float, b: int, h: int, q: int, kv: int) -> float:
         back = fx.maximum(q - kv, 0)
-        return fx.where(q >= kv, score * fx.exp2(fx.log2(gamma[h]) * back), 0.0)
+        return score * fx.where(q >= kv, fx.exp2(fx.log2(gamma[h]) * back), 0.0)
 
     return retention

@@ -39,12 +39,12 @@ def swin_bias(table: Any, window: Any) -> fx.Mod:
     offsets = (2 * rows - 1) * (2 * columns - 1)
     biases = array_of("table", table, (2,), "float")
     check_shape("table", biases, (offsets, None), f"offsets in a {rows} x {columns} window, heads")
-    place = grid((rows, columns))
+    place, middle = grid((rows, columns)), offsets // 2
 
     @fx.score_mod
     def swin_bias(score: float, b: int, h: int, q: int, kv: int) -> float:
-        (row, column), (other_row, other_column) = place(q), place(kv)
-        down, across = row - other_row + rows - 1, column - other_column + columns - 1
-        return score + biases[down * (2 * columns - 1) + across, h]
+        # down and across in one number of each token: a pair costs one difference.
+        of_query, of_key = (row * (2 * columns - 1) + column for row, column in map(place, (q, kv)))
+        return score + biases[of_query + middle - of_key, h]
 
     return swin_bias

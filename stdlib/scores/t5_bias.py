@@ -41,7 +41,7 @@ def t5_bias(table: Any, *, bidirectional: bool = True, max_distance: int = 128) 
 
     @fx.score_mod
     def t5_bias(score: float, b: int, h: int, q: int, kv: int) -> float:
-        distance = fx.maximum(-farthest, fx.minimum(kv - q, farthest))
-        return score + biases[buckets[distance + farthest], h]
+        place = fx.maximum(0, fx.minimum(kv - q + farthest, 2 * farthest))
+        return score + biases[buckets[place], h]
 
     return t5_bias

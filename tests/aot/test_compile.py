@@ -37,6 +37,7 @@ JOBS += [f"document@{t}@bf16@plan_refine" for t in ("cuda:90", "cuda:80", "hip:g
 JOBS += [f"causal@cuda:90@bf16@{phase}" for phase in ("plan_counts", "plan_runs")]
 JOBS += [f"products@cuda:80@fp16@{phase}" for phase in ("factors", "forward", "backward_key")]
 JOBS += ["products@hip:gfx942@fp16@factors"]
+JOBS += [f"decay@{target}@fp16@differences" for target in OTHERS]
 JOBS += ["causal@cuda:80@fp32", "causal@cuda:90@fp32", "causal_192_128@hip:gfx942@bf16"]
 
 

@@ -36,6 +36,7 @@ KERNELS += [
 KERNELS += [(name, Phase.FORWARD, Language.GLUON) for name in OF_HOPPER]
 KERNELS += [(name, Phase.BACKWARD, Language.GLUON) for name in OF_HOPPER_BACKWARD]
 KERNELS += [("products", Phase.FACTORS, Language.TRITON)]
+KERNELS += [("decay", Phase.DIFFERENCES, Language.TRITON)]
 # What plans a mask on a device: loads and a comparison of them, quotients and remainders.
 KERNELS += [(name, Phase.PLAN_STATES, Language.TRITON) for name in ("document", "neighborhood")]
 KERNELS += [("full", p, Language.TRITON) for p in (Phase.PLAN_COUNTS, Phase.PLAN_RUNS)]
@@ -91,6 +92,7 @@ def test_source_of_a_mod_for_hopper() -> None:
         ("forward", "hopper", 80, "head dimensions 80/80 are none of"),
         ("backward", "hopper", 256, "takes head dimensions 64 and 128"),
         ("factors", "triton", 64, "writes the factors of products, and there are none"),
+        ("differences", "triton", 64, "writes tables of q - kv, and there are none"),
     ],
 )
 def test_what_no_target_has(phase: str, target: str, head_dim: int, message: str) -> None:

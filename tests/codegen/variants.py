@@ -72,6 +72,11 @@ def _relative(table: np.ndarray, shift: int) -> Mod:
     return fx.score_mod(lambda score, b, h, q, kv: score + table[h, q - kv + shift])
 
 
+def _decay(slopes: np.ndarray) -> Mod:
+    """A table of q - kv for each head."""
+    return fx.score_mod(lambda s, b, h, q, kv: s * fx.exp(-slopes[h] * abs(q - kv)))
+
+
 def _products(x: np.ndarray, y: np.ndarray) -> Mod:
     """Two products: of one the numbers of the rows, of the other those of the keys, by head."""
     return fx.score_mod(
@@ -100,6 +105,7 @@ VARIANTS: dict[str, Variant] = {
     "softcap": Variant(_sliding(30), _softcap(20.0)),
     "relative_bias": Variant(None, _relative(_TABLE, LENGTH), 96, 48),
     "products": Variant(CAUSAL, _products(_FACTORS[0], _FACTORS[1])),
+    "decay": Variant(CAUSAL, _decay(_SLOPES)),
     "masking_score": Variant(
         None, fx.score_mod(lambda s, b, h, q, kv: s if q >= kv else -float("inf"))
     ),

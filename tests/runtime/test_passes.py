@@ -14,7 +14,9 @@ from flexdsl.runtime.blocks import aligned_rows, strides_of
 from flexdsl.runtime.call import Call
 from flexdsl.runtime.passes import Made, Pass, Step
 
-PLAIN: Any = SimpleNamespace(products=())  # all that a pass itself looks at of a call's mods
+PLAIN: Any = SimpleNamespace(
+    products=(), tables=()
+)  # all that a pass itself looks at of a call's mods
 PHASES = (Phase.BACKWARD_ROWS, Phase.BACKWARD)
 GIVEN = (("tensors", "query"), ("rows", "lse"))
 MADE = (
