@@ -97,6 +97,8 @@ def write_docstring(
     for product in spec.products:
         row, key = (print_expr(x) for x in (product.row, product.key))
         module.line(f"added to the score: ({row}) * ({key})")
+    if spec.mask_bits:
+        module.line("mask: bits of masked tiles, made with the plan")
     if any(a.of == "key" for a in arguments):
         module.line(f"plan: {_describe_plan(spec)}")
     module.line('"""\n')
@@ -175,6 +177,8 @@ def _comment(argument: Argument) -> str:
             return "float32 sums, for a gradient"
         case Role.COUNTER:
             return "int32, 0: a count that programs share"
+        case Role.MASK_BITS:
+            return "int32 words of bits of masked tiles"
         case Role.STATES:
             return "int8 states of tiles"
         case Role.COUNTS:

@@ -23,6 +23,7 @@ from ..loops import KEYS
 from ..lower import Lowering, Scope, Text
 from ..tiles import descriptors, loads_at, names_of_kernel, tile_scope, write_allowed
 from ..writer import Block
+from . import mask_bits
 from .key_loads import KeyLoads, loads_of_keys, write_first_loads, write_keys, write_more_loads
 from .module import (
     BARRIERS,
@@ -50,7 +51,7 @@ from .works import (
     NAMES,
     NEXT_WORK,
     NOTES,
-    query_places,
+    works_of,
     works_of_consumer,
     works_of_producer,
     write_free_place,
@@ -113,20 +114,21 @@ def generate_forward(spec: KernelSpec) -> Kernel:
     )
     write_partitions(body, partitions[1], partitions[0], groups)
     functions = [BARRIERS, NOTES, SOFTMAX, *helpers_of(lowering.helpers)]
+    functions += [mask_bits.SPREAD] if spec.mask_bits else []
     title = "Attention forward for Hopper"
     return write_hopper_module(title, "forward", spec, arguments, functions, partitions, body)
 
 
 def _write_shared_memory(body: Block, spec: KernelSpec) -> list[str]:
     """Write the allocations, and give their names."""
-    groups, places = spec.consumers, query_places(spec)
+    groups, works = spec.consumers, works_of(spec)
     tiles: list[str] = []
     for of in score_products(spec):
-        tiles += allocate(body, of.rows, of.dim, places * groups, GROUP_ROWS)
+        tiles += allocate(body, of.rows, of.dim, works.places * groups, GROUP_ROWS)
         tiles += allocate(body, of.keys, of.dim, "STAGES", "BLOCK_N")
     tiles += allocate(body, "value", spec.value_dim, "STAGES", "BLOCK_N")
-    write_notes(body, places)
-    counts = {n: c.format(groups=groups, places=places) for n, c in _BARRIERS.items()}
+    write_notes(body, works)
+    counts = {n: c.format(groups=groups, places=works.places) for n, c in _BARRIERS.items()}
     write_barriers(body, counts)
     return [*tiles, *NAMES]
 
@@ -146,14 +148,16 @@ def _of_consumer(spec: KernelSpec, tiles: list[str], lowering: Lowering) -> tupl
 def _producer(spec: KernelSpec, lowering: Lowering, tiles: list[str]) -> tuple[Partition, bool]:
     """The producer, and whether a tile after a work's first one may be masked."""
     names = _names_of_descriptors({**dims_of_scores(spec), "value": spec.value_dim})
-    block, places = Block(1), query_places(spec)
-    with works_of_producer(block, places) as body:
+    block, works = Block(1), works_of(spec)
+    with works_of_producer(block, works) as body:
         write_query_program(body, spec, "gl")
         scope = Scope(body.block(), None, {n: n for n in ("b", "h", "q_first", "q_last")})
         schedule = write_schedule(KEYS, spec, GROUP_ROWS * spec.consumers, lowering, scope, warps=1)
+        if spec.mask_bits:
+            mask_bits.write_first_tile(body, lowering)
         body.line("kv_tile = first_tile\nstep = 0")
         _write_key_fetch(body, spec, "", schedule.more_than_one)
-        write_leave_work(body, places)
+        write_leave_work(body, works)
         ready, groups = "query_ready.index(query_place)", spec.consumers
         write_group_fetches(
             body, ready, rows_of(spec), "q_start", groups, f"query_place * {groups}"
@@ -191,7 +195,7 @@ def _write_value_fetch(block: Block, spec: KernelSpec) -> None:
 def _write_consumer(block: Block, spec: KernelSpec, masks: bool, lowering: Lowering) -> None:
     _write_layouts(block, spec)
     block.line(f"zero = gl.zeros([{GROUP_ROWS}, BLOCK_N], gl.float32, SCORES)")
-    with works_of_consumer(block, query_places(spec), spec.consumers) as body:
+    with works_of_consumer(block, works_of(spec), spec.consumers) as body:
         _write_work(body, spec, masks, lowering)
 
 
@@ -207,9 +211,11 @@ def _write_work(body: Block, spec: KernelSpec, masks: bool, lowering: Lowering) 
         body.line(f"out_tile_{i} = gl.zeros([{GROUP_ROWS}, {width}], gl.float32, OUT_{i})")
     body.line("\n# The first tile: nothing to weigh with yet.")
     _write_start_scores(body, spec, masked=False)
-    write_free_place(body, query_places(spec))
+    write_free_place(body, works_of(spec))
     loads = loads_of_keys(spec)
     early = write_first_loads(body, spec, loads, lowering, scope)
+    if spec.mask_bits:
+        mask_bits.write_words(body, spec, "", lowering)
     _write_wait_scores(body, 0)
     _write_weights(body, spec, "True", early, lowering, scope)
     _write_operands(body, spec)
@@ -231,6 +237,8 @@ def _write_layouts(body: Block, spec: KernelSpec) -> None:
     for i, (_, width) in enumerate(pieces(spec.value_dim)):
         body.line(f"OUT_{i}: {accumulator.format(width)}")
         body.line(f"WEIGHTS_{i}: gl.constexpr = gl.DotOperandLayout(0, OUT_{i}, 2)")
+    if spec.mask_bits:
+        mask_bits.write_layout(body)
 
 
 def _write_step(
@@ -248,6 +256,8 @@ def _write_step(
     body.line("before = at - 2")
     _write_start_out(body, spec)
     write_more_loads(body, spec, loads, masked, early, lowering, scope)
+    if spec.mask_bits:
+        mask_bits.write_words(body, spec, masked, lowering)
     _write_wait_scores(body, len(pieces(spec.value_dim)))
     _write_weights(body, spec, masked, early, lowering, scope)
     _write_wait_out(body, spec)
@@ -309,6 +319,9 @@ def _write_mask(
 
     It has a scope of its own: what the score computed may stand in registers that are needed here.
     """
+    if spec.mask_bits:
+        mask_bits.write_mask(block)
+        return
     if spec.score is None:
         write_keys(block, spec)
     scope = tile_scope(block, outer, "kv")

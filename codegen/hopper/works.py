@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from ..factors import score_products
 from ..kernel import KernelSpec
 from ..writer import Block
+from .mask_bits import BITS_TILE
 
 NEXT_WORK = "next_work"  # the counter
-_WORK = ("q_start", "b", "h")  # of a work, as the consumers know it; q_start is -1 after the last
 _NONE, _MASKED, _MORE = -1, 2, 1
 
 NOTES = '''\
@@ -44,19 +45,39 @@ def read(note):
 NAMES = ("work_notes", "tile_notes")
 
 
-def query_places(spec: KernelSpec) -> int:
-    """Places for the queries of works: two where shared memory is large enough for them."""
-    return 2 if sum(p.dim for p in score_products(spec)) <= 160 else 1
+@dataclass(frozen=True)
+class Works:
+    """What a kernel keeps of its works in shared memory.
+
+    Attributes:
+        places: for the queries of works, and for their notes.
+        names: of the numbers that the consumers are told of a work; `q_start`, the first one, is -1
+            after the last work.
+    """
+
+    places: int
+    names: tuple[str, ...]
+
+    def note(self, number: int) -> str:
+        """The source of the index of a number's note, at `query_place`."""
+        first = f"query_place * {len(self.names)}"
+        return f"{first} + {number}" if number else first
 
 
-def write_notes(block: Block, places: int) -> None:
-    """Write the allocation of the notes, for as many works as there are places for queries."""
-    block.line(f"work_notes = notes({places * len(_WORK)})")
+def works_of(spec: KernelSpec) -> Works:
+    """Two places for queries where shared memory is large enough for them."""
+    places = 2 if sum(p.dim for p in score_products(spec)) <= 160 else 1
+    return Works(places, ("q_start", "b", "h", *((BITS_TILE,) if spec.mask_bits else ())))
+
+
+def write_notes(block: Block, works: Works) -> None:
+    """Write the allocation of the notes."""
+    block.line(f"work_notes = notes({works.places * len(works.names)})")
     block.line("tile_notes = notes(STAGES)")
 
 
 @contextmanager
-def works_of_producer(block: Block, places: int) -> Iterator[Block]:
+def works_of_producer(block: Block, works: Works) -> Iterator[Block]:
     """Write the loop of the producer over works, numbered `program`; `at` counts tiles in it."""
     block.line("nth_work = 0\nat = 0\nprogram = gl.program_id(0)")
     with block.indented("while program < all_heads * q_tiles:") as body:
@@ -66,16 +87,16 @@ def works_of_producer(block: Block, places: int) -> Iterator[Block]:
         with body.indented("if gl.num_programs(0) < all_heads * q_tiles:") as rest:
             rest.line(f"program = gl.num_programs(0) + gl.atomic_add({NEXT_WORK}, 1)")
     block.comment("No work is left.")
-    _write_wait_free(block, places)
-    block.line(f"leave(work_notes.index({_note(0)}), {_NONE})")
+    _write_wait_free(block, works)
+    block.line(f"leave(work_notes.index({works.note(0)}), {_NONE})")
     block.line("mbarrier.arrive(query_ready.index(query_place), count=1)")
 
 
-def write_leave_work(block: Block, places: int) -> None:
+def write_leave_work(block: Block, works: Works) -> None:
     """Write the wait for a place for the work's queries, `query_place`, and its notes."""
-    _write_wait_free(block, places)
-    for i, name in enumerate(_WORK):
-        block.line(f"leave(work_notes.index({_note(i)}), {name})")
+    _write_wait_free(block, works)
+    for i, name in enumerate(works.names):
+        block.line(f"leave(work_notes.index({works.note(i)}), {name})")
 
 
 def write_leave_tile(block: Block, tile: str, masked: str, more: str) -> None:
@@ -91,33 +112,33 @@ def write_leave_tile(block: Block, tile: str, masked: str, more: str) -> None:
 
 
 @contextmanager
-def works_of_consumer(block: Block, places: int, groups: int) -> Iterator[Block]:
+def works_of_consumer(block: Block, works: Works, groups: int) -> Iterator[Block]:
     """Write the loop of a consumer over works; `mine` is the place of its own 64 queries.
 
     `at` is the number of the tile at hand, counted through all works; the body counts.
     """
     block.line("nth_work = 0\nat = 0")
-    _write_next_work(block, places)
+    _write_next_work(block, works)
     with block.indented("while q_start >= 0:") as body:
-        for i, name in enumerate(_WORK[1:], 1):
-            body.line(f"{name} = read(work_notes.index({_note(i)}))")
+        for i, name in enumerate(works.names[1:], 1):
+            body.line(f"{name} = read(work_notes.index({works.note(i)}))")
         body.line(f"mine = query_place * {groups} + GROUP")
         yield body
-        if places == 1:
+        if works.places == 1:
             body.line("tma.store_wait(0)")
             body.line("mbarrier.arrive(query_free.index(query_place), count=1)")
         body.line("nth_work += 1")
-        _write_next_work(body, places)
-    if places > 1:
+        _write_next_work(body, works)
+    if works.places > 1:
         block.line("tma.store_wait(0)")
 
 
-def write_free_place(block: Block, places: int) -> None:
+def write_free_place(block: Block, works: Works) -> None:
     """Write the wait for the stores of the work before: its queries' place is free then.
 
     With two places there is time for it until the scores of this work have been started.
     """
-    if places > 1:
+    if works.places > 1:
         with block.indented("if nth_work > 0:") as body:
             body.line("tma.store_wait(0)")
             body.line("mbarrier.arrive(query_free.index(1 - query_place), count=1)")
@@ -132,16 +153,12 @@ def write_read_tile(block: Block, *, masked: bool) -> None:
         block.line(f"masked = note & {_MASKED}")
 
 
-def _write_next_work(block: Block, places: int) -> None:
-    block.line(f"query_place = nth_work % {places}")
-    block.line(f"mbarrier.wait(query_ready.index(query_place), nth_work // {places} & 1)")
-    block.line(f"q_start = read(work_notes.index({_note(0)}))")
+def _write_next_work(block: Block, works: Works) -> None:
+    block.line(f"query_place = nth_work % {works.places}")
+    block.line(f"mbarrier.wait(query_ready.index(query_place), nth_work // {works.places} & 1)")
+    block.line(f"q_start = read(work_notes.index({works.note(0)}))")
 
 
-def _write_wait_free(block: Block, places: int) -> None:
-    block.line(f"query_place = nth_work % {places}")
-    block.line(f"mbarrier.wait(query_free.index(query_place), nth_work // {places} & 1 ^ 1)")
-
-
-def _note(number: int) -> str:
-    return f"query_place * {len(_WORK)} + {number}" if number else f"query_place * {len(_WORK)}"
+def _write_wait_free(block: Block, works: Works) -> None:
+    block.line(f"query_place = nth_work % {works.places}")
+    block.line(f"mbarrier.wait(query_free.index(query_place), nth_work // {works.places} & 1 ^ 1)")

@@ -69,7 +69,7 @@ class Job:
                 return self.types[argument.of]
             case Role.CAPTURE:
                 return f"*{self.types[argument.of]}"
-            case Role.TABLE | Role.COUNTS | Role.COUNTER:
+            case Role.TABLE | Role.COUNTS | Role.COUNTER | Role.MASK_BITS:
                 return "*i32"
             case Role.STATES:
                 return "*i8"

@@ -22,10 +22,10 @@ from flexdsl.analysis.gradient import LearnedLoad, learned_loads
 from flexdsl.codegen import OF_KEYS, Argument, KernelSpec, Language, Phase, Role, heavy_last
 from flexdsl.errors import InternalError
 from flexdsl.ir import Capture, Op, captures_of
-from flexdsl.runtime import bind, device_plan, machine
+from flexdsl.runtime import bind, device_plan, machine, mask_bits
 from flexdsl.runtime.blocks import blocks_of, flat_blocks
 from flexdsl.runtime.low_rank import score_of_kernel
-from flexdsl.runtime.run_table import DeviceTable, to_device
+from flexdsl.runtime.run_table import DeviceTable, TableWithBits, table_of_kernel, to_device
 from flexdsl.runtime.tuning import Config
 
 LOG2E = 1.4426950408889634
@@ -111,9 +111,13 @@ class Call:
         portable = phase in _BY_TILES and config.language is Language.TRITON
         if portable and plan is not None and plan.tile_shape == config.tile:
             mask = mask if plan.needs_mask else None
+        of_hopper = phase is Phase.FORWARD and config.language is Language.GLUON
+        bits = of_hopper and plan is not None and mask_bits.reason_against(self.bound, plan) is None
+        if bits or (mask is not None and mask.expr.op is Op.CONST):
+            mask = None
         head_dim, value_dim = (self.tensors[n].shape[3] for n in ("query", "value"))
         return KernelSpec(
-            mask if mask is None or mask.expr.op is not Op.CONST else None,
+            mask,
             score,
             closed_form,
             head_dim,
@@ -125,6 +129,7 @@ class Call:
             frozenset(self.bound.learned),
             config.consumers,
             self.bound.products,
+            bits,
         )
 
     def _wide(self) -> frozenset[Capture]:
@@ -251,6 +256,8 @@ def value_of(
             return call.gradients[name].stride(index)
         case Role.TABLE if table is not None:
             return getattr(table, name)
+        case Role.MASK_BITS if isinstance(table, TableWithBits):
+            return table.mask_words
         case Role.TABLE_STRIDE if plan is not None:
             return _table_stride(name, plan, call)
     raise InternalError(f"a kernel without a plan has the argument {argument.name}")
@@ -278,21 +285,30 @@ def _table_stride(axis: str, plan: BlockPlan, call: Call) -> int:
     return rows_of_head * heads if plan.depends_on_batch else 0
 
 
-def device_table(plan: BlockPlan, call: Call, launch: device_plan.Launch) -> DeviceTable:
-    """The plan's table on the device: made there for its kind, else uploaded once for a plan.
+def table_of(
+    arguments: Iterable[Argument], plan: BlockPlan | None, call: Call, launch: device_plan.Launch
+) -> DeviceTable | None:
+    """What a kernel reads of its plan on the device; None where it reads no table.
 
     Args:
+        plan: of a kernel that looks at pairs.
         launch: how kernels that make plans are run.
     """
+    roles = {a.role for a in arguments}
+    if plan is None or Role.TABLE not in roles:
+        return None
+    table = _device_table(plan, call, launch)
+    if Role.MASK_BITS not in roles:
+        return table
+    return mask_bits.with_bits(table, plan, call.bound, call.device, launch)
+
+
+def _device_table(plan: BlockPlan, call: Call, launch: device_plan.Launch) -> DeviceTable:
+    """The plan's table: made on the device for its kind, else uploaded once for a plan."""
     device = call.device
     if plan.device is not None:
         return device_plan.find_table(plan, call.bound, device, launch)
     tables = _TABLES.setdefault(plan, {})
     if device not in tables:
-        assert plan.table is not None
-        # Kernels look at the end of the axis that they go along in masked runs only.
-        of_queries = plan.outer == "q"
-        length, tiles = (plan.kv_len, plan.kv_tiles) if of_queries else (plan.q_len, plan.q_tiles)
-        cut = length % plan.tile_shape[1 if of_queries else 0] != 0
-        tables[device] = to_device(plan.table, tiles, cut, device)
+        tables[device] = to_device(table_of_kernel(plan), device)
     return tables[device]
