@@ -1,8 +1,8 @@
 """How much a mask costs a kernel for each pair of a masked tile: an estimate in instructions.
 
 It is for choices between ways to apply a mask, not for predictions of time. What depends on the
-query row alone is computed before the loops and costs nothing here; what depends on the key alone is
-computed once for the two rows of a tile that a thread of a matrix product has.
+query row alone is computed before the loops and costs nothing here; what depends on the key alone
+is computed once for the two rows that a thread has of a tile of scores.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """How the forward kernel reads the mask of a masked tile: one bit a pair, made with the plan.
 
 The words lie as `../mask_bits.py` says, in the order in which the producer goes through the masked
-tiles of a query tile, which come first. So a work begins at a tile of bits, which its notes say, and
-goes on to the next one with each tile. A thread has two words of a tile, whose bits are exactly its
-own scores: to look at one is a test of a constant bit. Words are loaded while the scores are
+tiles of a query tile, which come first. So a work begins at a tile of bits, which its notes say,
+and goes on to the next one with each tile. A thread has two words of a tile, whose bits are those
+of its own scores: to look at one is a test of a constant bit. Words are loaded while the scores are
 computed. Who makes them is not known here.
 """
 
@@ -21,9 +21,9 @@ SPREAD = '''\
 def spread(words, BLOCK_N: gl.constexpr, SCORES: gl.constexpr):
     """The word [64, 4] of each row and each thread of four, at all scores that the thread has."""
     words = words.reshape([64, 1, 4, 1])
-    zero = gl.full([64, BLOCK_N // 8, 4, 2], 0, gl.int32, words.type.layout)
-    at_scores = words + zero
-    return gl.convert_layout(at_scores.reshape([64, BLOCK_N]), SCORES, assert_trivial=True)
+    scores = gl.full([64, BLOCK_N // 8, 4, 2], 0, gl.int32, words.type.layout)
+    words, _ = gl.broadcast(words, scores)
+    return gl.convert_layout(words.reshape([64, BLOCK_N]), SCORES, assert_trivial=True)
 '''
 
 

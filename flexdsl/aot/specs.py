@@ -135,7 +135,7 @@ def job_of(
     _check_phase(phase, shape)
     dims = shape.head_dim, shape.value_dim
     spec = unbound_spec(mask, score, *dims, phase, products=products)
-    if phase in (*OF_MASKS, *OF_STATES):
+    if phase in (*OF_MASKS, *OF_STATES, Phase.MASK_BITS):
         spec = KernelSpec(mask, None, None, 0, 0)
     spec = replace(spec, learned=frozenset(learned))
     mods = (p and p.expr for p in (spec.mask, spec.score))

@@ -87,9 +87,13 @@ class Call:
     def plan(self, phase: Phase, config: Config) -> BlockPlan:
         """The user's plan where it has this tile or needs none, else one of this tile.
 
-        The kernel of dK and dV takes it transposed, of which the kind may be another one.
+        The kernel of dK and dV takes it transposed, of which the kind may be another one. A kernel
+        that may read its mask as bits takes some closed forms as tables.
         """
+        plan = self._plan(phase, config)
+        return mask_bits.with_table(self.bound, plan) if may_read_bits(phase, config) else plan
 
+    def _plan(self, phase: Phase, config: Config) -> BlockPlan:
         def turned(plan: BlockPlan) -> BlockPlan:
             return plan.transposed() if phase in OF_KEYS else plan
 
@@ -111,8 +115,7 @@ class Call:
         portable = phase in _BY_TILES and config.language is Language.TRITON
         if portable and plan is not None and plan.tile_shape == config.tile:
             mask = mask if plan.needs_mask else None
-        of_hopper = phase is Phase.FORWARD and config.language is Language.GLUON
-        bits = of_hopper and plan is not None and mask_bits.reason_against(self.bound, plan) is None
+        bits = plan is not None and self.reads_bits(phase, plan, config)
         if bits or (mask is not None and mask.expr.op is Op.CONST):
             mask = None
         head_dim, value_dim = (self.tensors[n].shape[3] for n in ("query", "value"))
@@ -132,12 +135,21 @@ class Call:
             bits,
         )
 
+    def reads_bits(self, phase: Phase, plan: BlockPlan, config: Config) -> bool:
+        """Does a kernel read the mask of its masked tiles as bits?"""
+        return may_read_bits(phase, config) and not mask_bits.reason_against(self.bound, plan)
+
     def _wide(self) -> frozenset[Capture]:
         values = self.values
         found = [p.expr for p in (self.bound.mask, self.bound.score) if p is not None]
         found += [x for p in self.bound.products for x in (p.row, p.key)]
         captures = (c for x in found for c in captures_of(x))
         return frozenset(c for c in captures if values[c.name].numel() >= 2**31)
+
+
+def may_read_bits(phase: Phase, config: Config) -> bool:
+    """Is a kernel one of those that know how to read their mask as bits?"""
+    return phase is Phase.FORWARD and config.language is Language.GLUON
 
 
 class Again(Protocol):

@@ -1,10 +1,11 @@
 """Bits of the mask: each pair of a plan's masked tiles evaluated once, where that pays.
 
-A mask of many instructions would be evaluated for every head in every call, and takes longer there
-than the matrix products. Where the plan is a table, a kernel writes what the mask says of its masked
-tiles as bits (`codegen/mask_bits.py`), and the forward kernel of a Hopper GPU reads those. Bits lie
-with the table: they are made once while no captured tensor changes. Two tiles of bits stand before
-those of the table: of a query tile without any tile, and of one whose tiles are all full.
+A mask of many instructions, evaluated for every head in every call, takes longer than the matrix
+products. Where the plan is a table, a kernel writes what the mask says of its masked tiles as bits
+(`codegen/mask_bits.py`), and the forward kernel of a Hopper GPU reads those. Bits are kept with the
+table, and made anew where a captured tensor has changed. Two tiles of bits stand before those of
+the table: of a query tile without any tile, and of one whose tiles are all full. Bundles have no
+such kernels: theirs evaluate the mask. So do the kernels of the backward pass.
 """
 
 from __future__ import annotations
@@ -25,12 +26,11 @@ from flexdsl.runtime.device_plan import Launch, given_of
 from flexdsl.runtime.extremes import not_empty
 from flexdsl.runtime.run_table import DeviceTable, TableWithBits, table_of_kernel
 
-# To look at a bit is two instructions a pair, with the choice of the score. A mask that is worth
-# less than twice that beside the choice gains nothing that its memory is worth.
-LEAST_WORK = 4
+# To look at a bit is one instruction a pair. A mask of less than three of `pair_work`, as a window
+# or a causal mask is, gains too little for the memory.
+LEAST_WORK = 3
 MOST_MIB = 64  # of a table
 _NONE, _ALL, _FIRST = 0, 1, 2  # tiles of bits: nothing allowed, everything, those of the table
-_MIB = 1 << 20
 
 
 def bits_nbytes(plan: BlockPlan) -> int:
@@ -43,17 +43,38 @@ def bits_nbytes(plan: BlockPlan) -> int:
     return (tiles + _FIRST) * bytes_of_tile(plan.tile_shape[0])
 
 
+def with_table(bound: Bound, plan: BlockPlan) -> BlockPlan:
+    """A closed form as a table, where its masked tiles are to have bits and are most of its tiles.
+
+    Any other plan as it is.
+    """
+    if plan.closed_form is None or plan.device is not None or not _is_worth_it(bound):
+        return plan
+    if 2 * plan.full_tiles > plan.live_tiles or reason_against(bound, plan.tabulated) is not None:
+        return plan
+    return plan.tabulated
+
+
 def reason_against(bound: Bound, plan: BlockPlan) -> str | None:
     """Why a Hopper GPU's forward kernel evaluates the mask by itself; None where it reads bits."""
-    if bound.mask is None or pair_work(bound.mask.expr) < LEAST_WORK:
+    if not _is_worth_it(bound):
         return "it takes few instructions"
     if plan.closed_form is not None:
-        return "the plan is a closed form, which has no table of tiles"
+        return "most tiles of the closed form have no mask"
     if any(isinstance(v, Tensor) and v.numel() >= 2**31 for v in bound.mask_values.values()):
         return "a captured tensor has 2**31 elements or more"
-    if (size := bits_nbytes(plan)) > MOST_MIB * _MIB:
-        return f"its bits would take {size / _MIB:.0f} MiB, and {MOST_MIB} MiB is the most"
+    if (size := bits_nbytes(plan)) > MOST_MIB << 20:
+        return f"its bits would take {mib(size)}, and {MOST_MIB} MiB is the most"
     return None
+
+
+def mib(size: int) -> str:
+    """A number of bytes in words."""
+    return f"{size / (1 << 20):.1f} MiB"
+
+
+def _is_worth_it(bound: Bound) -> bool:
+    return bound.mask is not None and pair_work(bound.mask.expr) >= LEAST_WORK
 
 
 def with_bits(

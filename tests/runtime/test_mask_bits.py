@@ -9,16 +9,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flexdsl as fx
-from flexdsl import stdlib
 from flexdsl.analysis import make_plan
-from flexdsl.codegen.mask_bits import bytes_of_tile
-from flexdsl.codegen.pair_work import pair_work
 from flexdsl.runtime import bind, device_plan, mask_bits
 from flexdsl.runtime.run_table import table_of_kernel, to_device
 from support.masks import HEADS, masks, shapes
