@@ -70,7 +70,7 @@ def reason_against(bound: Bound, plan: BlockPlan) -> str | None:
 
 def mib(size: int) -> str:
     """A number of bytes in words."""
-    return f"{size / (1 << 20):.1f} MiB"
+    return f"{size / (1 << 20):.2f} MiB"
 
 
 def _is_worth_it(bound: Bound) -> bool:

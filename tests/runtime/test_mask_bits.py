@@ -6,16 +6,25 @@ kernel that reads them is Gluon, and needs a GPU: `tests/codegen/test_hopper.py`
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flexdsl as fx
+from flexdsl import stdlib
 from flexdsl.analysis import make_plan
+from flexdsl.codegen import Language, Phase
+from flexdsl.codegen.pair_work import pair_work
+from flexdsl.ir import Kind
 from flexdsl.runtime import bind, device_plan, mask_bits
+from flexdsl.runtime.call import Call, table_of, value_of
+from flexdsl.runtime.explain import of_gpu
+from flexdsl.runtime.launch import candidates, kernel_of
 from flexdsl.runtime.run_table import table_of_kernel, to_device
 from support.masks import HEADS, masks, shapes
 
@@ -117,3 +126,92 @@ def test_bits_are_made_once_while_captured_tensors_stay():
     assert mask_bits.with_bits(*options) is made
     ids += 1
     assert mask_bits.with_bits(*options) is not made
+
+
+def explained(mask, gpu=90, length=600, dtype=torch.float16, heads=2):
+    """What `explain` says of a forward pass on a GPU of that capability."""
+    q, k, v = (torch.randn(1, heads, length, 64, dtype=dtype) for _ in range(3))
+    lengths = bind.lengths_of(q, k, 0)
+    reading = bind.read(bind.source_of(mask, Kind.MASK), None, lengths, q.device)
+    bound = bind.bind(reading.mask, None, lengths, (0, 0))
+    return "\n".join(of_gpu("auto", gpu, bound, 0.1, q, k, v)).split("\nbackward")[0]
+
+
+OWN = torch.arange(600) // 9 % 5
+COSTLY = {
+    "table": stdlib.neighborhood((24, 25), 7),
+    "numbers of a list": fx.mask_mod(lambda b, h, q, kv: OWN[q] == OWN[kv] and (q + kv) % 3 > 0),
+    "closed form of masked tiles": stdlib.dilated_window(100, 3),
+}
+
+
+@pytest.mark.parametrize("name", COSTLY)
+def test_costly_masks_are_read_as_bits_on_hopper(name):
+    text = explained(COSTLY[name])
+    assert re.search(
+        "mask is read as bits, which are written once for the plan: 0.0[345] MiB", text
+    )
+    assert "plan table" in text and "has no mask" not in text
+    for other in (
+        explained(COSTLY[name], gpu=80),
+        explained(COSTLY[name], gpu=90, dtype=torch.float32),
+    ):
+        assert "read as bits" not in other
+
+
+@pytest.mark.parametrize(
+    ("mask", "length", "reason"),
+    [
+        (stdlib.sliding_window(64), 600, "it takes few instructions"),
+        (stdlib.draft_blocks(256, 16), 512, "most tiles of the closed form have no mask"),
+    ],
+)
+def test_masks_that_are_evaluated_on_hopper(mask, length, reason):
+    text = explained(mask, length=length)
+    assert f"its mask is evaluated in every masked tile: {reason}" in text
+
+
+def test_bits_have_a_limit(monkeypatch):
+    monkeypatch.setattr(mask_bits, "MOST_MIB", 0)
+    text = explained(COSTLY["table"])
+    assert "in every masked tile: its bits would take 0.03 MiB, and 0 MiB is the most" in text
+    # A table that is not needed is not taken.
+    assert "plan closed-form" in explained(COSTLY["closed form of masked tiles"])
+
+
+@pytest.mark.parametrize(
+    ("mask", "work"),
+    [
+        ("q >= kv", 1),
+        ("q >= kv and q - kv < 64", 2),
+        # Of the key a shift and a mask for every two pairs, of the pair two comparisons.
+        ("q // 8 == kv // 8 and q % 8 == kv % 8", 3),
+        ("(q - kv) % 3 == 0", 8),
+    ],
+)
+def test_the_work_of_a_pair(mask, work):
+    assert pair_work(fx.parse(f"mask m() = {mask}").expr) == work
+
+
+def test_the_kernel_that_reads_bits_is_the_same_for_all_masks_and_gets_them():
+    digests = set()
+    for mask in COSTLY.values():
+        q, k, v = (torch.randn(1, 2, 600, 64, dtype=torch.float16, device=DEVICE) for _ in range(3))
+        lengths = bind.lengths_of(q, k, 0)
+        reading = bind.read(bind.source_of(mask, Kind.MASK), None, lengths, DEVICE)
+        bound = bind.bind(reading.mask, None, lengths, (0, 0))
+        tensors = {"query": q, "key": k, "value": v, "out": q}
+        sums = {"next_work": torch.zeros(1, device=DEVICE)}
+        call = Call(bound, 0.1, tensors, {"lse": q[..., 0].float()}, sums, hopper=True)
+        config = candidates(Phase.FORWARD, call, 90)[0]
+        plan = call.plan(Phase.FORWARD, config)
+        kernel = kernel_of(Phase.FORWARD, Language.GLUON, call.spec(Phase.FORWARD, plan, config))
+        digests.add(kernel.digest)
+        table = table_of(kernel.arguments, plan, call, device_plan.launch_compiled)
+        values = {a.name: value_of(a, call, plan, table, config) for a in kernel.arguments}
+        words, first_bits = values["mask_words"], values["first_bits"]
+        assert words.dtype == first_bits.dtype == torch.int32 and len(first_bits) == plan.q_tiles
+        assert words.numel() % (128 * 4) == 0 and 4 * words.numel() == mask_bits.bits_nbytes(plan)
+        allowed = allowed_of(words, (128, 128))[2 : 2 + plan.live_tiles // 2]
+        assert allowed[:, :88].sum() > 0 and allowed.any((1, 2)).all()
+    assert len(digests) == 1
