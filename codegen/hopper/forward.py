@@ -6,7 +6,8 @@ starts the product of the next scores, then that of the weights at hand with the
 computes the next softmax while the second one runs. The order of issue was found by experiment on
 an H200; FlashAttention 3 (arXiv 2407.08608) describes the same overlap within a warpgroup. Masked
 and full tiles share a loop: with a loop each, ptxas packed and unpacked the weights carried from
-one to the other in every tile. The first tile of a work is always masked.
+one to the other in every tile. The first tile of a work is always masked. A mask is evaluated, or
+read as bits (`mask_bits.py`).
 Which calls this kernel covers is said in `cover.py`.
 """
 

@@ -25,7 +25,7 @@ from flexdsl.ir import Capture, Op, captures_of
 from flexdsl.runtime import bind, device_plan, machine, mask_bits
 from flexdsl.runtime.blocks import blocks_of, flat_blocks
 from flexdsl.runtime.low_rank import score_of_kernel
-from flexdsl.runtime.run_table import DeviceTable, TableWithBits, table_of_kernel, to_device
+from flexdsl.runtime.run_table import DeviceTable, TableWithBits, grows, table_of_kernel, to_device
 from flexdsl.runtime.tuning import Config
 
 LOG2E = 1.4426950408889634
@@ -127,7 +127,7 @@ class Call:
             value_dim,
             self.bound.clamped,
             self._wide(),
-            closed_form is not None and heavy_last(closed_form),
+            plan is not None and _is_heavy_last(plan),
             self.tensors["query"].shape[1] != self.tensors["key"].shape[1],
             frozenset(self.bound.learned),
             config.consumers,
@@ -150,6 +150,13 @@ class Call:
 def may_read_bits(phase: Phase, config: Config) -> bool:
     """Is a kernel one of those that know how to read their mask as bits?"""
     return phase is Phase.FORWARD and config.language is Language.GLUON
+
+
+def _is_heavy_last(plan: BlockPlan) -> bool:
+    """Have later outer tiles more work, as far as the host knows?"""
+    if plan.closed_form is not None:
+        return heavy_last(plan.closed_form)
+    return plan.table is not None and grows(plan)
 
 
 class Again(Protocol):

@@ -58,6 +58,16 @@ def table_of_kernel(plan: BlockPlan) -> RunTable:
     return mask_last_tile(plan.table, tiles) if cut else plan.table
 
 
+def grows(plan: BlockPlan) -> bool:
+    """Have the later outer tiles of a plan of that kind more tiles, as under a causal mask?"""
+    assert plan.table is not None
+    table = plan.table
+    tiles = np.bincount(table.row_of_runs(), table.stops - table.starts, table.rows)
+    of_outer = tiles.reshape(-1, plan.q_tiles if plan.outer == "q" else plan.kv_tiles).sum(0)
+    half = len(of_outer) // 2
+    return bool(of_outer[len(of_outer) - half :].sum() > 1.5 * of_outer[:half].sum())
+
+
 def to_device(table: RunTable, device: torch.device) -> DeviceTable:
     """The table on `device`."""
     arrays = (table.offsets, table.full_ends, table.starts, table.stops)

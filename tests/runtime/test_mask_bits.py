@@ -25,7 +25,7 @@ from flexdsl.runtime import bind, device_plan, mask_bits
 from flexdsl.runtime.call import Call, table_of, value_of
 from flexdsl.runtime.explain import of_gpu
 from flexdsl.runtime.launch import candidates, kernel_of
-from flexdsl.runtime.run_table import table_of_kernel, to_device
+from flexdsl.runtime.run_table import grows, table_of_kernel, to_device
 from support.masks import HEADS, masks, shapes
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -191,6 +191,22 @@ def test_bits_have_a_limit(monkeypatch):
 )
 def test_the_work_of_a_pair(mask, work):
     assert pair_work(fx.parse(f"mask m() = {mask}").expr) == work
+
+
+@pytest.mark.parametrize(
+    ("mask", "expected"),
+    [
+        (stdlib.strided(24), True),
+        (fx.mask_mod(lambda b, h, q, kv: q >= kv and (q + kv) % 5 > 2), True),
+        (fx.mask_mod(lambda b, h, q, kv: q >= kv and h == 1), True),
+        (stdlib.neighborhood((24, 25), 7), False),
+        (fx.mask_mod(lambda b, h, q, kv: q <= kv and (q + kv) % 5 > 2), False),
+        (fx.mask_mod(lambda b, h, q, kv: q < 0), False),
+    ],
+)
+def test_tables_say_whether_later_rows_have_more_tiles(mask, expected):
+    plan = make_plan(mask.program, 600, 600, heads=2)
+    assert grows(plan.tabulated) == expected
 
 
 def test_the_kernel_that_reads_bits_is_the_same_for_all_masks_and_gets_them():
