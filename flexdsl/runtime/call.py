@@ -137,7 +137,8 @@ class Call:
 
     def reads_bits(self, phase: Phase, plan: BlockPlan, config: Config) -> bool:
         """Does a kernel read the mask of its masked tiles as bits?"""
-        return may_read_bits(phase, config) and not mask_bits.reason_against(self.bound, plan)
+        has_table = plan.closed_form is None and may_read_bits(phase, config)
+        return has_table and mask_bits.reason_against(self.bound, plan) is None
 
     def _wide(self) -> frozenset[Capture]:
         values = self.values

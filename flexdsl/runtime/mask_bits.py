@@ -44,26 +44,26 @@ def bits_nbytes(plan: BlockPlan) -> int:
 
 
 def with_table(bound: Bound, plan: BlockPlan) -> BlockPlan:
-    """A closed form as a table, where its masked tiles are to have bits and are most of its tiles.
-
-    Any other plan as it is.
-    """
-    if plan.closed_form is None or plan.device is not None or not _is_worth_it(bound):
-        return plan
-    if 2 * plan.full_tiles > plan.live_tiles or reason_against(bound, plan.tabulated) is not None:
+    """A closed form as a table where its masked tiles are to have bits; any other plan as it is."""
+    if plan.closed_form is None or reason_against(bound, plan) is not None:
         return plan
     return plan.tabulated
 
 
 def reason_against(bound: Bound, plan: BlockPlan) -> str | None:
-    """Why a Hopper GPU's forward kernel evaluates the mask by itself; None where it reads bits."""
-    if not _is_worth_it(bound):
+    """Why a Hopper GPU's forward kernel evaluates the mask by itself; None where it reads bits.
+
+    Of a closed form: why it is not to be taken as a table, which has bits.
+    """
+    if bound.mask is None or pair_work(bound.mask.expr) < LEAST_WORK:
         return "it takes few instructions"
-    if plan.closed_form is not None:
-        return "most tiles of the closed form have no mask"
     if any(isinstance(v, Tensor) and v.numel() >= 2**31 for v in bound.mask_values.values()):
         return "a captured tensor has 2**31 elements or more"
-    if (size := bits_nbytes(plan)) > MOST_MIB << 20:
+    if plan.closed_form is not None and plan.device is not None:
+        return "bits need a table, which a closed form saves the GPU from making"
+    if plan.closed_form is not None and 2 * plan.full_tiles > plan.live_tiles:
+        return "most tiles of the closed form have no mask"
+    if (size := bits_nbytes(plan.tabulated)) > MOST_MIB << 20:
         return f"its bits would take {mib(size)}, and {MOST_MIB} MiB is the most"
     return None
 
@@ -71,10 +71,6 @@ def reason_against(bound: Bound, plan: BlockPlan) -> str | None:
 def mib(size: int) -> str:
     """A number of bytes in words."""
     return f"{size / (1 << 20):.2f} MiB"
-
-
-def _is_worth_it(bound: Bound) -> bool:
-    return bound.mask is not None and pair_work(bound.mask.expr) >= LEAST_WORK
 
 
 def with_bits(

@@ -116,6 +116,15 @@ def test_bits_of_rows_with_many_masked_tiles():
     check(plan, dense[None, None])
 
 
+@pytest.mark.parametrize("tile", [(128, 64), (64, 128), (192, 128)])
+def test_bits_of_the_tiles_of_kernels(tile):
+    """All 16 or 32 bits of a word, the sign among them."""
+    function = fx.mask_mod(lambda b, h, q, kv: (q * 5 + kv * kv) % 11 > 4 or kv % 8 == 7)
+    plan = make_plan(function.program, 70, 150, tile=tile)
+    dense = np.array([[bool(function(0, 0, q, kv)) for kv in range(150)] for q in range(70)])
+    check(plan, dense[None, None])
+
+
 def test_bits_are_made_once_while_captured_tensors_stay():
     ids = torch.arange(64, device=DEVICE) // 9
     mask = fx.mask_mod(lambda b, h, q, kv: ids[q] == ids[kv])
@@ -176,7 +185,8 @@ def test_bits_have_a_limit(monkeypatch):
     text = explained(COSTLY["table"])
     assert "in every masked tile: its bits would take 0.03 MiB, and 0 MiB is the most" in text
     # A table that is not needed is not taken.
-    assert "plan closed-form" in explained(COSTLY["closed form of masked tiles"])
+    text = explained(COSTLY["closed form of masked tiles"])
+    assert "plan closed-form" in text and "and 0 MiB is the most" in text
 
 
 @pytest.mark.parametrize(
