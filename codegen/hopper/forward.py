@@ -210,13 +210,13 @@ def _write_work(body: Block, spec: KernelSpec, masks: bool, lowering: Lowering) 
     body.line(f"total = gl.zeros([{GROUP_ROWS}], gl.float32, ROWS)")
     for i, (_, width) in enumerate(pieces(spec.value_dim)):
         body.line(f"out_tile_{i} = gl.zeros([{GROUP_ROWS}, {width}], gl.float32, OUT_{i})")
+    if spec.mask_bits:
+        mask_bits.write_words(body, spec, "", lowering)
     body.line("\n# The first tile: nothing to weigh with yet.")
     _write_start_scores(body, spec, masked=False)
     write_free_place(body, works_of(spec))
     loads = loads_of_keys(spec)
     early = write_first_loads(body, spec, loads, lowering, scope)
-    if spec.mask_bits:
-        mask_bits.write_words(body, spec, "", lowering)
     _write_wait_scores(body, 0)
     _write_weights(body, spec, "True", early, lowering, scope)
     _write_operands(body, spec)

@@ -4,7 +4,7 @@ The words lie as `../mask_bits.py` says, in the order in which the producer goes
 tiles of a query tile, which come first. So a work begins at a tile of bits, which its notes say,
 and goes on to the next one with each tile. A thread has two words of a tile, whose bits are those
 of its own scores: to look at one is a test of a constant bit. Words are loaded while the scores are
-computed. Who makes them is not known here.
+computed, those of the first tile before its keys are there. Who makes them is not known here.
 """
 
 from __future__ import annotations
