@@ -91,7 +91,11 @@ class Call:
         that may read its mask as bits takes some closed forms as tables.
         """
         plan = self._plan(phase, config)
-        return mask_bits.with_table(self.bound, plan) if may_read_bits(phase, config) else plan
+        if not may_read_bits(phase, config):
+            return plan
+        if plan.tile_shape != config.tile:  # a table, if it becomes one, is of the kernel's tiles
+            plan = bind.find_plan(self.bound.mask, self.bound.lengths, config.tile)
+        return mask_bits.with_table(self.bound, plan)
 
     def _plan(self, phase: Phase, config: Config) -> BlockPlan:
         def turned(plan: BlockPlan) -> BlockPlan:

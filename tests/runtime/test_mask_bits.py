@@ -142,7 +142,7 @@ def explained(mask, gpu=90, length=600, dtype=torch.float16, heads=2):
     q, k, v = (torch.randn(1, heads, length, 64, dtype=dtype) for _ in range(3))
     lengths = bind.lengths_of(q, k, 0)
     reading = bind.read(bind.source_of(mask, Kind.MASK), None, lengths, q.device)
-    bound = bind.bind(reading.mask, None, lengths, (0, 0))
+    bound = replace(bind.bind(reading.mask, None, lengths, (0, 0)), plan=reading.plan)
     return "\n".join(of_gpu("auto", gpu, bound, 0.1, q, k, v)).split("\nbackward")[0]
 
 
@@ -217,6 +217,12 @@ def test_the_work_of_a_pair(mask, work):
 def test_tables_say_whether_later_rows_have_more_tiles(mask, expected):
     plan = make_plan(mask.program, 600, 600, heads=2)
     assert grows(plan.tabulated) == expected
+
+
+def test_a_closed_form_of_other_tiles_becomes_a_table_of_the_kernel_s():
+    given = fx.plan(COSTLY["closed form of masked tiles"], 600, 600, tile=(64, 32))
+    text = explained(given)
+    assert "plan table, 52.0% of 128 x 128 tiles live" in text and "mask is read as bits" in text
 
 
 def test_the_kernel_that_reads_bits_is_the_same_for_all_masks_and_gets_them():
