@@ -11,6 +11,7 @@
         writer.py  lines, blocks and names
         hopper/    the same for Hopper GPUs, in Gluon
     mask       --planner | refinement | compaction--> Kernel    a plan's states of tiles, its runs
+    mask       --mask_bits--> Kernel    the mask of a plan's masked tiles, a bit a pair
         intervals.py, abstract.py, extremes.py      the interval semantics as source
     programs   --unbound--> Kernel      for calls that are not known yet
 

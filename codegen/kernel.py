@@ -44,7 +44,10 @@ class Role(Enum):
     SUMS = "pointer to float32 sums: of learned load `of` by rows, keys, diagonals; of half of dQ"
     GRADIENT = "pointer to the float32 gradient of a captured tensor"
     GRADIENT_STRIDE = "int32 or int64 stride of that gradient along dimension `index`, in elements"
-    TABLE = "pointer to an int32 array of the plan's run table: offsets, full_ends, starts, stops"
+    TABLE = (
+        "pointer to an int32 array of the plan's run table: offsets, full_ends, starts, stops;"
+        " first_bits where there are bits of masked tiles"
+    )
     STATES = "pointer to one int8 state a tile: 0 empty, 1 partial, 2 full"
     COUNTS = "pointer to one int32 number a row of the run table: runs, full_runs, merged_from"
     ELEMENTS = "pointer to the elements of a captured tensor: contiguous, signed or float32"
@@ -53,6 +56,7 @@ class Role(Enum):
     COUNTER = "pointer to one int32 number, 0 before the kernel runs, which it counts with"
     FACTORS = "pointer to the bfloat16 columns of rows or of keys (`factors.py`), contiguous"
     DIFFERENCES = "pointer to a table of differences q - kv (`differences.py`), contiguous"
+    MASK_BITS = "pointer to the int32 words of bits of masked tiles (`mask_bits.py`)"
     TABLE_STRIDE = "int32: rows of the run table from one batch or one head to the next"
 
 
@@ -95,6 +99,8 @@ class KernelSpec:
         consumers: warpgroups of a Hopper kernel that have 64 rows each of a program's queries.
         products: what is added to the scores by one more matrix product, before the modification.
         tables: what the score loads from tables of q - kv.
+        mask_bits: the mask of a tile is read from bits that were made with the table; `mask` is
+            None then.
     """
 
     mask: Program | None
@@ -110,6 +116,7 @@ class KernelSpec:
     consumers: int = 2
     products: tuple[Product, ...] = ()
     tables: tuple[DifferenceTable, ...] = ()
+    mask_bits: bool = False
 
 
 @dataclass(frozen=True)

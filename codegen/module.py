@@ -102,6 +102,8 @@ def write_docstring(
         module.line(f"added to the score: ({row}) * ({key})")
     for table in spec.tables:
         module.line(f"{table.capture.name}: {print_expr(table.term)}")
+    if spec.mask_bits:
+        module.line("mask: bits of masked tiles, made with the plan")
     if any(a.of == "key" for a in arguments):
         module.line(f"plan: {_describe_plan(spec)}")
     module.line('"""\n')
@@ -180,6 +182,8 @@ def _comment(argument: Argument) -> str:
             return "float32 sums, for a gradient"
         case Role.COUNTER:
             return "int32, 0: a count that programs share"
+        case Role.MASK_BITS:
+            return "int32 words of bits of masked tiles"
         case Role.STATES:
             return "int8 states of tiles"
         case Role.COUNTS:

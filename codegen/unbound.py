@@ -28,6 +28,7 @@ from .hopper import (
 )
 from .hopper import generate_forward as generate_hopper_forward
 from .kernel import Kernel, KernelSpec, Language, heavy_last
+from .mask_bits import generate_mask_bits
 from .planner import generate_plan_states
 from .refinement import generate_plan_refine
 from .rows import generate_backward_rows
@@ -49,6 +50,7 @@ class Phase(Enum):
     PLAN_REFINE = "plan_refine"
     PLAN_COUNTS = "plan_counts"
     PLAN_RUNS = "plan_runs"
+    MASK_BITS = "mask_bits"
 
 
 # Those whose programs have a key tile each and loop over query tiles.
@@ -98,6 +100,7 @@ GENERATORS = {
     (Phase.PLAN_REFINE, Language.TRITON): generate_plan_refine,
     (Phase.PLAN_COUNTS, Language.TRITON): generate_plan_counts,
     (Phase.PLAN_RUNS, Language.TRITON): generate_plan_runs,
+    (Phase.MASK_BITS, Language.TRITON): generate_mask_bits,
 }
 
 

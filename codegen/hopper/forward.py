@@ -6,7 +6,8 @@ starts the product of the next scores, then that of the weights at hand with the
 computes the next softmax while the second one runs. The order of issue was found by experiment on
 an H200; FlashAttention 3 (arXiv 2407.08608) describes the same overlap within a warpgroup. Masked
 and full tiles share a loop: with a loop each, ptxas packed and unpacked the weights carried from
-one to the other in every tile. The first tile of a work is always masked.
+one to the other in every tile. The first tile of a work is always masked. A mask is evaluated, or
+read as bits (`mask_bits.py`).
 Which calls this kernel covers is said in `cover.py`.
 """
 
@@ -23,6 +24,7 @@ from ..loops import KEYS
 from ..lower import Lowering, Scope, Text
 from ..tiles import descriptors, loads_at, names_of_kernel, tile_scope, write_allowed
 from ..writer import Block
+from . import mask_bits
 from .early_loads import Loads
 from .key_loads import loads_of_keys, write_first_loads, write_keys, write_more_loads
 from .module import (
@@ -79,7 +81,8 @@ _BARRIERS = {
 def _works(spec: KernelSpec) -> Works:
     """The works; there are two places for queries where shared memory is large enough for them."""
     places = 2 if sum(p.dim for p in score_products(spec)) <= 160 else 1
-    return Works("all_heads * q_tiles", ("q_start", "b", "h"), "query", places)
+    bits = (mask_bits.BITS_TILE,) if spec.mask_bits else ()
+    return Works("all_heads * q_tiles", ("q_start", "b", "h", *bits), "query", places)
 
 
 def generate_forward(spec: KernelSpec) -> Kernel:
@@ -117,6 +120,7 @@ def generate_forward(spec: KernelSpec) -> Kernel:
     )
     write_partitions(body, partitions[1], partitions[0], groups)
     functions = [BARRIERS, NOTES, SOFTMAX, *helpers_of(lowering.helpers)]
+    functions += [mask_bits.SPREAD] if spec.mask_bits else []
     title = "Attention forward for Hopper"
     return write_hopper_module(title, "forward", spec, arguments, functions, partitions, body)
 
@@ -155,6 +159,8 @@ def _producer(spec: KernelSpec, lowering: Lowering, tiles: list[str]) -> tuple[P
         write_query_program(body, spec, "gl")
         scope = Scope(body.block(), None, {n: n for n in ("b", "h", "q_first", "q_last")})
         schedule = write_schedule(KEYS, spec, GROUP_ROWS * spec.consumers, lowering, scope)
+        if spec.mask_bits:
+            mask_bits.write_first_tile(body, lowering)
         _write_key_fetch(body, spec, "first_tile", schedule.after_first)
         works.write_leave(body)
         first = f"{works.place} * {spec.consumers}" if works.places > 1 else ""
@@ -216,6 +222,8 @@ def _write_work(
     body.line(f"total = gl.zeros([{GROUP_ROWS}], gl.float32, ROWS)")
     for i, (_, width) in enumerate(pieces(spec.value_dim)):
         body.line(f"out_tile_{i} = gl.zeros([{GROUP_ROWS}, {width}], gl.float32, OUT_{i})")
+    if spec.mask_bits:
+        mask_bits.write_words(body, spec, "", lowering)
     body.line("\n# The first tile: nothing to weigh with yet.")
     _write_start_scores(body, spec)
     if works.places > 1:
@@ -246,6 +254,8 @@ def _write_layouts(body: Block, spec: KernelSpec) -> None:
     for i, (_, width) in enumerate(pieces(spec.value_dim)):
         body.line(f"OUT_{i}: {accumulator.format(width)}")
         body.line(f"WEIGHTS_{i}: gl.constexpr = gl.DotOperandLayout(0, OUT_{i}, 2)")
+    if spec.mask_bits:
+        mask_bits.write_layout(body)
 
 
 def _write_step(
@@ -265,6 +275,8 @@ def _write_step(
     body.line("before = at - 2")
     _write_start_out(body, spec)
     write_more_loads(body, spec, loads, masked, early, lowering, scope)
+    if spec.mask_bits:
+        mask_bits.write_words(body, spec, masked, lowering)
     _write_wait_scores(body, len(pieces(spec.value_dim)))
     _write_weights(body, spec, masked, early, lowering, scope)
     _write_wait_out(body, spec)
@@ -326,6 +338,9 @@ def _write_mask(
 
     It has a scope of its own: what the score computed may stand in registers that are needed here.
     """
+    if spec.mask_bits:
+        mask_bits.write_mask(block)
+        return
     if spec.score is None:
         write_keys(block, spec)
     scope = tile_scope(block, outer, "kv")

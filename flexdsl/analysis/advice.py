@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from flexdsl.analysis.table import OF_FORM
 from flexdsl.analysis.truth import flatten
 from flexdsl.analysis.values import substitute
 from flexdsl.ir import Capture, DType, Expr, Op, Program, apply, const, load, print_expr, var, walk
@@ -24,7 +25,7 @@ Q, KV = var("q"), var("kv")
 
 def advice(plan: BlockPlan) -> Iterator[str]:
     """What to change, a paragraph each; nothing for a closed form, or a plan made on a device."""
-    if plan.mask is None or plan.table is None:
+    if plan.mask is None or plan.table is None or plan.table.made == OF_FORM:
         return
     found = [*_offsets_of_sorted(plan, plan.mask), *_patches_of_window(plan, plan.mask)]
     yield from found

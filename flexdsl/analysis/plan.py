@@ -29,7 +29,7 @@ from flexdsl.analysis.planning import Outer, plan_of, table_of
 from flexdsl.analysis.scene import Scene
 from flexdsl.analysis.shape import ends_ascend, is_contiguous
 from flexdsl.analysis.symmetry import is_symmetric
-from flexdsl.analysis.table import RunTable, room_for
+from flexdsl.analysis.table import OF_FORM, RunTable, room_for
 from flexdsl.analysis.values import bind
 from flexdsl.errors import ArgumentError
 from flexdsl.ir import Program, captures_of, const
@@ -140,7 +140,10 @@ class BlockPlan:
     @cached_property
     def tabulated(self) -> BlockPlan:
         """The same plan as a table of runs, of what captured tensors hold now."""
-        table = self._runs if self.device is None else None  # there a kernel makes it
+        if self.closed_form is None:
+            return self
+        # On a device a kernel makes it.
+        table = replace(self._runs, made=OF_FORM) if self.device is None else None
         return replace(self, closed_form=None, table=table)
 
     @property

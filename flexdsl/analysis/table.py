@@ -19,6 +19,7 @@ from flexdsl.analysis.subdivide import TileMap, first_row
 
 Array = NDArray[Any]
 SUBDIVIDED = "by subdivision of the tile grid"
+OF_FORM = "of a closed form, for kernels that read a table"
 
 
 @dataclass(frozen=True, eq=False)

@@ -69,7 +69,7 @@ class Job:
                 return self.types[argument.of]
             case Role.CAPTURE | Role.DIFFERENCES:
                 return f"*{self.types[argument.of]}"
-            case Role.TABLE | Role.COUNTS | Role.COUNTER:
+            case Role.TABLE | Role.COUNTS | Role.COUNTER | Role.MASK_BITS:
                 return "*i32"
             case Role.STATES:
                 return "*i8"
@@ -138,7 +138,7 @@ def job_of(
     _check_phase(phase, shape)
     dims = shape.head_dim, shape.value_dim
     spec = unbound_spec(mask, score, *dims, phase, products=products, tables=tables)
-    if phase in (*OF_MASKS, *OF_STATES):
+    if phase in (*OF_MASKS, *OF_STATES, Phase.MASK_BITS):
         spec = KernelSpec(mask, None, None, 0, 0)
     spec = replace(spec, learned=frozenset(learned))
     mods = (p and p.expr for p in (spec.mask, spec.score))

@@ -15,6 +15,7 @@
                     -> bundles, bundled, machine        kernels of bundles, by the driver alone
                        -> replay                        either, launched again by the driver
                     -> device_plan, extremes, members   plans made on the device, by kernels
+                    -> mask_bits                        masks evaluated once for a plan, by a kernel
               -> operator_compiled, operator_paths      the same, as torch.compile traces it
               -> reference                              dense float64, the oracle
     load      -> eager                                  of a bundle: no compiler is imported

@@ -21,7 +21,7 @@ from flexdsl.codegen import OF_KEYS, Language, Phase
 from flexdsl.errors import BundleError
 from flexdsl.ir import Program
 from flexdsl.runtime import device_plan, machine
-from flexdsl.runtime.call import Call, device_table, programs_of, value_of
+from flexdsl.runtime.call import Call, programs_of, table_of, value_of
 from flexdsl.runtime.replay import Function, Replay, replay_of
 from flexdsl.runtime.tuning import Config, diagonal_config
 
@@ -100,8 +100,8 @@ class Bundled:
         if code.plan == "closed-form":
             self._check_limits(call)
         plan = self._plan(phase, call, config) if code.plan == "table" else None
-        table = None if plan is None else device_table(plan, call, self.launch_planning)
         arguments = tuple(p.argument for p in code.parameters)
+        table = table_of(arguments, plan, call, self.launch_planning)
         values = [value_of(a, call, plan, table, config) for a in arguments]
         programs = programs_of(phase, arguments, call, config)
         function = self._function(code, call.device)

@@ -31,11 +31,11 @@ from flexdsl.codegen import (
 )
 from flexdsl.errors import InternalError
 from flexdsl.ir import Capture, Op, captures_of
-from flexdsl.runtime import bind, device_plan, machine
+from flexdsl.runtime import bind, device_plan, machine, mask_bits
 from flexdsl.runtime.blocks import blocks_of, flat_blocks
 from flexdsl.runtime.differences import differences_of
 from flexdsl.runtime.low_rank import score_of_kernel
-from flexdsl.runtime.run_table import DeviceTable, to_device
+from flexdsl.runtime.run_table import DeviceTable, TableWithBits, grows, table_of_kernel, to_device
 from flexdsl.runtime.tuning import Config
 
 LOG2E = 1.4426950408889634
@@ -99,9 +99,17 @@ class Call:
     def plan(self, phase: Phase, config: Config) -> BlockPlan:
         """The user's plan where it has this tile or needs none, else one of this tile.
 
-        The kernel of dK and dV takes it transposed, of which the kind may be another one.
+        The kernel of dK and dV takes it transposed, of which the kind may be another one. A kernel
+        that may read its mask as bits takes some closed forms as tables.
         """
+        plan = self._plan(phase, config)
+        if not may_read_bits(phase, config):
+            return plan
+        if plan.tile_shape != config.tile:  # a table, if it becomes one, is of the kernel's tiles
+            plan = bind.find_plan(self.bound.mask, self.bound.lengths, config.tile)
+        return mask_bits.with_table(self.bound, plan)
 
+    def _plan(self, phase: Phase, config: Config) -> BlockPlan:
         def turned(plan: BlockPlan) -> BlockPlan:
             return plan.transposed() if phase in OF_KEYS else plan
 
@@ -123,22 +131,31 @@ class Call:
         portable = phase in _BY_TILES and config.language is Language.TRITON
         if portable and plan is not None and plan.tile_shape == config.tile:
             mask = mask if plan.needs_mask else None
+        bits = plan is not None and self.reads_bits(phase, plan, config)
+        if bits or (mask is not None and mask.expr.op is Op.CONST):
+            mask = None
         head_dim, value_dim = (self.tensors[n].shape[3] for n in ("query", "value"))
         return KernelSpec(
-            mask if mask is None or mask.expr.op is not Op.CONST else None,
+            mask,
             score,
             closed_form,
             head_dim,
             value_dim,
             self.bound.clamped,
             self._wide(),
-            closed_form is not None and heavy_last(closed_form),
+            plan is not None and _is_heavy_last(plan),
             self.tensors["query"].shape[1] != self.tensors["key"].shape[1],
             frozenset(self.bound.learned),
             config.consumers,
             self.bound.products,
             self.bound.tables,
+            bits,
         )
+
+    def reads_bits(self, phase: Phase, plan: BlockPlan, config: Config) -> bool:
+        """Does a kernel read the mask of its masked tiles as bits?"""
+        has_table = plan.closed_form is None and may_read_bits(phase, config)
+        return has_table and mask_bits.reason_against(self.bound, plan) is None
 
     def _wide(self) -> frozenset[Capture]:
         values = self.values
@@ -147,6 +164,18 @@ class Call:
         found += [t.number for t in self.bound.tables]
         captures = (c for x in found for c in captures_of(x))
         return frozenset(c for c in captures if values[c.name].numel() >= 2**31)
+
+
+def may_read_bits(phase: Phase, config: Config) -> bool:
+    """Is a kernel one of those that know how to read their mask as bits?"""
+    return phase is Phase.FORWARD and config.language is Language.GLUON
+
+
+def _is_heavy_last(plan: BlockPlan) -> bool:
+    """Have later outer tiles more work, as far as the host knows?"""
+    if plan.closed_form is not None:
+        return heavy_last(plan.closed_form)
+    return plan.table is not None and grows(plan)
 
 
 class Again(Protocol):
@@ -271,6 +300,8 @@ def value_of(
             return call.gradients[name].stride(index)
         case Role.TABLE if table is not None:
             return getattr(table, name)
+        case Role.MASK_BITS if isinstance(table, TableWithBits):
+            return table.mask_words
         case Role.TABLE_STRIDE if plan is not None:
             return _table_stride(name, plan, call)
     raise InternalError(f"a kernel without a plan has the argument {argument.name}")
@@ -300,21 +331,30 @@ def _table_stride(axis: str, plan: BlockPlan, call: Call) -> int:
     return rows_of_head * heads if plan.depends_on_batch else 0
 
 
-def device_table(plan: BlockPlan, call: Call, launch: device_plan.Launch) -> DeviceTable:
-    """The plan's table on the device: made there for its kind, else uploaded once for a plan.
+def table_of(
+    arguments: Iterable[Argument], plan: BlockPlan | None, call: Call, launch: device_plan.Launch
+) -> DeviceTable | None:
+    """What a kernel reads of its plan on the device; None where it reads no table.
 
     Args:
+        plan: of a kernel that looks at pairs.
         launch: how kernels that make plans are run.
     """
+    roles = {a.role for a in arguments}
+    if plan is None or Role.TABLE not in roles:
+        return None
+    table = _device_table(plan, call, launch)
+    if Role.MASK_BITS not in roles:
+        return table
+    return mask_bits.with_bits(table, plan, call.bound, call.device, launch)
+
+
+def _device_table(plan: BlockPlan, call: Call, launch: device_plan.Launch) -> DeviceTable:
+    """The plan's table: made on the device for its kind, else uploaded once for a plan."""
     device = call.device
     if plan.device is not None:
         return device_plan.find_table(plan, call.bound, device, launch)
     tables = _TABLES.setdefault(plan, {})
     if device not in tables:
-        assert plan.table is not None
-        # Kernels look at the end of the axis that they go along in masked runs only.
-        of_queries = plan.outer == "q"
-        length, tiles = (plan.kv_len, plan.kv_tiles) if of_queries else (plan.q_len, plan.q_tiles)
-        cut = length % plan.tile_shape[1 if of_queries else 0] != 0
-        tables[device] = to_device(plan.table, tiles, cut, device)
+        tables[device] = to_device(table_of_kernel(plan), device)
     return tables[device]

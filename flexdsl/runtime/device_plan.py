@@ -123,7 +123,7 @@ def states(
     found = torch.empty(shape, dtype=torch.int8, device=device)
     programs = -(-grid.q_tiles // ROWS) * -(-grid.kv_tiles // COLUMNS) * grid.batch * grid.heads
     tensors = {n: elements(v) for n, v in values.items() if isinstance(v, Tensor)}
-    given = _given(found, plan, values)
+    given = {"states": found, **given_of(plan, values)}
     launch(Phase.PLAN_STATES, plan.mask, programs, given, tensors, plan.tile_shape, device)
     return found
 
@@ -133,15 +133,14 @@ def refine(found: Tensor, plan: BlockPlan, values: Mapping[str, Any], launch: La
     grid = plan.scene.grid
     programs = -(-grid.kv_tiles // LANES) * grid.q_tiles * grid.batch * grid.heads
     tensors = {n: not_empty(v) for n, v in values.items() if isinstance(v, Tensor)}
-    given, tile = _given(found, plan, values), plan.tile_shape
-    launch(Phase.PLAN_REFINE, plan.mask, programs, given, tensors, tile, found.device)
+    given = {"states": found, **given_of(plan, values)}
+    launch(Phase.PLAN_REFINE, plan.mask, programs, given, tensors, plan.tile_shape, found.device)
 
 
-def _given(found: Tensor, plan: BlockPlan, values: Mapping[str, Any]) -> dict[str, Any]:
-    """States, sizes and parameters, by name."""
+def given_of(plan: BlockPlan, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The sizes of a plan and the parameters of its mask, by name."""
     grid = plan.scene.grid
     return {
-        "states": found,
         "heads": grid.heads,
         "q_len": grid.q_len,
         "kv_len": grid.kv_len,

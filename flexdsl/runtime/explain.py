@@ -173,10 +173,24 @@ def _kernel(phase: Phase, call: Call, gpu: int) -> list[str]:
     if phase not in OF_ROWS:
         plan = call.plan(phase, config)
         lines.append(f"    {_tiles(plan)}")
-        if call.spec(phase, plan, config).mask is None:
-            lines.append("    it has no mask: every pair of every live tile is allowed")
+        lines += [f"    {line}" for line in _mask(phase, call, plan, config)]
     lines += [f"    where that does not fit the GPU: {_words(other)}" for other in others]
     return lines
+
+
+def _mask(phase: Phase, call: Call, plan: BlockPlan, config: Config) -> list[str]:
+    """How a kernel knows the mask of a tile, where there is a choice or no mask."""
+    from flexdsl.runtime.call import may_read_bits
+    from flexdsl.runtime.mask_bits import bits_nbytes, mib, reason_against
+
+    if call.reads_bits(phase, plan, config):
+        size = mib(bits_nbytes(plan))
+        return [f"its mask is read as bits, which are written once for the plan: {size}"]
+    if call.spec(phase, plan, config).mask is None:
+        return ["it has no mask: every pair of every live tile is allowed"]
+    if may_read_bits(phase, config):
+        return [f"its mask is evaluated in every masked tile: {reason_against(call.bound, plan)}"]
+    return []
 
 
 def _words(config: Config) -> str:

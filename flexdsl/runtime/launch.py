@@ -25,7 +25,6 @@ from flexdsl.codegen import (
     KernelSpec,
     Language,
     Phase,
-    Role,
     backward_reason,
     reason_not_covered,
 )
@@ -38,10 +37,10 @@ from flexdsl.runtime.call import (
     DTYPES,
     OF_ROWS,
     Call,
-    device_table,
     grid_of,
     loads_of,
     programs_of,
+    table_of,
     value_of,
 )
 from flexdsl.runtime.compiled import replay_of_compiled
@@ -192,7 +191,7 @@ def kernel_of(phase: Phase, language: Language, spec: KernelSpec) -> Kernel:
         *(p and p.expr for p in (spec.mask, spec.score)),
         *(spec.closed_form, spec.head_dim, spec.value_dim),
         *(spec.clamped, spec.wide, spec.heavy_last, spec.grouped, spec.learned, spec.consumers),
-        *(spec.products, spec.tables),
+        *(spec.products, spec.tables, spec.mask_bits),
     )
     if key not in _KERNELS:
         _KERNELS[key] = GENERATORS[phase, language](spec)
@@ -212,9 +211,7 @@ def launch(
     Raises:
         OutOfResources: the configuration does not fit the GPU.
     """
-    reads_table = any(a.role is Role.TABLE for a in kernel.arguments)
-    compiled = device_plan.launch_compiled
-    table = device_table(plan, call, compiled) if plan is not None and reads_table else None
+    table = table_of(kernel.arguments, plan, call, device_plan.launch_compiled)
     values = [value_of(a, call, plan, table, config) for a in kernel.arguments]
     arguments = [describe(v, config.language) if isinstance(v, Blocks) else v for v in values]
     programs = programs_of(phase, kernel.arguments, call, config)

@@ -6,34 +6,70 @@ tiles look at no bounds, so a last tile that the keys do not fill moves to the m
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from flexdsl.analysis import BlockPlan
 from flexdsl.analysis.table import RunTable
+from flexdsl.runtime.memory import Memory
 
 
 @dataclass(frozen=True, eq=False)
 class DeviceTable:
-    """int32 tensors on the device; see `RunTable` for their meaning."""
+    """int32 tensors on the device; see `RunTable` for their meaning.
+
+    Attributes:
+        bits: what is remembered of the mask in its masked tiles (`mask_bits.py`).
+    """
 
     offsets: Tensor
     full_ends: Tensor
     starts: Tensor
     stops: Tensor
+    bits: Memory = field(default_factory=lambda: Memory(1), init=False)
 
 
-def to_device(table: RunTable, tiles: int, cut: bool, device: torch.device) -> DeviceTable:
-    """The table on `device`.
+@dataclass(frozen=True, eq=False)
+class TableWithBits(DeviceTable):
+    """A table with the mask of its masked tiles as bits.
 
-    Args:
-        tiles: number of tiles along the axis of the runs.
-        cut: the last of them reaches past the end.
+    Attributes:
+        first_bits: int32 [rows], the tile of bits of the first tile of each row; those of its
+            masked tiles follow on each other.
+        mask_words: int32, one tile of bits after the other.
     """
-    if cut:
-        table = mask_last_tile(table, tiles)
+
+    first_bits: Tensor
+    mask_words: Tensor
+
+
+def table_of_kernel(plan: BlockPlan) -> RunTable:
+    """The table of a plan of that kind as kernels read it.
+
+    They look at the end of the axis that they go along in masked runs only.
+    """
+    assert plan.table is not None
+    of_queries = plan.outer == "q"
+    length, tiles = (plan.kv_len, plan.kv_tiles) if of_queries else (plan.q_len, plan.q_tiles)
+    cut = length % plan.tile_shape[1 if of_queries else 0] != 0
+    return mask_last_tile(plan.table, tiles) if cut else plan.table
+
+
+def grows(plan: BlockPlan) -> bool:
+    """Have the later outer tiles of a plan of that kind more tiles, as under a causal mask?"""
+    assert plan.table is not None
+    table = plan.table
+    tiles = np.bincount(table.row_of_runs(), table.stops - table.starts, table.rows)
+    of_outer = tiles.reshape(-1, plan.q_tiles if plan.outer == "q" else plan.kv_tiles).sum(0)
+    half = len(of_outer) // 2
+    return bool(of_outer[len(of_outer) - half :].sum() > 1.5 * of_outer[:half].sum())
+
+
+def to_device(table: RunTable, device: torch.device) -> DeviceTable:
+    """The table on `device`."""
     arrays = (table.offsets, table.full_ends, table.starts, table.stops)
     return DeviceTable(*(_upload(np.ascontiguousarray(a, dtype=np.int32), device) for a in arrays))
 

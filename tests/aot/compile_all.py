@@ -1,6 +1,8 @@
 """Compile variants for targets in a process without Triton's interpreter; print facts as JSON.
 
 Usage: python -m tests.aot.compile_all VARIANT@TARGET@DTYPE[@PHASE[@HEAD_DIM]] ...
+
+The phase "bits" is the forward kernel of a Hopper GPU that reads its mask as bits.
 """
 
 from __future__ import annotations
@@ -10,12 +12,17 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import triton
 
-from flexdsl.aot import compile_kernel
-from tests.codegen.variants import VARIANTS
+from flexdsl.aot import compile_kernel, parse_target
+from flexdsl.aot.compile import compile_job
+from flexdsl.aot.specs import Job, Shape, job_of
+from flexdsl.codegen import Language, Phase, unbound_spec
+from flexdsl.codegen.hopper import generate_forward
+from tests.codegen.variants import VARIANTS, Variant
 
 
 def facts(job: str) -> dict[str, object]:
@@ -23,15 +30,18 @@ def facts(job: str) -> dict[str, object]:
     name, target, dtype, *more = job.split("@")
     variant = VARIANTS[name]
     dims = (variant.head_dim, variant.value_dim) if len(more) < 2 else (int(more[1]),) * 2
-    compiled = compile_kernel(
-        variant.mask,
-        variant.score,
-        target=target,
-        dtype=dtype,
-        head_dim=dims[0],
-        value_dim=dims[1],
-        phase=more[0] if more else "forward",
-    )
+    if more and more[0] == "bits":
+        compiled = compile_job(reading_bits(variant, Shape(parse_target(target), dtype, *dims)))
+    else:
+        compiled = compile_kernel(
+            variant.mask,
+            variant.score,
+            target=target,
+            dtype=dtype,
+            head_dim=dims[0],
+            value_dim=dims[1],
+            phase=more[0] if more else "forward",
+        )
     text = compiled.stages["ptx" if target.startswith("cuda") else "amdgcn"]
     assert isinstance(text, str)
     machine = sass(compiled.machine_code) if target == "cuda:90" else ""
@@ -40,6 +50,7 @@ def facts(job: str) -> dict[str, object]:
         "language": compiled.kernel.language.value,
         # Loads from and stores to local memory, where registers are spilled to.
         "spills": machine.count("LDL") + machine.count("STL"),
+        "shuffles": machine.count("SHFL"),
         "products": machine.count("HGMMA"),
         "waits": machine.count("WARPGROUP.DEPBAR"),
         "bytes": len(compiled.machine_code),
@@ -50,6 +61,17 @@ def facts(job: str) -> dict[str, object]:
         "tma_loads": text.count("cp.async.bulk.tensor"),
         "text": target.split(":")[1] in text,
     }
+
+
+def reading_bits(variant: Variant, shape: Shape) -> Job:
+    """The forward kernel of the variant's score whose mask is bits."""
+    score = None if variant.score is None else variant.score.program
+    job = job_of(Phase.FORWARD, None, score, shape)
+    spec = unbound_spec(None, score, shape.head_dim, shape.value_dim)
+    spec = replace(spec, closed_form=None, mask_bits=True)
+    of_hopper = (c for _, c in job.candidates if c.language is Language.GLUON)
+    kernels = tuple((generate_forward(replace(spec, consumers=c.consumers)), c) for c in of_hopper)
+    return replace(job, candidates=kernels)
 
 
 def sass(cubin: bytes) -> str:

@@ -30,6 +30,10 @@ OF_HOPPER_BACKWARD = [
     for name in ("causal", "document", "softcap", "products")
     for d in (64, 128)
 ]
+# Those that read their mask as bits: two and three consumers, a score without loads and with one.
+OF_BITS = [f"full@cuda:90@bf16@bits@{d}" for d in (64, 96, 128, 256)]
+OF_BITS += [f"{n}@cuda:90@fp16@bits@{d}" for n in ("softcap", "relative_bias") for d in (64, 128)]
+JOBS += [*OF_BITS, *(f"neighborhood@{t}@bf16@mask_bits" for t in ("cuda:90", "hip:gfx942"))]
 JOBS += [*OF_HOPPER, *OF_HOPPER_BACKWARD, "full@cuda:90@bf16@backward_sums@128"]
 JOBS += [f"{name}@cuda:90@bf16@plan_states" for name in ("document", "neighborhood", "sinks")]
 JOBS += [f"document@{t}@bf16@plan_states" for t in ("cuda:80", "hip:gfx942")]
@@ -63,15 +67,22 @@ def test_hopper_uses_its_own_instructions(compiled: dict[str, dict[str, Any]]) -
 
 
 def test_forward_in_gluon_spills_nothing(compiled: dict[str, dict[str, Any]]) -> None:
-    for job in OF_HOPPER:
+    for job in (*OF_HOPPER, *OF_BITS):
         facts = compiled[job]
         assert facts["language"] == "gluon" and facts["wgmma"] > 0 and facts["tma_loads"] > 2
         assert facts["spills"] == 0, facts
 
 
+def test_bits_stay_with_the_threads_that_loaded_them(compiled: dict[str, dict[str, Any]]) -> None:
+    """Words are spread over a thread's own scores: nothing moves between threads for it."""
+    phases = (compiled[f"full@cuda:90@bf16@{phase}@128"] for phase in ("bits", "forward"))
+    with_bits, without = (facts["shuffles"] for facts in phases)
+    assert with_bits == without > 0
+
+
 def test_products_in_gluon_run_side_by_side(compiled: dict[str, dict[str, Any]]) -> None:
     """Where ptxas lets one product wait for another, it waits as often as it multiplies."""
-    for job in (*OF_HOPPER, *OF_HOPPER_BACKWARD):
+    for job in (*OF_HOPPER, *OF_BITS, *OF_HOPPER_BACKWARD):
         facts = compiled[job]
         assert facts["language"] == "gluon" and facts["waits"] * 3 < facts["products"], facts
 

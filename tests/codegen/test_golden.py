@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from flexdsl.codegen import Language, Phase, generate_unbound
+from flexdsl.codegen import Kernel, Language, Phase, generate_unbound, unbound_spec
+from flexdsl.codegen.unbound import GENERATORS
 from flexdsl.errors import ArgumentError
 from tests.codegen.variants import CAUSAL, VARIANTS
 
@@ -41,6 +43,8 @@ KERNELS += [("decay", Phase.DIFFERENCES, Language.TRITON)]
 KERNELS += [(name, Phase.PLAN_STATES, Language.TRITON) for name in ("document", "neighborhood")]
 KERNELS += [("full", p, Language.TRITON) for p in (Phase.PLAN_COUNTS, Phase.PLAN_RUNS)]
 KERNELS += [("document", Phase.PLAN_REFINE, Language.TRITON)]
+KERNELS += [("neighborhood", Phase.MASK_BITS, Language.TRITON)]
+READS_BITS = "bits", Phase.FORWARD, Language.GLUON  # whatever the mask is
 
 
 def path_of(name: str, phase: Phase, language: Language) -> Path:
@@ -53,18 +57,28 @@ def test_kernel_text(name: str, phase: Phase, language: Language, update_golden:
     v = VARIANTS[name]
     programs = [None if m is None else m.program for m in (v.mask, v.score)]
     kernel = generate_unbound(*programs, v.head_dim, v.value_dim, phase, language)
+    expect_text(kernel, path_of(name, phase, language), update_golden)
+
+
+def test_text_of_a_kernel_that_reads_its_mask_as_bits(update_golden: bool) -> None:
+    spec = replace(unbound_spec(None, None, 128, 128), closed_form=None, mask_bits=True)
+    kernel = GENERATORS[Phase.FORWARD, Language.GLUON](spec)
+    expect_text(kernel, path_of(*READS_BITS), update_golden)
+
+
+def expect_text(kernel: Kernel, path: Path, update: bool) -> None:
+    """The text of a kernel is that of the golden file, which is written first to `update` it."""
     # Where a mod stands in this repository's tests is no part of the kernel.
     lines = kernel.source.splitlines(keepends=True)
     text = "".join(n for n in lines if not n.startswith("    source: "))
-    path = path_of(name, phase, language)
-    if update_golden:
+    if update:
         path.write_text(text)
     assert path.exists(), f"no {path.name}: run pytest --update-golden and read it"
     assert text == path.read_text()
 
 
 def test_no_golden_file_is_left_over() -> None:
-    assert set(GOLDEN.iterdir()) == {path_of(*kernel) for kernel in KERNELS}
+    assert set(GOLDEN.iterdir()) == {path_of(*kernel) for kernel in (*KERNELS, READS_BITS)}
 
 
 def test_source_of_a_mod() -> None:

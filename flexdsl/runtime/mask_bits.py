@@ -1,0 +1,126 @@
+"""Bits of the mask: each pair of a plan's masked tiles evaluated once, where that pays.
+
+A mask of many instructions, evaluated for every head in every call, takes longer than the matrix
+products. Where the plan is a table, a kernel writes what the mask says of its masked tiles as bits
+(`codegen/mask_bits.py`), and the forward kernel of a Hopper GPU reads those. Bits are kept with the
+table, and made anew where a captured tensor has changed. Two tiles of bits stand before those of
+the table: of a query tile without any tile, and of one whose tiles are all full. Bundles have no
+such kernels: theirs evaluate the mask. So do the kernels of the backward pass.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flexdsl.analysis import BlockPlan
+from flexdsl.analysis.table import RunTable
+from flexdsl.codegen import Phase
+from flexdsl.codegen.mask_bits import PARTS, bytes_of_tile
+from flexdsl.codegen.pair_work import pair_work
+from flexdsl.runtime.bind import Bound
+from flexdsl.runtime.device_plan import Launch, given_of
+from flexdsl.runtime.extremes import not_empty
+from flexdsl.runtime.run_table import DeviceTable, TableWithBits, table_of_kernel
+
+# To look at a bit is one instruction a pair. A mask of less than three of `pair_work`, as a window
+# or a causal mask is, gains too little for the memory.
+LEAST_WORK = 3
+MOST_MIB = 64  # of a table
+_NONE, _ALL, _FIRST = 0, 1, 2  # tiles of bits: nothing allowed, everything, those of the table
+
+
+def bits_nbytes(plan: BlockPlan) -> int:
+    """Bytes of the bits of a plan by a table; on a device, room for all tiles being masked."""
+    grid = plan.scene.grid
+    if plan.kind == "device":
+        tiles = grid.batch * grid.heads * plan.q_tiles * plan.kv_tiles
+    else:
+        tiles = int(_masked_tiles(table_of_kernel(plan)).sum())
+    return (tiles + _FIRST) * bytes_of_tile(plan.tile_shape[0])
+
+
+def with_table(bound: Bound, plan: BlockPlan) -> BlockPlan:
+    """A closed form as a table where its masked tiles are to have bits; any other plan as it is."""
+    if plan.closed_form is None or reason_against(bound, plan) is not None:
+        return plan
+    return plan.tabulated
+
+
+def reason_against(bound: Bound, plan: BlockPlan) -> str | None:
+    """Why a Hopper GPU's forward kernel evaluates the mask by itself; None where it reads bits.
+
+    Of a closed form: why it is not to be taken as a table, which has bits.
+    """
+    if bound.mask is None or pair_work(bound.mask.expr) < LEAST_WORK:
+        return "it takes few instructions"
+    if any(isinstance(v, Tensor) and v.numel() >= 2**31 for v in bound.mask_values.values()):
+        return "a captured tensor has 2**31 elements or more"
+    if plan.closed_form is not None and plan.device is not None:
+        return "bits need a table, which a closed form saves the GPU from making"
+    if plan.closed_form is not None and 2 * plan.full_tiles > plan.live_tiles:
+        return "most tiles of the closed form have no mask"
+    if (size := bits_nbytes(plan.tabulated)) > MOST_MIB << 20:
+        return f"its bits would take {mib(size)}, and {MOST_MIB} MiB is the most"
+    return None
+
+
+def mib(size: int) -> str:
+    """A number of bytes in words."""
+    return f"{size / (1 << 20):.2f} MiB"
+
+
+def with_bits(
+    table: DeviceTable, plan: BlockPlan, bound: Bound, device: torch.device, launch: Launch
+) -> TableWithBits:
+    """The plan's table with the bits of its masked tiles, made once for what captures contain.
+
+    Args:
+        table: the plan's, on `device`.
+        launch: runs the kernel.
+    """
+
+    def make() -> TableWithBits:
+        return _make(table, plan, bound, device, launch)
+
+    return table.bits.get((bound.mask,), device, make)
+
+
+def _make(
+    table: DeviceTable, plan: BlockPlan, bound: Bound, device: torch.device, launch: Launch
+) -> TableWithBits:
+    words = torch.empty(bits_nbytes(plan) // 4, dtype=torch.int32, device=device)
+    of_tile = bytes_of_tile(plan.tile_shape[0]) // 4
+    words[:of_tile].zero_()
+    words[of_tile : 2 * of_tile].fill_(-1)
+    made = TableWithBits(
+        table.offsets, table.full_ends, table.starts, table.stops, _first_bits(table, plan), words
+    )
+    given: dict[str, Any] = {**vars(made), **given_of(plan, bound.mask_values)}
+    tensors = {n: not_empty(v) for n, v in bound.mask_values.items() if isinstance(v, Tensor)}
+    programs = len(table.full_ends) * PARTS
+    launch(Phase.MASK_BITS, bound.mask, programs, given, tensors, plan.tile_shape, device)
+    return made
+
+
+def _first_bits(table: DeviceTable, plan: BlockPlan) -> Tensor:
+    """int32 [rows]: the tile of bits of the first tile that a kernel takes of each row."""
+    if plan.kind == "device":
+        rows = torch.arange(len(table.full_ends), dtype=torch.int32, device=table.offsets.device)
+        last = table.offsets[1:]
+        other = (table.offsets[:-1] < last).to(torch.int32) * _ALL
+        return torch.where(table.full_ends < last, rows * plan.kv_tiles + _FIRST, other)
+    runs = table_of_kernel(plan)
+    masked = _masked_tiles(runs)
+    first = np.where(masked > 0, np.cumsum(masked) - masked + _FIRST, _NONE)
+    first[(masked == 0) & (np.diff(runs.offsets) > 0)] = _ALL
+    return torch.from_numpy(first.astype(np.int32)).to(table.offsets.device)
+
+
+def _masked_tiles(table: RunTable) -> np.ndarray[Any, Any]:
+    """Masked tiles of each row."""
+    tiles = np.where(table.full_runs(), 0, table.stops - table.starts)
+    return np.bincount(table.row_of_runs(), tiles, table.rows).astype(np.int64)

@@ -1,0 +1,249 @@
+"""Bits of masked tiles against the mask on plain ints, and which calls read them.
+
+The kernel that writes bits runs under Triton's interpreter, and on a GPU where there is one. The
+kernel that reads them is Gluon, and needs a GPU: `tests/codegen/test_hopper.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import flexdsl as fx
+from flexdsl import stdlib
+from flexdsl.analysis import make_plan
+from flexdsl.codegen import Language, Phase
+from flexdsl.codegen.pair_work import pair_work
+from flexdsl.ir import Kind
+from flexdsl.runtime import bind, device_plan, mask_bits
+from flexdsl.runtime.call import Call, table_of, value_of
+from flexdsl.runtime.explain import of_gpu
+from flexdsl.runtime.launch import candidates, kernel_of
+from flexdsl.runtime.run_table import grows, table_of_kernel, to_device
+from support.masks import HEADS, masks, shapes
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+TILES = st.sampled_from([(32, 8), (32, 16), (64, 32)])
+
+
+def bound_of(plan):
+    """A call's mask with its values where kernels run."""
+    values = {
+        n: torch.as_tensor(v, device=DEVICE) if isinstance(v, np.ndarray | torch.Tensor) else v
+        for n, v in plan.mask.values.items()
+    }
+    program = replace(plan.mask, values=values)
+    lengths = bind.Lengths(plan.batch, plan.heads, plan.q_len, plan.kv_len, plan.q_offset)
+    return bind.Bound(program, None, values, {}, None, lengths, frozenset())
+
+
+def tables(plan):
+    """The plan's table with bits: uploaded from the host, and made on the device."""
+    launch = device_plan.launch_compiled
+    host, bound = plan.tabulated, bound_of(plan)
+    yield mask_bits.with_bits(to_device(table_of_kernel(host), DEVICE), host, bound, DEVICE, launch)
+    there = replace(plan, device=str(DEVICE), closed_form=None, table=None)
+    made = device_plan.make_table(there, bound.mask_values, DEVICE, launch)
+    yield mask_bits.with_bits(made, there, bound, DEVICE, launch)
+
+
+def allowed_of(words, tile):
+    """Tiles of words as bools [tiles, rows, keys], by what the layout says of one key."""
+    words = words.cpu().reshape(-1, tile[0], 4)
+    found = torch.zeros(len(words), *tile, dtype=torch.bool)
+    for key in range(tile[1]):
+        bit = key // 8 * 2 + key % 2
+        found[:, :, key] = words[:, :, key % 8 // 2] >> bit & 1 == 1
+    return found.numpy()
+
+
+def check(plan, dense):
+    """Each tile that a kernel masks has its bits, in the order in which the kernel comes to it.
+
+    Args:
+        dense: the mask pair by pair, on plain numbers: [batch, heads, q, kv].
+    """
+    (height, width), grid = plan.tile_shape, plan.scene.grid
+    padded = np.zeros((*dense.shape[:3], plan.kv_tiles * width), bool)
+    padded[..., : plan.kv_len] = dense
+    for made in tables(plan):
+        bits = allowed_of(made.mask_words, plan.tile_shape)
+        offsets, full_ends, starts, stops, first_bits = (
+            getattr(made, n).tolist()
+            for n in ("offsets", "full_ends", "starts", "stops", "first_bits")
+        )
+        assert not bits[0].any() and bits[1].all()
+        seen = set()
+        for row in range(len(full_ends)):
+            b, h = divmod(row // plan.q_tiles, grid.heads)
+            rows = slice(row % plan.q_tiles * height, plan.q_len)
+            runs = range(full_ends[row], offsets[row + 1])
+            tiles = [t for run in runs for t in range(starts[run], stops[run])]
+            if not tiles:
+                assert first_bits[row] == int(offsets[row] < offsets[row + 1])
+            for at, tile in enumerate(tiles, first_bits[row]):
+                wanted = padded[b, h, rows, tile * width : (tile + 1) * width][:height]
+                np.testing.assert_array_equal(bits[at, : len(wanted)], wanted)
+                seen.add(at)
+        assert len(seen) == sum(
+            stops[run] - starts[run]
+            for row in range(len(full_ends))
+            for run in range(full_ends[row], offsets[row + 1])
+        )
+
+
+@given(masks(), shapes(), TILES)
+@settings(max_examples=25)
+def test_bits_of_any_mask(mask, shape, tile):
+    lengths = shape.q_len, shape.kv_len
+    options = {"tile": tile, "q_offset": shape.q_offset}
+    plan = make_plan(mask.program(), *lengths, batch=2, heads=HEADS, **options)
+    check(plan, mask.dense(2, HEADS, *lengths, shape.q_offset))
+
+
+def test_bits_of_rows_with_many_masked_tiles():
+    """More masked tiles than parts of a row, in several runs, with full tiles between them."""
+    function = fx.mask_mod(lambda b, h, q, kv: (kv // 24 % 3 == 1 or (q + kv) % 7 == 2) and kv > 9)
+    plan = make_plan(function.program, 70, 331, tile=(32, 8), q_offset=3)
+    dense = np.array([[bool(function(0, 0, q + 3, kv)) for kv in range(331)] for q in range(70)])
+    assert plan.full_tiles > 0 and np.diff(plan.tabulated.table.offsets).min() > 9
+    check(plan, dense[None, None])
+
+
+@pytest.mark.parametrize("tile", [(128, 64), (64, 128), (192, 128)])
+def test_bits_of_the_tiles_of_kernels(tile):
+    """All 16 or 32 bits of a word, the sign among them."""
+    function = fx.mask_mod(lambda b, h, q, kv: (q * 5 + kv * kv) % 11 > 4 or kv % 8 == 7)
+    plan = make_plan(function.program, 70, 150, tile=tile)
+    dense = np.array([[bool(function(0, 0, q, kv)) for kv in range(150)] for q in range(70)])
+    check(plan, dense[None, None])
+
+
+def test_bits_are_made_once_while_captured_tensors_stay():
+    ids = torch.arange(64, device=DEVICE) // 9
+    mask = fx.mask_mod(lambda b, h, q, kv: ids[q] == ids[kv])
+    host = make_plan(mask.program, 64, 64, tile=(32, 16))
+    table, bound = to_device(table_of_kernel(host.tabulated), DEVICE), bound_of(host)
+    options = table, host.tabulated, bound, DEVICE, device_plan.launch_compiled
+    made = mask_bits.with_bits(*options)
+    assert mask_bits.with_bits(*options) is made
+    ids += 1
+    assert mask_bits.with_bits(*options) is not made
+
+
+def explained(mask, gpu=90, length=600, dtype=torch.float16, heads=2):
+    """What `explain` says of a forward pass on a GPU of that capability."""
+    q, k, v = (torch.randn(1, heads, length, 64, dtype=dtype) for _ in range(3))
+    lengths = bind.lengths_of(q, k, 0)
+    reading = bind.read(bind.source_of(mask, Kind.MASK), None, lengths, q.device)
+    bound = replace(bind.bind(reading.mask, None, lengths, (0, 0)), plan=reading.plan)
+    return "\n".join(of_gpu("auto", gpu, bound, 0.1, q, k, v)).split("\nbackward")[0]
+
+
+OWN = torch.arange(600) // 9 % 5
+COSTLY = {
+    "table": stdlib.neighborhood((24, 25), 7),
+    "numbers of a list": fx.mask_mod(lambda b, h, q, kv: OWN[q] == OWN[kv] and (q + kv) % 3 > 0),
+    "closed form of masked tiles": stdlib.dilated_window(100, 3),
+}
+
+
+@pytest.mark.parametrize("name", COSTLY)
+def test_costly_masks_are_read_as_bits_on_hopper(name):
+    text = explained(COSTLY[name])
+    assert re.search(
+        "mask is read as bits, which are written once for the plan: 0.0[345] MiB", text
+    )
+    assert "plan table" in text and "has no mask" not in text
+    for other in (
+        explained(COSTLY[name], gpu=80),
+        explained(COSTLY[name], gpu=90, dtype=torch.float32),
+    ):
+        assert "read as bits" not in other
+
+
+@pytest.mark.parametrize(
+    ("mask", "length", "reason"),
+    [
+        (stdlib.sliding_window(64), 600, "it takes few instructions"),
+        (stdlib.draft_blocks(256, 16), 512, "most tiles of the closed form have no mask"),
+    ],
+)
+def test_masks_that_are_evaluated_on_hopper(mask, length, reason):
+    text = explained(mask, length=length)
+    assert f"its mask is evaluated in every masked tile: {reason}" in text
+
+
+def test_bits_have_a_limit(monkeypatch):
+    monkeypatch.setattr(mask_bits, "MOST_MIB", 0)
+    text = explained(COSTLY["table"])
+    assert "in every masked tile: its bits would take 0.03 MiB, and 0 MiB is the most" in text
+    # A table that is not needed is not taken.
+    text = explained(COSTLY["closed form of masked tiles"])
+    assert "plan closed-form" in text and "and 0 MiB is the most" in text
+
+
+@pytest.mark.parametrize(
+    ("mask", "work"),
+    [
+        ("q >= kv", 1),
+        ("q >= kv and q - kv < 64", 2),
+        # Of the key a shift and a mask for every two pairs, of the pair two comparisons.
+        ("q // 8 == kv // 8 and q % 8 == kv % 8", 3),
+        ("(q - kv) % 3 == 0", 8),
+    ],
+)
+def test_the_work_of_a_pair(mask, work):
+    assert pair_work(fx.parse(f"mask m() = {mask}").expr) == work
+
+
+@pytest.mark.parametrize(
+    ("mask", "expected"),
+    [
+        (stdlib.strided(24), True),
+        (fx.mask_mod(lambda b, h, q, kv: q >= kv and (q + kv) % 5 > 2), True),
+        (fx.mask_mod(lambda b, h, q, kv: q >= kv and h == 1), True),
+        (stdlib.neighborhood((24, 25), 7), False),
+        (fx.mask_mod(lambda b, h, q, kv: q <= kv and (q + kv) % 5 > 2), False),
+        (fx.mask_mod(lambda b, h, q, kv: q < 0), False),
+    ],
+)
+def test_tables_say_whether_later_rows_have_more_tiles(mask, expected):
+    plan = make_plan(mask.program, 600, 600, heads=2)
+    assert grows(plan.tabulated) == expected
+
+
+def test_a_closed_form_of_other_tiles_becomes_a_table_of_the_kernel_s():
+    given = fx.plan(COSTLY["closed form of masked tiles"], 600, 600, tile=(64, 32))
+    text = explained(given)
+    assert "plan table, 52.0% of 128 x 128 tiles live" in text and "mask is read as bits" in text
+
+
+def test_the_kernel_that_reads_bits_is_the_same_for_all_masks_and_gets_them():
+    digests = set()
+    for mask in COSTLY.values():
+        q, k, v = (torch.randn(1, 2, 600, 64, dtype=torch.float16, device=DEVICE) for _ in range(3))
+        lengths = bind.lengths_of(q, k, 0)
+        reading = bind.read(bind.source_of(mask, Kind.MASK), None, lengths, DEVICE)
+        bound = bind.bind(reading.mask, None, lengths, (0, 0))
+        tensors = {"query": q, "key": k, "value": v, "out": q}
+        sums = {"next_work": torch.zeros(1, device=DEVICE)}
+        call = Call(bound, 0.1, tensors, {"lse": q[..., 0].float()}, sums, hopper=True)
+        config = candidates(Phase.FORWARD, call, 90)[0]
+        plan = call.plan(Phase.FORWARD, config)
+        kernel = kernel_of(Phase.FORWARD, Language.GLUON, call.spec(Phase.FORWARD, plan, config))
+        digests.add(kernel.digest)
+        table = table_of(kernel.arguments, plan, call, device_plan.launch_compiled)
+        values = {a.name: value_of(a, call, plan, table, config) for a in kernel.arguments}
+        words, first_bits = values["mask_words"], values["first_bits"]
+        assert words.dtype == first_bits.dtype == torch.int32 and len(first_bits) == plan.q_tiles
+        assert words.numel() % (128 * 4) == 0 and 4 * words.numel() == mask_bits.bits_nbytes(plan)
+        allowed = allowed_of(words, (128, 128))[2 : 2 + plan.live_tiles // 2]
+        assert allowed[:, :88].sum() > 0 and allowed.any((1, 2)).all()
+    assert len(digests) == 1
