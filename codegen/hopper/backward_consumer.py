@@ -2,9 +2,13 @@
 
 Order of issue: S, dP, (weights), dV, (dS), dQ of the tile before, dK. dK is in flight over the end
 of the loop, where nothing reads it; if anything else is, ptxas runs one product after the other.
-The places of keys and values never change, and ptxas would keep the addresses of all their parts in
-registers through the whole program, spilled; so they are given as what it cannot know (`nought`).
-The kernel around it, and what the producer brings: `backward.py`.
+
+Keys and values never change their places. ptxas keeps the addresses of all their parts in registers
+through the whole program and spills them, unless they are made of what it cannot know: `nought`,
+which is 0. Those of the keys for dQ are always; those of the values are where rows have loads whose
+results take registers too. For all of them, for dQ's alone, and for none, on an H200 (torch
+2.11.0+cu130, triton 3.6.0, 2026-11-26), D 128, microseconds: full 5498, 5034 and 6186; causal 2806,
+2558 and 3144; a window 848, 884 and 1053; packed documents 1009, 1153 and 1327.
 """
 
 from __future__ import annotations
@@ -103,17 +107,14 @@ def _write_step(
     first = early is None
     body.line("stage = at % STAGES")
     body.line("mbarrier.wait(query_ready.index(stage), at // STAGES & 1)")
-    write_read_tile(body, "q_tile")
-    body.comment(
-        "0, which ptxas does not know: addresses that have it in them are made in each tile."
-    )
-    body.line("nought = note >> 31")
-    body.line("mine = nought + GROUP")
-    values = matrix("value", 0, "mine", GROUP_ROWS, dim)
     queries = matrix("query", 0, "stage", "BLOCK_M", dim)
     start = "zero, use_acc=False, is_async=True"
-    of_scores = write_start_scores(body, keys_of(spec), rows_of(spec), "BLOCK_M", "mine")
+    of_scores = write_start_scores(body, keys_of(spec), rows_of(spec), "BLOCK_M")
+    write_read_tile(body, "q_tile")
+    body.line("nought = note >> 31")
     loads = loads_of("q", spec)
+    mine = "nought + GROUP" if loads.all else "GROUP"
+    values = matrix("value", 0, mine, GROUP_ROWS, dim)
     if early is None:
         early = write_first_loads(body, spec, loads, lowering, outer)
     if not first:
