@@ -137,7 +137,8 @@ def replay_of(
     for parameter, value in zip(function.parameters, values, strict=True):
         offset, argument = offsets[len(words)], parameter.argument
         # What is loaded as a captured tensor may be a table of the call's own.
-        slot = GROUPS.get(argument.role, "tables"), argument.of
+        group = "tables" if argument.role is Role.CAPTURE else GROUPS.get(argument.role)
+        slot = group, argument.of
         words += _words(parameter, value, slot in order)
         if slot not in order:
             kept = (*kept, value)

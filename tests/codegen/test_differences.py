@@ -115,7 +115,7 @@ def test_gradients_of_what_a_table_finds_the_place_of(kernels):
         gradients.append(torch.autograd.grad(out, inputs, d_out.to(out)))
     for a, b in zip(*gradients, strict=True):
         assert error(a, b) < 5e-6
-    tables = [spec for key in kernels for spec in [key[-1]] if key[0] is Phase.BACKWARD_DIAGONAL]
+    tables = [key[-2] for key in kernels if key[0] is Phase.BACKWARD_DIAGONAL]
     assert [len(found) for found in tables] == [2]
 
 

@@ -15,12 +15,14 @@ import torch
 import flexdsl as fx
 from flexdsl.aot.specs import Shape, job_of
 from flexdsl.aot.targets import parse_target
-from flexdsl.bundle.words import MAP_BYTES
-from flexdsl.codegen import Phase, Role
+from flexdsl.bundle.manifest import Parameter
+from flexdsl.bundle.words import MAP_BYTES, Layout
+from flexdsl.codegen import Argument, Phase, Role
 from flexdsl.runtime import bind, machine
 from flexdsl.runtime.blocks import Blocks
 from flexdsl.runtime.call import Call, programs_of, value_of
 from flexdsl.runtime.compiled import replay_of_compiled
+from flexdsl.runtime.replay import Function, replay_of
 
 LENGTHS = bind.Lengths(1, 2, 300, 260, 40)
 STREAM = 77
@@ -230,3 +232,14 @@ def test_parameters_that_the_assembly_does_not_have(driver):
     compiled.src.signature["scale"] = "constexpr"
     given = values(kernel, call_of(MASK, SCORE), config)
     assert replay_of_compiled(compiled, kernel, given, 6, 0, ORDER) is None
+
+
+def test_a_table_of_the_call_has_a_new_address_and_its_own_strides(driver):
+    pointer, stride = Argument("t", Role.CAPTURE, "t"), Argument("t_stride_0", Role.STRIDE, "t", 0)
+    parameters = (Parameter(pointer, "pointer", "fp32"), Parameter(stride, "i32"))
+    function = Function(4711, 128, 0, 0, parameters, Layout(("pointer", "i32")))
+    again = replay_of(function, 1, [torch.zeros(16), 7], (("tables", "t"),))
+    again.run([4096])
+    table, seven = driver.addresses
+    assert ctypes.c_uint64.from_address(table).value == 4096
+    assert ctypes.c_int32.from_address(seven).value == 7

@@ -1,0 +1,193 @@
+"""What the producer of a Hopper kernel tells the consumers, held against the plan.
+
+Its text is Python: it runs here on plain ints, with a machine whose copies and barriers do nothing,
+and what it writes down is compared. Nothing about time or memory is found out this way.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+import flexdsl as fx
+from flexdsl.aot.specs import Shape, job_of
+from flexdsl.aot.targets import parse_target
+from flexdsl.codegen import Kernel, Phase, Role
+from flexdsl.codegen.hopper.works import FULL, MASKED, NOTHING
+from flexdsl.ir import Kind
+from flexdsl.mod import as_mod
+from flexdsl.runtime.run_table import table_of_kernel
+from flexdsl.runtime.tuning import Config
+
+Note = int | tuple[int, int]
+RUNS = ("offsets", "full_ends", "starts", "stops")
+ROWS, KEYS, PROGRAMS = 1024, 960, 3
+SHAPE = Shape(parse_target("cuda:90"), "bf16", 128, 128)
+MASKS = {
+    "all": None,
+    "none": lambda b, h, q, kv: kv < 0,
+    "causal": fx.stdlib.causal(),
+    "window": fx.stdlib.sliding_window(200),
+    "sinks": fx.stdlib.attention_sink(4, 300),
+    "grid": fx.stdlib.neighborhood((32, 32), 7),
+    "stripes": fx.stdlib.grid_2d((32, 32), (8, 8)),
+    "every third": lambda b, h, q, kv: (q // 128 + kv // 128) % 3 == 0,
+}
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """Some place in an array."""
+
+    numbers: list[int]
+    place: int = 0
+
+    def __add__(self, steps: int) -> Pointer:
+        return Pointer(self.numbers, self.place + steps)
+
+
+class Idle:
+    """Whatever is asked of it, it does nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_, **__: Idle()
+
+
+@dataclass
+class Machine:
+    """The functions of Gluon that producers call, for one of several programs."""
+
+    program: int
+    constexpr: Any = field(default=lambda value: value)
+    where = staticmethod(lambda condition, a, b: a if condition else b)
+    minimum = staticmethod(min)
+    maximum = staticmethod(max)
+    cdiv = staticmethod(lambda a, b: -(-a // b))
+
+    def program_id(self, axis: int) -> int:
+        return self.program
+
+    def num_programs(self, axis: int) -> int:
+        return PROGRAMS
+
+    def load(self, at: Pointer, mask: bool = True, other: int = 0) -> int:
+        return at.numbers[at.place] if mask else other
+
+    def store(self, at: Pointer, number: int) -> None:
+        at.numbers[at.place] = number
+
+    def atomic_add(self, at: Pointer, number: int) -> int:
+        at.numbers[at.place] += number
+        return at.numbers[at.place] - number
+
+
+@dataclass
+class Notes:
+    """Notes in shared memory, by their name."""
+
+    name: str
+
+    def index(self, place: int) -> tuple[str, int]:
+        return self.name, place
+
+
+def function_of(kernel: Kernel, name: str, known: dict[str, Any]) -> Any:
+    """A function of a kernel's text, as one of Python."""
+    found = re.search(rf"^def {name}\(.*?(?=\n\n\n)", kernel.source, re.DOTALL | re.MULTILINE)
+    assert found is not None
+    text = found[0].replace(": gl.constexpr", "").replace(".to(gl.int32)", "")
+    exec(text, known)
+    return known[name]
+
+
+# Notes that a work has, of which the first one says where it begins.
+NUMBERS = {"forward": 3, "backward": 5}
+
+
+def notes_of(kernel: Kernel, config: Config, arguments: dict[str, Any]) -> Iterator[Note]:
+    """What the producers of all programs leave, in order: a tile, or where a work begins."""
+    counter = Pointer([0])
+    for program in range(PROGRAMS):
+        left: list[Note] = []
+
+        def leave(note: tuple[str, int], number: int, left: list[Note] = left) -> None:
+            name, place = note
+            if name == "tile_notes":
+                left.append((number >> 2, number & 3))
+            elif place % NUMBERS[kernel.entry] == 0:
+                left.append(number)
+
+        idle = dict.fromkeys(("mbarrier", "tma"), Idle())
+        known: dict[str, Any] = {"gl": Machine(program), "leave": leave, **idle}
+        if "tile_range(" in kernel.source:
+            function_of(kernel, "tile_range", known)
+        producer = function_of(kernel, "producer", known)
+        given = arguments | {n: Notes(n) for n in ("work_notes", "tile_notes")}
+        given |= {"BLOCK_M": config.block_m, "BLOCK_N": config.block_n, "next_work": counter}
+        given["STAGES"] = config.num_stages
+        producer(*(given.get(name, Idle()) for name in inspect.signature(producer).parameters))
+        assert left.pop() == -1  # no work is left
+        yield from left
+    assert counter.numbers == [0]  # as it was found
+
+
+def works_of(notes: Iterator[Note]) -> dict[int, list[tuple[int, int]]]:
+    """The tiles of each work, by where it begins. The first tile's note comes before the work's."""
+    works: dict[int, list[tuple[int, int]]] = {}
+    tiles: list[tuple[int, int]] = []
+    for note in notes:
+        if isinstance(note, int):
+            *_, first = tiles
+            tiles = works[note] = [first]
+        else:
+            if tiles and tiles[-1][1] == NOTHING:
+                tiles = list(tiles)  # the next work's first tile
+            tiles.append(note)
+    return works
+
+
+@pytest.mark.parametrize("phase", [Phase.FORWARD, Phase.BACKWARD])
+@pytest.mark.parametrize("name", MASKS)
+def test_the_producer_tells_of_all_live_tiles(name: str, phase: Phase) -> None:
+    mask = None if MASKS[name] is None else as_mod(MASKS[name], Kind.MASK)
+    program = None if mask is None else mask.program
+    job = job_of(phase, program, None, SHAPE)
+    kernel, config = job.candidates[0]
+    plan = fx.plan(mask, q_len=ROWS, kv_len=KEYS, tile=config.tile)
+    forward = phase is Phase.FORWARD
+    along = plan if forward else plan.transposed()
+    sizes = {"q_len": ROWS, "kv_len": KEYS, "q_offset": 0, "row_stride": ROWS, "heads": 1}
+    sizes |= dict.fromkeys(("all_heads", "part_heads", "group", "result_heads", "members"), 1)
+    sizes |= dict.fromkeys(("first_head", "member", "left_tiles"), 0)
+    sizes |= dict.fromkeys(("table_stride_b", "table_stride_h"), 0)
+    arguments: dict[str, Any] = sizes | {"q_tiles": plan.q_tiles, "kv_tiles": plan.kv_tiles}
+    parameters = (a for a in kernel.arguments if a.role is Role.PARAMETER)
+    arguments |= {a.name: program.values[a.of] for a in parameters if program is not None}
+    if any(a.role is Role.TABLE for a in kernel.arguments):
+        table = table_of_kernel(along.tabulated)
+        arguments |= {n: Pointer(getattr(table, n).tolist()) for n in RUNS}
+    works = works_of(notes_of(kernel, config, arguments))
+    outer, inner = config.tile if forward else reversed(config.tile)
+    length, others = (ROWS, KEYS) if forward else (KEYS, ROWS)
+    assert sorted(works) == list(range(0, length, outer))
+    for start, tiles in works.items():
+        i = start // outer
+        kinds = {
+            j: plan.tile(0, 0, *((i, j) if forward else (j, i))) for j in range(-(-others // inner))
+        }
+        live = [j for j, kind in kinds.items() if kind != "empty"]
+        if live:
+            assert sorted(j for j, _ in tiles) == live
+        else:
+            assert len(tiles) == 1  # one whose pairs are all masked away
+        cut = not forward and start + outer > length
+        for (_, after), (j, _) in pairwise(tiles):
+            whole = kinds[j] == "full" and (j + 1) * inner <= others and not cut
+            assert after == (FULL if whole else MASKED)
+        assert tiles[-1][1] == NOTHING
