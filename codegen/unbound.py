@@ -173,7 +173,7 @@ def generate_unbound(
         raise ArgumentError(
             f"phase {phase.value!r} writes tables of q - kv, and there are none",
             why="no score modification computes much from the difference q - kv alone",
-            fix="score + exp(-0.1 * abs(q - kv)), or another phase",
+            fix="score + cos(0.1 * (q - kv)), or another phase",
         )
     if language is Language.GLUON:
         _check_hopper(phase, spec)

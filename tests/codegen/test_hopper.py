@@ -180,11 +180,12 @@ def as_bits(where: str) -> dict[str, Mod]:
 @pytest.mark.parametrize(("q_len", "kv_len", "q_offset"), LENGTHS)
 def test_masks_read_as_bits(name: str, q_len: int, kv_len: int, q_offset: int) -> None:
     mask = as_bits("cuda")[name]
-    lengths = {"q_len": q_len, "kv_len": kv_len, "q_offset": q_offset, "batch": 2}
+    options = {"q_len": q_len, "kv_len": kv_len, "q_offset": q_offset, "batch": 2, **HALF}
+    options |= {"on_cpu": as_bits("cpu")[name]}
     for dims in DIMS:
-        expect(mask, **lengths, head_dim=dims[0], value_dim=dims[1], **HALF)
-    expect(mask, VARIANTS["softcap"].score, **lengths, head_dim=64, value_dim=64, **HALF)
-    expect(mask, VARIANTS["alibi"].score, **lengths, head_dim=128, value_dim=128, **HALF)
+        expect(mask, **options, head_dim=dims[0], value_dim=dims[1])
+    expect(mask, VARIANTS["softcap"].score, **options, head_dim=64, value_dim=64)
+    expect(mask, VARIANTS["alibi"].score, **options, head_dim=128, value_dim=128)
 
 
 @pytest.mark.gpu

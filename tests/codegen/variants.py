@@ -74,7 +74,7 @@ def _relative(table: np.ndarray, shift: int) -> Mod:
 
 def _decay(slopes: np.ndarray) -> Mod:
     """A table of q - kv for each head."""
-    return fx.score_mod(lambda s, b, h, q, kv: s * fx.exp(-slopes[h] * abs(q - kv)))
+    return fx.score_mod(lambda s, b, h, q, kv: s * (1.0 - fx.tanh(slopes[h] * abs(q - kv))))
 
 
 def _products(x: np.ndarray, y: np.ndarray) -> Mod:
