@@ -47,7 +47,7 @@ def expect(
     k, v = draw(kv_heads, kv_len, head_dim), draw(kv_heads, kv_len, value_dim)
     options = {"mask": mask, "score": score, "q_offset": q_offset, "scale": scale}
     out, lse = fx.attention(q, k, v, **options, return_lse=True, backend=backend)
-    mask = options["mask"] = on_cpu or mask
+    mask = options["mask"] = mask if on_cpu is None else on_cpu
     inputs = [x.cpu().to(torch.float64) for x in (q, k, v)]
     wanted, wanted_lse = fx.attention(*inputs, **options, return_lse=True, backend="reference")
     dead = wanted_lse.isneginf()
