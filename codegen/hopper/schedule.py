@@ -132,8 +132,8 @@ def write_schedule(
     block.line(f"last_step = gl.maximum({count}, 1) - 1")
     block.line(f"first_tile = {_tile_at('0', tuple(spans))}")
     end_of_masked = spans[len(masked) - 1].end if masked and spec.mask is not None else ""
-    after = (_after(step, end_of_masked) for step in ("0", "step"))
-    return _Counted(axis, bool(end_of_masked), *after, tuple(spans))
+    after_first, after = _after("0", end_of_masked), _after("step", end_of_masked)
+    return _Counted(axis, bool(end_of_masked), after_first, after, tuple(spans))
 
 
 def end_of_tiles(spec: KernelSpec, length: str) -> str:
