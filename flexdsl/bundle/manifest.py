@@ -77,7 +77,7 @@ class Code:
         threads: of a program.
         shared_bytes: dynamic shared memory of a program.
         plan: "closed-form", "table", or "none" where it looks at no pair.
-        grid: how many programs run, as a formula of sizes.
+        grid: how many programs run, as a formula of sizes; `multiprocessors` are the GPU's.
         parameters: in the order of its signature.
         null_pointers: pointers after them, all 0.
         made_of: digest of all that it was compiled from.
