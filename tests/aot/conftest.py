@@ -1,4 +1,4 @@
-"""Bundles that tests share: each is built once, by the one process that runs this folder."""
+"""Bundles that tests share: each is built once."""
 
 from __future__ import annotations
 
@@ -17,13 +17,6 @@ OFFSETS = torch.tensor([0, 20, 27, 45])
 SLOPES = torch.tensor([0.5, 0.25], requires_grad=True)
 WINDOW = "mask window(window: int = 9) = q >= kv and q - kv < window"
 IN_C = "mask sliding_window(window: int = 1024) = q >= kv and q - kv < window"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of this folder together where processes share the suite."""
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker(pytest.mark.xdist_group("aot"))
 
 
 def documents(ids: torch.Tensor = IDS) -> fx.Mod:
