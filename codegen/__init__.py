@@ -13,6 +13,7 @@
     mask       --planner | refinement | compaction--> Kernel    a plan's states of tiles, its runs
     mask       --mask_bits--> Kernel    the mask of a plan's masked tiles, a bit a pair
         intervals.py, abstract.py, extremes.py      the interval semantics as source
+        of_mask.py what kernels of a mask alone have in common
     programs   --unbound--> Kernel      for calls that are not known yet
 
 Text in, text out: nothing here compiles, launches or imports torch and triton. A kernel lists its

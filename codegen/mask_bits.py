@@ -12,12 +12,11 @@ where they lie, is the runtime's to say.
 
 from __future__ import annotations
 
-from flexdsl.ir import Expr, Op, const, walk
+from flexdsl.ir import Expr
 
 from .kernel import Argument, Kernel, KernelSpec, Role
 from .lower import Lowering, Scope
-from .module import write_module
-from .tiles import names_of_kernel
+from .of_mask import kernel_of_mask, lowering_of_mask, mask_of
 from .writer import Block
 
 PARTS = 8  # programs of a row of the run table
@@ -38,17 +37,12 @@ def generate_mask_bits(spec: KernelSpec) -> Kernel:
         A kernel whose entry is `mask_bits`, and whose grid is PARTS programs for each row of the
         run table.
     """
-    expr = const(True) if spec.mask is None else spec.mask.expr
     fixed = (
         Argument("mask_words", Role.MASK_BITS, "mask_words"),
         *(Argument(t, Role.TABLE, t) for t in _TABLE),
         *(Argument(s, Role.SIZE, s) for s in _SIZES),
     )
-    lowering = Lowering(
-        names_of_kernel(fixed, _NAMES),
-        frozenset(n for n in walk(expr) if n.op is Op.LOAD),
-        spec.wide,
-    )
+    lowering = lowering_of_mask(spec, fixed, _NAMES)
     body = Block(1)
     scope = Scope(body.block(), None, {"b": "b", "h": "h"})
     _write_row(scope.block)
@@ -59,13 +53,10 @@ def generate_mask_bits(spec: KernelSpec) -> Kernel:
         runs.line("own = run_start + (part + PARTS - before % PARTS) % PARTS")
         with runs.indented("for kv_tile in range(own, run_stop, PARTS):") as tile:
             tile.line("bits_tile = first + before + kv_tile - run_start")
-            _write_tile(tile, expr, lowering, scope)
+            _write_tile(tile, mask_of(spec), lowering, scope)
         runs.line("before += run_stop - run_start")
-    arguments = (*fixed, *lowering.arguments.values())
-    planned = KernelSpec(spec.mask, None, None, 0, 0)
     title = "The mask of a plan's masked tiles, as bits"
-    text = write_module(title, "mask_bits", planned, arguments, lowering.helpers, body)
-    return Kernel(text, "mask_bits", arguments)
+    return kernel_of_mask(title, "mask_bits", spec, fixed, lowering, body)
 
 
 _NAMES = ("PARTS", "BITS", "own", "part", "before", "bits_tile", "thread", "bit", "words", "first")

@@ -9,13 +9,11 @@ runtime's (`extremes.py` says which). What stays partial is looked at in `refine
 
 from __future__ import annotations
 
-from flexdsl.ir import const
-
 from .abstract import Range, Truth
 from .intervals import LARGEST, Intervals
 from .kernel import Argument, Kernel, KernelSpec, Role
 from .lower import Lowering
-from .module import write_module
+from .of_mask import kernel_of_mask, mask_of
 from .tiles import names_of_kernel
 from .writer import Block
 
@@ -45,7 +43,7 @@ def generate_plan_states(spec: KernelSpec) -> Kernel:
     body = Block(1)
     _write_tiles(body)
     intervals = Intervals(lowering, body, dict(_HERE))
-    truth = intervals.truth(const(True) if spec.mask is None else spec.mask.expr)
+    truth = intervals.truth(mask_of(spec))
     body.line(f"state = {_state(truth)}")
     for unknown in dict.fromkeys(intervals.unknown):
         body.line(f"state = tl.where({unknown}, 1, state)")
@@ -53,11 +51,8 @@ def generate_plan_states(spec: KernelSpec) -> Kernel:
     body.line("inside = (q_tile < q_tiles) & (kv_tile < kv_tiles)")
     body.line("state = tl.broadcast_to(state, [ROWS, COLUMNS]).to(tl.int8)")
     body.line("tl.store(states + place, state, mask=inside)")
-    arguments = (*fixed, *lowering.arguments.values())
-    planned = KernelSpec(spec.mask, None, None, 0, 0)
     title = "States of the tiles of a plan"
-    text = write_module(title, "plan_states", planned, arguments, lowering.helpers, body)
-    return Kernel(text, "plan_states", arguments)
+    return kernel_of_mask(title, "plan_states", spec, fixed, lowering, body)
 
 
 def _write_tiles(body: Block) -> None:

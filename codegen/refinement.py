@@ -10,12 +10,11 @@ warp, in which a sum waits for nobody.
 
 from __future__ import annotations
 
-from flexdsl.ir import Expr, Op, const, walk
+from flexdsl.ir import Expr
 
 from .kernel import Argument, Kernel, KernelSpec, Role
 from .lower import Lowering, Scope
-from .module import write_module
-from .tiles import names_of_kernel
+from .of_mask import kernel_of_mask, lowering_of_mask, mask_of
 from .writer import Block
 
 LANES = 256  # key tiles of a program
@@ -30,16 +29,11 @@ def generate_plan_refine(spec: KernelSpec) -> Kernel:
         A kernel whose entry is `plan_refine`, and whose grid is cdiv(kv_tiles, LANES) * q_tiles *
         batch * heads, where batch and heads are 1 if the mask does not depend on them.
     """
-    expr = const(True) if spec.mask is None else spec.mask.expr
     fixed = (
         Argument("states", Role.STATES, "states"),
         *(Argument(s, Role.SIZE, s) for s in _SIZES),
     )
-    lowering = Lowering(
-        names_of_kernel(fixed, ("seen", "allowed_here")),
-        frozenset(n for n in walk(expr) if n.op is Op.LOAD),
-        spec.wide,
-    )
+    lowering = lowering_of_mask(spec, fixed, ("seen", "allowed_here"))
     body = Block(1)
     scope = Scope(body.block(), None, {"b": "b", "h": "h"})
     _write_tiles(scope.block)
@@ -47,15 +41,12 @@ def generate_plan_refine(spec: KernelSpec) -> Kernel:
         tile.line("columns = tl.minimum(kv_len - kv_tile * BLOCK_N, BLOCK_N)")
         tile.line("some = 0")
         tile.line("seen = 0")
-        _write_count(tile, expr, lowering, scope)
+        _write_count(tile, mask_of(spec), lowering, scope)
         tile.line("state = tl.where(some == 0, 0, tl.where(some == seen, 2, 1))")
         tile.line("tl.store(states + kv_tile, state.to(tl.int8))")
         tile.line("kv_tile = tl.min(tl.where(unknown & (tiles > kv_tile), tiles, kv_tiles), 0)")
-    arguments = (*fixed, *lowering.arguments.values())
-    planned = KernelSpec(spec.mask, None, None, 0, 0)
     title = "States of tiles of a plan, made exact"
-    text = write_module(title, "plan_refine", planned, arguments, lowering.helpers, body)
-    return Kernel(text, "plan_refine", arguments)
+    return kernel_of_mask(title, "plan_refine", spec, fixed, lowering, body)
 
 
 def _write_tiles(block: Block) -> None:

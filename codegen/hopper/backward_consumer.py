@@ -64,8 +64,6 @@ def _write_work(body: Block, spec: KernelSpec, lowering: Lowering) -> None:
     body.line("\n# What the last tile gives to dQ.")
     body.line("d_key_tile = warpgroup_mma_wait(0, deps=[d_key_tile])")
     body.line("mbarrier.arrive(query_free.index((at - 1) % STAGES), count=1)")
-    body.line("other = (at - 1) % 2")
-    body.line("mbarrier.wait(d_scores_ready.index(other), (at - 1) // 2 & 1)")
     _write_start_query(body, dim)
     body.line("d_query_tile = warpgroup_mma_wait(0, deps=[d_query_tile])")
     body.line("mbarrier.arrive(d_scores_free.index(other), count=1)")
@@ -103,34 +101,48 @@ def _write_step(
     Returns:
         The source of what is loaded for the rows of the next tile.
     """
-    dim, places = spec.head_dim, D_OUT_STAGES[spec.head_dim]
-    first = early is None
+    first, loads = early is None, loads_of("q", spec)
     body.line("stage = at % STAGES")
     body.line("mbarrier.wait(query_ready.index(stage), at // STAGES & 1)")
-    queries = matrix("query", 0, "stage", "BLOCK_M", dim)
-    start = "zero, use_acc=False, is_async=True"
     of_scores = write_start_scores(body, keys_of(spec), rows_of(spec), "BLOCK_M")
     write_read_tile(body, "q_tile")
     body.line("nought = note >> 31")
-    loads = loads_of("q", spec)
-    mine = "nought + GROUP" if loads.all else "GROUP"
-    values = matrix("value", 0, mine, GROUP_ROWS, dim)
     if early is None:
         early = write_first_loads(body, spec, loads, lowering, outer)
-    if not first:
+    if first:
+        body.line("mbarrier.wait(value_ready.index(0), nth_work & 1)")
+    else:
         body.line(f"d_key_tile = warpgroup_mma_wait({of_scores}, deps=[d_key_tile])")
         body.line("d_key_tile = warpgroup_mma_init(d_key_tile)")
         body.line("mbarrier.arrive(query_free.index((at - 1) % STAGES), count=1)")
-    else:
-        body.line("mbarrier.wait(value_ready.index(0), nth_work & 1)")
-    body.line(f"stage_d = at % {places}")
-    body.line(f"mbarrier.wait(d_out_ready.index(stage_d), at // {places} & 1)")
-    d_out = matrix("d_out", 0, "stage_d", "BLOCK_M", dim)
-    body.line(f"d_weights = warpgroup_mma({values}, {d_out}.permute((1, 0)), {start})")
+    _write_start_weights(body, spec.head_dim, "nought + GROUP" if loads.all else "GROUP")
     body.line("scores = warpgroup_mma_wait(1, deps=[scores])")
     _write_weights(body, spec, masked, early, lowering, outer)
+    _write_d_scores(body, spec.head_dim)
+    write_next_loads(body, spec, loads, early, lowering, outer)
+    _write_gradients(body, spec.head_dim, first)
+    body.line("at += 1")
+    return early
+
+
+def _write_start_weights(body: Block, dim: int, mine: str) -> None:
+    """Write the start of dP.
+
+    Args:
+        mine: source of the place of the consumer's values.
+    """
+    places = D_OUT_STAGES[dim]
+    body.line(f"stage_d = at % {places}")
+    body.line(f"mbarrier.wait(d_out_ready.index(stage_d), at // {places} & 1)")
+    values, d_out = matrix("value", 0, mine, GROUP_ROWS, dim), _d_out(dim)
+    start = "zero, use_acc=False, is_async=True"
+    body.line(f"d_weights = warpgroup_mma({values}, {d_out}.permute((1, 0)), {start})")
+
+
+def _write_d_scores(body: Block, dim: int) -> None:
+    """Write the start of dV, and dS into shared memory."""
     body.line(f"left = gl.convert_layout(weights.to(d_key_{dim}.dtype), LEFT)")
-    body.line(f"d_value_tile = warpgroup_mma(left, {d_out}, d_value_tile, is_async=True)")
+    body.line(f"d_value_tile = warpgroup_mma(left, {_d_out(dim)}, d_value_tile, is_async=True)")
     body.line("d_weights = warpgroup_mma_wait(1, deps=[d_weights])")
     body.line("delta = delta_of_rows.index(stage_d).load(ROWS)")
     body.line(f"d_scores = (factor * (d_weights - delta[None, :])).to(d_key_{dim}.dtype)")
@@ -139,11 +151,13 @@ def _write_step(
     body.line("d_scores_tiles.index(stage_s * 2 + GROUP).store(d_scores)")
     body.line("fence_async_shared()")
     body.line("mbarrier.arrive(d_scores_ready.index(stage_s), count=1)")
-    write_next_loads(body, spec, loads, early, lowering, outer)
+
+
+def _write_gradients(body: Block, dim: int, first: bool) -> None:
+    """Write dQ of the tile before, of which a work's first tile has none, and the start of dK."""
     if not first:
-        body.line("other = (at - 1) % 2")
-        body.line("mbarrier.wait(d_scores_ready.index(other), (at - 1) // 2 & 1)")
         _write_start_query(body, dim)
+    queries = matrix("query", 0, "stage", "BLOCK_M", dim)
     into = "warpgroup_mma_init(d_key_tile)" if first else "d_key_tile"
     left = "d_scores_tiles.index(stage_s * 2 + GROUP)"
     body.line(f"d_key_tile = warpgroup_mma({left}, {queries}, {into}, is_async=True)")
@@ -155,15 +169,20 @@ def _write_step(
         body.line("d_query_tile = warpgroup_mma_wait(1, deps=[d_query_tile])")
         body.line("mbarrier.arrive(d_scores_free.index(other), count=1)")
         body.line("add_query_sums(query_sums, first_sum + before, part_order, d_query_tile)")
-    body.line("at += 1")
-    return early
+
+
+def _d_out(dim: int) -> str:
+    """The source of the tile of dO at hand."""
+    return matrix("d_out", 0, "stage_d", "BLOCK_M", dim)
 
 
 def _write_start_query(body: Block, dim: int) -> None:
-    """Write the start of this consumer's part of dQ, 64 by 64, from dS at place `other`.
+    """Write the start of this consumer's part of dQ of the tile before, 64 by 64, from its dS.
 
     Of 64 rows by 128 columns each consumer has 64 columns, of 128 by 64 each has 64 rows.
     """
+    body.line("other = (at - 1) % 2")
+    body.line("mbarrier.wait(d_scores_ready.index(other), (at - 1) // 2 & 1)")
     body.line(f"d_query_tile = gl.zeros([{GROUP_ROWS}, 64], gl.float32, HALF)")
     for group in range(GROUPS):
         d_scores = f"d_scores_tiles.index(other * 2 + {group})"

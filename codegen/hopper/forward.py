@@ -91,7 +91,8 @@ def generate_forward(spec: KernelSpec) -> Kernel:
     Returns:
         A kernel whose entry is `forward`, of four warps and BLOCK_M = 64 `spec.consumers`. Its grid
         is as many programs as the GPU has at a time, but no more than there are works:
-        `q_tiles * batch * heads`. The counter of works is 0 before it runs.
+        `q_tiles * batch * heads`. The counter of works is 0 before it
+        runs, and after.
     """
     dv = spec.value_dim
     fixed = (
@@ -102,11 +103,11 @@ def generate_forward(spec: KernelSpec) -> Kernel:
         *(Argument(s, Role.SIZE, s) for s in _SIZES),
     )
     lowering = Lowering(names_of_kernel(fixed, RESERVED), spec.clamped, spec.wide, language="gl")
-    body, groups = Block(1), spec.consumers
-    tiles = _write_shared_memory(body, spec)
-    producer, masks = _producer(spec, lowering, tiles)
+    body, groups, works = Block(1), spec.consumers, _works(spec)
+    tiles = _write_shared_memory(body, spec, works)
+    producer, masks = _producer(spec, works, lowering, tiles)
     consumer = Block(1)
-    _write_consumer(consumer, spec, masks, lowering)
+    _write_consumer(consumer, spec, works, masks, lowering)
     arguments = (*fixed, *lowering.arguments.values())
     partitions = (
         producer,
@@ -125,9 +126,9 @@ def generate_forward(spec: KernelSpec) -> Kernel:
     return write_hopper_module(title, "forward", spec, arguments, functions, partitions, body)
 
 
-def _write_shared_memory(body: Block, spec: KernelSpec) -> list[str]:
+def _write_shared_memory(body: Block, spec: KernelSpec, works: Works) -> list[str]:
     """Write the allocations, and give their names."""
-    groups, works = spec.consumers, _works(spec)
+    groups = spec.consumers
     tiles: list[str] = []
     for of in score_products(spec):
         tiles += allocate(body, of.rows, of.dim, works.places * groups, GROUP_ROWS)
@@ -151,10 +152,12 @@ def _of_consumer(spec: KernelSpec, tiles: list[str], lowering: Lowering) -> tupl
     )
 
 
-def _producer(spec: KernelSpec, lowering: Lowering, tiles: list[str]) -> tuple[Partition, bool]:
+def _producer(
+    spec: KernelSpec, works: Works, lowering: Lowering, tiles: list[str]
+) -> tuple[Partition, bool]:
     """The producer, and whether a tile after a work's first one may be masked."""
     names = _names_of_descriptors({**dims_of_scores(spec), "value": spec.value_dim})
-    block, works = Block(1), _works(spec)
+    block = Block(1)
     with works.of_producer(block) as body:
         write_query_program(body, spec, "gl")
         scope = Scope(body.block(), None, {n: n for n in ("b", "h", "q_first", "q_last")})
@@ -195,10 +198,11 @@ def _write_value_fetch(block: Block, spec: KernelSpec, tile: str) -> None:
     block.line("at += 1")
 
 
-def _write_consumer(block: Block, spec: KernelSpec, masks: bool, lowering: Lowering) -> None:
+def _write_consumer(
+    block: Block, spec: KernelSpec, works: Works, masks: bool, lowering: Lowering
+) -> None:
     _write_layouts(block, spec)
     block.line(f"zero = gl.zeros([{GROUP_ROWS}, BLOCK_N], gl.float32, SCORES)")
-    works = _works(spec)
     with works.of_consumer(block) as body:
         first = f"{works.place} * {spec.consumers} + " if works.places > 1 else ""
         body.line(f"mine = {first}GROUP")

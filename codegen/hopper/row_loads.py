@@ -13,7 +13,7 @@ from ..lower import Lowering, Scope, Text
 from ..tiles import loads_at
 from ..writer import Block
 from .early_loads import Loads, write_early, write_into
-from .works import MASKED, NOTHING
+from .works import MASKED, NOTHING, tile_in_note
 
 
 def write_first_loads(
@@ -45,7 +45,7 @@ def write_next_loads(
     with body.indented(f"if after != {NOTHING}:") as block:
         block.line("ahead = (at + 1) % STAGES")
         block.line("mbarrier.wait(query_ready.index(ahead), (at + 1) // STAGES & 1)")
-        block.line("tile_ahead = read(tile_notes.index(ahead)) >> 2")
+        block.line(f"tile_ahead = {tile_in_note('ahead')}")
         tile = "tile_ahead", "_ahead"
         write_into(block, names, _write(block, spec, loads.always, *tile, lowering, outer))
         if loads.masked:

@@ -118,7 +118,7 @@ class Works:
             self._write_next(body)
 
     def write_free(self, block: Block, place: str) -> None:
-        """Write the release of a place; its source."""
+        """Write the release of the place of that source."""
         block.line(f"mbarrier.arrive({self.comes_with}_free.index({place}), count=1)")
 
     def _write_next(self, block: Block) -> None:
@@ -147,6 +147,11 @@ class Works:
 def write_leave_tile(block: Block, tile: str, after: str) -> None:
     """Write the note of a tile at place `stage`: which one it is, and what comes after it."""
     block.line(f"leave(tile_notes.index(stage), {tile} * 4 + {after})")
+
+
+def tile_in_note(place: str) -> str:
+    """The source of the tile that the note at a place is of."""
+    return f"read(tile_notes.index({place})) >> 2"
 
 
 def write_read_tile(block: Block, tile: str) -> None:
