@@ -113,7 +113,8 @@ def generate_backward_key(spec: KernelSpec) -> Kernel:
 def _write_key_tile(body: Block, spec: KernelSpec) -> None:
     """Write which key tile the program has, and the positions of its keys."""
     body.line("program = tl.program_id(0)")
-    write_program(body, "kv_tile", "tl", heads="kv_heads", count="all_kv_heads", last_first=False)
+    heads = {"heads": "kv_heads", "count": "all_kv_heads"}
+    write_program(body, spec, "kv_tile", "tl", **heads, last_first=False)
     body.line("kv_head = flat_head % kv_heads")
     body.line("kv_start = kv_tile * BLOCK_N")
     body.line("kv_first = kv_start")

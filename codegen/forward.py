@@ -67,9 +67,8 @@ def write_query_tile(body: Block, spec: KernelSpec) -> None:
 
 def write_query_program(body: Block, spec: KernelSpec, language: str) -> None:
     """Write which query tile `program` has, and the positions of its first and last row."""
-    write_program(
-        body, "q_tile", language, heads="heads", count="all_heads", last_first=spec.heavy_last
-    )
+    heads = {"heads": "heads", "count": "all_heads"}
+    write_program(body, spec, "q_tile", language, **heads, last_first=spec.heavy_last)
     body.line("h = flat_head % heads")
     body.line("kv_head = h // group")
     body.line("q_start = q_tile * BLOCK_M")

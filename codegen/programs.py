@@ -1,21 +1,31 @@
 """Which tile of which head a program of an attention kernel has.
 
-A GPU starts programs by their number. Eight heads stand side by side, tile after tile: of one head
+A GPU starts programs by their number. Some heads stand side by side, tile after tile: of one head
 after the other, the last one's largest tiles would start when all else is nearly done, and most of
-the GPU would wait for them. For 1, 2, 4 and 8 heads at a time, packed documents, an H100 (torch
-2.11.0+cu130, triton 3.6.0, 2026-11-25): forward 458, 458, 452 and 448 us, backward 1336, 1318, 1279
-and 1147; causal, forward 870, 836, 839 and 845.
+the GPU would wait for them. The more of them there are, the more memory is in use at a time, which
+should be in the GPU's cache. So their number goes by how much the work of tiles differs. On an H200
+(torch 2.11.0+cu130, triton 3.6.0, 2026-11-26), microseconds with 1, 2, 4 and 8 heads: full, forward
+1715, 1723, 1713 and 1765, backward 4926, 4853, - and 5118; causal, forward 937, 903, 901 and 917,
+backward 2656, 2537, - and 2536; packed documents, backward 1202, 1119, - and 1015.
 """
 
 from __future__ import annotations
 
+from .kernel import KernelSpec
 from .writer import Block
 
-_HEADS = 8
+
+def _side_by_side(spec: KernelSpec) -> int:
+    """How many heads: fewest where all tiles have the same work, most where nothing is known."""
+    form = spec.closed_form
+    if form is None or form.by_rows:
+        return 8
+    return 2 if spec.mask is None else 4
 
 
 def write_program(
     body: Block,
+    spec: KernelSpec,
     tile: str,
     language: str,
     *,
@@ -33,9 +43,10 @@ def write_program(
         first_head: source of the first head that the grid has programs of; "" for 0.
         last_first: the last tiles have the most work.
     """
-    body.comment(f"{_HEADS} heads side by side, tile after tile.")
-    body.line(f"heads_before = program // ({_HEADS} * {tile}s) * {_HEADS}")
-    body.line(f"heads_here = {language}.minimum({count} - heads_before, {_HEADS})")
+    side_by_side = _side_by_side(spec)
+    body.comment(f"{side_by_side} heads side by side, tile after tile.")
+    body.line(f"heads_before = program // ({side_by_side} * {tile}s) * {side_by_side}")
+    body.line(f"heads_here = {language}.minimum({count} - heads_before, {side_by_side})")
     body.line(f"place = program - heads_before * {tile}s")
     if last_first:
         body.comment("The last tiles have the most work: they start first.")

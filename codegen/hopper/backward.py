@@ -10,7 +10,7 @@ to the last bit in every run, and the runtime takes the portable kernels where t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from ..factors import FACTOR_TENSORS, dims_of_scores
 from ..kernel import Argument, Kernel, KernelSpec, Role
@@ -19,7 +19,7 @@ from ..lower import Lowering, Scope
 from ..programs import write_program
 from ..tiles import descriptors, names_of_kernel
 from ..writer import Block
-from .backward_consumer import D_OUT_STAGES, GROUPS, write_consumer
+from .backward_consumer import D_SCORES_PLACES, GROUPS, write_consumer
 from .module import (
     BARRIERS,
     GROUP_ROWS,
@@ -35,7 +35,16 @@ from .module import (
 from .query_sums import ADD_QUERY_SUMS, SIZES_OF_RESULTS, SUMS
 from .schedule import write_schedule
 from .scores import Tensor, keys_of, rows_of, write_group_fetches, write_tile_fetches
-from .works import MASKED, NAMES, NEXT_WORK, NOTES, NOTHING, Works, write_leave_tile
+from .works import (
+    MASKED,
+    NAMES,
+    NEXT_WORK,
+    NOTES,
+    NOTHING,
+    Works,
+    write_leave_tile,
+    write_next_tile,
+)
 
 _ROWS: Mapping[str, int | str] = {
     **dict.fromkeys(("query", "d_out"), "BLOCK_M"),
@@ -53,20 +62,18 @@ _BARRIERS = {
     "value_free": "1, {groups}",
     "query_ready": "STAGES, 1",
     "query_free": "STAGES, {groups}",
-    "d_out_ready": "{d_out}, 1",
-    "d_out_free": "{d_out}, {groups}",
-    "d_scores_ready": "2, {groups}",
-    "d_scores_free": "2, {groups}",
+    "d_scores_ready": "{d_scores}, 1",
     "results_ready": "{groups}, 1",
 }
+_NUMBERS = ("lse_log2", "delta")  # float32, one a row
 _WORKS = Works(
     "part_heads * kv_tiles", ("kv_start", "b", "h", "result_head", "head_of_sums"), "key", 1
 )
 _NAMES = frozenset(
-    """lse_of_rows delta_of_rows d_scores_tiles query_sums modified slope factor left
-    add_query_sums part_order first_sum LEFT HALF stage_d stage_s other d_query_tile
-    d_out_ready d_out_free query_free d_scores_ready d_scores_free results_ready backward
-    result_head head_of_sums cut nought ahead tile_ahead row_ahead q_ahead""".split()  # noqa: SIM905
+    """lse_log2_of_rows delta_of_rows d_scores_tiles query_sums modified slope factor left
+    add_query_sums part_order first_sum LEFT HALF last place d_query_tile
+    query_free d_scores_ready results_ready backward
+    result_head head_of_sums cut nought ahead next_at tile_ahead row_ahead q_ahead""".split()  # noqa: SIM905
 )
 
 
@@ -119,10 +126,10 @@ def generate_backward(spec: KernelSpec) -> Kernel:
     return write_hopper_module(title, "backward", spec, arguments, functions, partitions, body)
 
 
-def _write_key_program(body: Block) -> None:
+def _write_key_program(body: Block, spec: KernelSpec) -> None:
     """Write which keys the work `program` has, and which query head."""
     heads = {"heads": "result_heads", "count": "part_heads", "first_head": "first_head"}
-    write_program(body, "kv_tile", "gl", **heads, last_first=False)
+    write_program(body, spec, "kv_tile", "gl", **heads, last_first=False)
     body.line("result_head = flat_head % result_heads")
     body.line("h = result_head * members + member")
     body.line("kv_head = h // group")
@@ -136,27 +143,27 @@ def _write_key_program(body: Block) -> None:
 
 def _write_shared_memory(body: Block, spec: KernelSpec) -> list[str]:
     """Write the allocations, and give their names."""
-    dim = spec.head_dim
-    places = D_OUT_STAGES[dim]
-    names = [n for t, d, _ in rows_of(spec) for n in allocate(body, t, d, "STAGES", "BLOCK_M")]
-    names += allocate(body, "d_out", dim, places, "BLOCK_M")
+    dim, places = spec.head_dim, sum(D_SCORES_PLACES)
+    names = [n for t, d, _ in _of_rows(spec) for n in allocate(body, t, d, "STAGES", "BLOCK_M")]
     names += [n for t, d, _ in keys_of(spec) for n in allocate(body, t, d, GROUPS, GROUP_ROWS)]
     names += allocate(body, "value", dim, GROUPS, GROUP_ROWS)
-    body.comment("dS of two tiles, for each of them 64 keys of each consumer.")
+    body.comment("dS of 64 keys: the first consumer's last three tiles, the second one's last two.")
     body.line(
-        f"d_scores_tiles = gl.allocate_shared_memory(query_{dim}.dtype, [4, {GROUP_ROWS}, BLOCK_M],"
+        f"d_scores_tiles = gl.allocate_shared_memory("
+        f"query_{dim}.dtype, [{places}, {GROUP_ROWS}, BLOCK_M],"
         f" gl.NVMMASharedLayout.get_default_for([{GROUP_ROWS}, BLOCK_M], query_{dim}.dtype))"
     )
-    for name, rows, count in (("lse", "lse_log2", "STAGES"), ("delta", "delta", places)):
-        descriptor = f"{rows}_rows"
+    for name in _NUMBERS:
+        descriptor = f"{name}_rows"
         body.line(
             f"{name}_of_rows = gl.allocate_shared_memory("
-            f"gl.float32, [{count}, BLOCK_M], {descriptor}.layout)"
+            f"gl.float32, [STAGES, BLOCK_M], {descriptor}.layout)"
         )
-    counts = {n: text.format(groups=GROUPS, d_out=places) for n, text in _BARRIERS.items()}
+    counts = {n: text.format(groups=GROUPS, d_scores=places) for n, text in _BARRIERS.items()}
     _WORKS.write_notes(body)
     write_barriers(body, counts)
-    return [*names, "d_scores_tiles", "lse_of_rows", "delta_of_rows", *NAMES]
+    of_rows = (f"{name}_of_rows" for name in _NUMBERS)
+    return [*names, "d_scores_tiles", *of_rows, *NAMES]
 
 
 def _of_consumer(spec: KernelSpec, tiles: list[str], lowering: Lowering) -> tuple[str, ...]:
@@ -175,50 +182,40 @@ def _producer(spec: KernelSpec, lowering: Lowering, tiles: list[str]) -> Partiti
     names = (*(a.name for a in of), "lse_log2_rows", "delta_rows", NEXT_WORK)
     block = Block(1)
     with _WORKS.of_producer(block) as body:
-        _write_key_program(body)
+        _write_key_program(body, spec)
         scope = Scope(body.block(), None, {n: n for n in ("b", "h", "kv_first", "kv_last")})
         schedule = write_schedule(QUERIES, spec, GROUPS * GROUP_ROWS, lowering, scope)
         body.comment("Keys past the end are masked in every tile: their weights can be infinite.")
         body.line("cut = kv_start + BLOCK_N > kv_len")
-        _write_query_fetch(body, spec, "first_tile", schedule.after_first)
+        _write_fetch(body, spec, "first_tile", schedule.after_first)
         _WORKS.write_leave(body)
         write_group_fetches(body, _WORKS.ready, keys_of(spec), "kv_start", GROUPS)
-        _write_d_out_fetch(body, spec, "first_tile")
         value = [("value", dim, "b, kv_head")]
         body.line("mbarrier.wait(value_free.index(0), nth_work & 1 ^ 1)")
         write_group_fetches(body, "value_ready.index(0)", value, "kv_start", GROUPS)
         with schedule.loop(body) as loop:
-            _write_query_fetch(loop, spec, QUERIES.tile, schedule.after)
-            _write_d_out_fetch(loop, spec, QUERIES.tile)
+            _write_fetch(loop, spec, QUERIES.tile, schedule.after)
     of_schedule = (a.name for a in lowering.arguments.values())
     taken = (*names, *_SIZES, *tiles, *_BARRIERS, *of_schedule)
     title = "One warp: brings the keys and values of each work, and tiles of queries and of dO."
     return Partition("producer", title, ("BLOCK_M", "BLOCK_N", "STAGES"), taken, block)
 
 
-def _write_query_fetch(block: Block, spec: KernelSpec, tile: str, after: str) -> None:
-    """Write what brings the queries of a tile and their logsumexp, with the tile's note."""
+def _of_rows(spec: KernelSpec) -> list[Tensor]:
+    """The tensors whose tiles of rows come together."""
+    return [*rows_of(spec), ("d_out", spec.head_dim, "b, h")]
+
+
+def _write_fetch(block: Block, spec: KernelSpec, tile: str, after: str) -> None:
+    """Write what brings all of a tile of rows, once its place is free, with the tile's note."""
     block.line("stage = at % STAGES")
     block.line("mbarrier.wait(query_free.index(stage), at // STAGES & 1 ^ 1)")
     block.line(f"after = {after}")
     masked = f"gl.where(cut & (after != {NOTHING}), {MASKED}, after)"
     write_leave_tile(block, tile, masked)
-    _write_fetch(block, "query", rows_of(spec), "lse_log2", tile)
-
-
-def _write_d_out_fetch(block: Block, spec: KernelSpec, tile: str) -> None:
-    """Write what brings dO and delta of that tile."""
-    dim, places = spec.head_dim, D_OUT_STAGES[spec.head_dim]
-    block.line(f"stage = at % {places}")
-    block.line(f"mbarrier.wait(d_out_free.index(stage), at // {places} & 1 ^ 1)")
-    _write_fetch(block, "d_out", [("d_out", dim, "b, h")], "delta", tile)
-    block.line("at += 1")
-
-
-def _write_fetch(block: Block, name: str, tensors: Sequence[Tensor], rows: str, tile: str) -> None:
-    """Write the copies of tensors of rows and of a number for each row, to place `stage`."""
-    ready, row = f"{name}_ready.index(stage)", f"{tile} * BLOCK_M"
-    write_tile_fetches(block, ready, tensors, row, "BLOCK_M", "BLOCK_M * 4")
-    place = f"{rows.removesuffix('_log2')}_of_rows.index(stage)"
-    at = f"[first_row + {row}]"
-    block.line(f"tma.async_copy_global_to_shared({rows}_rows, {at}, {ready}, {place})")
+    ready, row = "query_ready.index(stage)", f"{tile} * BLOCK_M"
+    write_tile_fetches(block, ready, _of_rows(spec), row, "BLOCK_M", "BLOCK_M * 8")
+    for name in _NUMBERS:
+        at, place = f"[first_row + {row}]", f"{name}_of_rows.index(stage)"
+        block.line(f"tma.async_copy_global_to_shared({name}_rows, {at}, {ready}, {place})")
+    write_next_tile(block)

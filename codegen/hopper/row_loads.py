@@ -43,8 +43,9 @@ def write_next_loads(
     if not loads.all:
         return
     with body.indented(f"if after != {NOTHING}:") as block:
-        block.line("ahead = (at + 1) % STAGES")
-        block.line("mbarrier.wait(query_ready.index(ahead), (at + 1) // STAGES & 1)")
+        block.line("next_at = counted(at + 1)")
+        block.line("ahead = next_at % STAGES")
+        block.line("mbarrier.wait(query_ready.index(ahead), next_at // STAGES & 1)")
         block.line(f"tile_ahead = {tile_in_note('ahead')}")
         tile = "tile_ahead", "_ahead"
         write_into(block, names, _write(block, spec, loads.always, *tile, lowering, outer))

@@ -27,7 +27,12 @@ def keys_of(spec: KernelSpec) -> list[Tensor]:
 
 
 def write_start_scores(
-    block: Block, mine: Sequence[Tensor], others: Sequence[Tensor], rows: str, index: str = "GROUP"
+    block: Block,
+    mine: Sequence[Tensor],
+    others: Sequence[Tensor],
+    rows: str,
+    index: str = "GROUP",
+    held: Sequence[str] = (),
 ) -> int:
     """Write the start of the products of a warpgroup's 64 rows with the tile at place `stage`.
 
@@ -35,6 +40,7 @@ def write_start_scores(
         mine, others: tensors of the left operands and of the right ones.
         rows: of the tile.
         index: of the place of the 64 rows.
+        held: sources of the left operands where they are in registers, one a product.
 
     Returns:
         How many products there are.
@@ -42,7 +48,7 @@ def write_start_scores(
     into, count = "zero, use_acc=False, is_async=True", 0
     for (left, dim, _), (right, _, _) in zip(mine, others, strict=True):
         for i, (_, width) in enumerate(pieces(dim)):
-            a = matrix(left, i, index, GROUP_ROWS, width)
+            a = held[count] if held else matrix(left, i, index, GROUP_ROWS, width)
             b = matrix(right, i, "stage", rows, width)
             block.line(f"scores = warpgroup_mma({a}, {b}.permute((1, 0)), {into})")
             into, count = "scores, is_async=True", count + 1

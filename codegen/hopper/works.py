@@ -23,6 +23,12 @@ _NO_WORK = -1
 
 NOTES = '''\
 @gluon.jit
+def counted(number):
+    """A count, which is not negative: the compiler sees it, and quotients are shifts."""
+    return number & 0x7FFFFFFF
+
+
+@gluon.jit
 def notes(COUNT: gl.constexpr):
     """COUNT integers in shared memory."""
     layout: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, order=[0])
@@ -86,7 +92,7 @@ class Works:
         block.line("nth_work = 0\nat = 0\nprogram = gl.program_id(0)")
         with block.indented(f"while program < {self.count}:") as body:
             yield body
-            body.line("nth_work += 1")
+            body.line("nth_work = counted(nth_work + 1)")
             body.line("program += gl.num_programs(0)")
             with body.indented(f"if gl.num_programs(0) < {self.count}:") as rest:
                 rest.line(f"taken = gl.atomic_add({NEXT_WORK}, 1)")
@@ -114,7 +120,7 @@ class Works:
             for i, name in enumerate(self.about[1:], 1):
                 body.line(f"{name} = read({self._note(i)})")
             yield body
-            body.line("nth_work += 1")
+            body.line("nth_work = counted(nth_work + 1)")
             self._write_next(body)
 
     def write_free(self, block: Block, place: str) -> None:
@@ -142,6 +148,11 @@ class Works:
             return f"work_notes.index({number})"
         more = f" + {number}" if number else ""
         return f"work_notes.index({self.place} * {len(self.about)}{more})"
+
+
+def write_next_tile(block: Block) -> None:
+    """Write that the tile at hand is counted."""
+    block.line("at = counted(at + 1)")
 
 
 def write_leave_tile(block: Block, tile: str, after: str) -> None:

@@ -70,8 +70,9 @@ _FORWARD_GLUON = {
 # window 519 and 461, ALiBi 1817 and 1614, packed documents, which spilled with three, 577 and 394.
 _FORWARD_GLUON_LONG = _FORWARD_GLUON | {64: (_gluon(128, 3),)}
 _COMPARISONS = (Op.LT, Op.LE, Op.GT, Op.GE)
-# The backward kernel in Gluon; it is 8192 elements of a tile of queries, and 128 keys.
-_BACKWARD_GLUON = {64: (_gluon(128, 3),), 128: (_gluon(128, 4, 64),)}
+# The backward kernel in Gluon; it is 8192 elements of a tile of queries, and 128 keys. Factors of a
+# score take shared memory too: two stages are left at D 64.
+_BACKWARD_GLUON = {64: (_gluon(128, 3), _gluon(128, 2)), 128: (_gluon(128, 3, 64),)}
 # Forward, portable, Hopper and later, 16-bit elements, by the largest head dimension. On an H200
 # (torch 2.11.0+cu130, triton 3.6.0, 2026-11-21), causal, N 8192: D 128 (128, 128, 8, 3) 478
 # TFLOP/s, (128, 64, 8, 3) 464; D 64 (64, 128, 4, 2) 461, (128, 64, 4, 3) 407.

@@ -124,7 +124,7 @@ def notes_of(kernel: Kernel, config: Config, arguments: dict[str, Any]) -> Itera
                 left.append(number)
 
         idle = dict.fromkeys(("mbarrier", "tma"), Idle())
-        known: dict[str, Any] = {"gl": Machine(program), "leave": leave, **idle}
+        known: dict[str, Any] = {"gl": Machine(program), "leave": leave, "counted": int, **idle}
         if "tile_range(" in kernel.source:
             function_of(kernel, "tile_range", known)
         producer = function_of(kernel, "producer", known)

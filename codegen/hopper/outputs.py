@@ -1,0 +1,68 @@
+"""The output of a consumer of the Hopper forward kernel: weights times values, and the stores.
+
+A head dimension that is no power of two has its output in pieces. When the products start, and what
+they are waited for with, is for `forward.py`.
+"""
+
+from __future__ import annotations
+
+from ..kernel import KernelSpec, pieces
+from ..writer import Block
+from .module import GROUP_ROWS, matrix
+
+
+def write_zeros(body: Block, spec: KernelSpec) -> None:
+    """Write the output tile before its first product."""
+    for i, (_, width) in enumerate(pieces(spec.value_dim)):
+        body.line(f"out_tile_{i} = gl.zeros([{GROUP_ROWS}, {width}], gl.float32, OUT_{i})")
+
+
+def write_rescale(body: Block, spec: KernelSpec) -> None:
+    """Write that the output follows the new maximum."""
+    for i in range(len(pieces(spec.value_dim))):
+        rescale = f"gl.convert_layout(rescale, gl.SliceLayout(1, OUT_{i}))[:, None]"
+        body.line(f"out_tile_{i} = out_tile_{i} * {rescale}")
+
+
+def write_operands(body: Block, spec: KernelSpec) -> None:
+    """Write the weights as left operands, cut to the dtype of the values."""
+    for i, (_, width) in enumerate(pieces(spec.value_dim)):
+        cut = f"weights.to(out_{width}.dtype)"
+        body.line(f"weights_{i} = gl.convert_layout({cut}, WEIGHTS_{i})")
+
+
+def write_start_out(body: Block, spec: KernelSpec) -> None:
+    """Write the start of the product of the weights of step `before` with their values."""
+    body.line("mbarrier.wait(value_ready.index(before % STAGES), before // STAGES & 1)")
+    for i, (_, width) in enumerate(pieces(spec.value_dim)):
+        values = matrix("value", i, "before % STAGES", "BLOCK_N", width)
+        product = f"warpgroup_mma(weights_{i}, {values}, out_tile_{i}, is_async=True)"
+        body.line(f"out_tile_{i} = {product}")
+
+
+def write_wait_out(body: Block, spec: KernelSpec) -> None:
+    """Write the wait for that product, which no longer needs the values."""
+    count = len(pieces(spec.value_dim))
+    names = ", ".join(f"{n}_{i}" for n in ("out_tile", "weights") for i in range(count))
+    body.line(f"{names} = warpgroup_mma_wait(0, deps=[{names}])")
+    body.line("mbarrier.arrive(value_free.index(before % STAGES), count=1)")
+
+
+def write_results(body: Block, spec: KernelSpec) -> None:
+    """Write the stores; the query tile is no longer read, so its place takes the output."""
+    body.line("\n# A row without an allowed key gives 0, and its logsumexp is -inf.")
+    body.line("dead = total == 0.0")
+    body.line("total = gl.where(dead, 1.0, total)")
+    body.line('logsumexp = gl.where(dead, -float("inf"), (max_log2 + gl.log2(total)) * LN2)')
+    body.line("lse_row = (b * heads + h).to(gl.int64) * q_len + row")
+    body.line("gl.store(lse + lse_row, logsumexp, mask=row < q_len)")
+    for i, (_, width) in enumerate(pieces(spec.value_dim)):
+        divisor = f"gl.convert_layout(total, gl.SliceLayout(1, OUT_{i}))[:, None]"
+        place = matrix("query", i, "mine", GROUP_ROWS, width)
+        body.line(f"{place}.store((out_tile_{i} / {divisor}).to(out_{width}.dtype))")
+    body.line("fence_async_shared()")
+    for i, (offset, width) in enumerate(pieces(spec.value_dim)):
+        at = f"[b, h, q_start + GROUP * {GROUP_ROWS}, {offset}]"
+        body.line(
+            f"tma.async_copy_shared_to_global(out_{width}, {at}, query_tiles_{i}.index(mine))"
+        )
