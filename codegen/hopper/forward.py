@@ -227,7 +227,7 @@ def _write_work(
     for i, (_, width) in enumerate(pieces(spec.value_dim)):
         body.line(f"out_tile_{i} = gl.zeros([{GROUP_ROWS}, {width}], gl.float32, OUT_{i})")
     if spec.mask_bits:
-        mask_bits.write_words(body, spec, "", lowering)
+        mask_bits.write_words(body, KEYS, spec.consumers, "", lowering)
     body.line("\n# The first tile: nothing to weigh with yet.")
     _write_start_scores(body, spec)
     if works.places > 1:
@@ -259,7 +259,7 @@ def _write_layouts(body: Block, spec: KernelSpec) -> None:
         body.line(f"OUT_{i}: {accumulator.format(width)}")
         body.line(f"WEIGHTS_{i}: gl.constexpr = gl.DotOperandLayout(0, OUT_{i}, 2)")
     if spec.mask_bits:
-        mask_bits.write_layout(body)
+        mask_bits.write_layout(body, KEYS)
 
 
 def _write_step(
@@ -280,7 +280,7 @@ def _write_step(
     _write_start_out(body, spec)
     write_more_loads(body, spec, loads, masked, early, lowering, scope)
     if spec.mask_bits:
-        mask_bits.write_words(body, spec, masked, lowering)
+        mask_bits.write_words(body, KEYS, spec.consumers, masked, lowering)
     _write_wait_scores(body, len(pieces(spec.value_dim)))
     _write_weights(body, spec, masked, early, lowering, scope)
     _write_wait_out(body, spec)
@@ -343,7 +343,7 @@ def _write_mask(
     It has a scope of its own: what the score computed may stand in registers that are needed here.
     """
     if spec.mask_bits:
-        mask_bits.write_mask(block)
+        block.line(f'scores = gl.where({mask_bits.allowed(KEYS)}, scores, -float("inf"))')
         return
     if spec.score is None:
         write_keys(block, spec)
