@@ -15,7 +15,7 @@ from ..lower import Lowering
 from ..writer import Block
 from .module import GROUP_ROWS
 
-BITS_TILE = "bits_tile"  # the tile of bits of the tile at hand
+BITS_TILE = "bits_tile"  # the tile of bits of a work's first tile
 
 SPREAD = '''\
 @gluon.jit
@@ -51,18 +51,20 @@ def write_layout(block: Block, axis: Axis) -> None:
 
 
 def write_words(block: Block, axis: Axis, groups: int, masked: str, lowering: Lowering) -> None:
-    """Write the loads of the words of the first tile, or of the next one if it is a masked one.
+    """Write the loads of the words of a work's first tile, or of the next one if it is masked.
 
     Args:
         groups: consumers, which have 64 outer positions of a tile each.
         masked: source of the bool that it is masked; "" for the first one, which always is.
     """
-    words = lowering.argument(Role.MASK_BITS, "mask_words")
     if masked:
-        block.line(f"{BITS_TILE} += 1")
-    group = f"({BITS_TILE} * {groups} + GROUP)"
-    only = f", mask={masked}, other=0" if masked else ""
-    block.line(f"words = gl.load({words} + {group} * (2 * {axis.block}) + word{only})")
+        block.line(f"words_at += {2 * groups} * {axis.block}")
+        block.line(f"words = gl.load(words_at, mask={masked}, other=0)")
+        return
+    words = lowering.argument(Role.MASK_BITS, "mask_words")
+    first = f"({BITS_TILE} * {groups} + GROUP) * (2 * {axis.block})"
+    block.line(f"words_at = {words} + word + {first}")
+    block.line("words = gl.load(words_at)")
 
 
 def allowed(axis: Axis) -> str:

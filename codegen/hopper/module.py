@@ -80,7 +80,7 @@ RESERVED = frozenset(
     next_work nth_work taken query_place key_place mine note after masked notes leave read
     work_notes tile_notes query_free
     query_ready key_ready key_free value_ready value_free zero SCORES ROWS KEYS
-    weights_0 weights_1 weights_2 bits_tile words word column bit spread WORDS
+    weights_0 weights_1 weights_2 bits_tile words words_at word column bit spread WORDS
     """.split()  # noqa: SIM905
 )
 

@@ -48,11 +48,16 @@ def names(axis: Axis, inner: int, memory: Any) -> dict[str, Any]:
     return {"gl": gl, "gluon": gluon, **here}
 
 
-def run(axis: Axis, inner: int, memory: Any, masked: str = "") -> dict[str, Any]:
-    """The names after the lines have run."""
+def run(axis: Axis, inner: int, memory: Any, *following: str) -> dict[str, Any]:
+    """The names after the lines have run.
+
+    Args:
+        following: of each tile after the first one, whether it is masked.
+    """
     block, known = Block(0), names(axis, inner, memory)
     mask_bits.write_layout(block, axis)
-    mask_bits.write_words(block, axis, 2, masked, Lowering(Names(set()), language="gl"))
+    for masked in ("", *following):
+        mask_bits.write_words(block, axis, 2, masked, Lowering(Names(set()), language="gl"))
     block.line(f"allowed = {mask_bits.allowed(axis)}")
     block.line(f"spread_words = spread(words, {axis.block}, SCORES)")
     exec(mask_bits.SPREAD, known)
@@ -94,7 +99,7 @@ def test_a_score_counts_where_its_bit_is_set(axis: Axis, inner: int) -> None:
 def test_words_of_the_next_tile_are_loaded_where_it_is_masked() -> None:
     tile = bytes_of_tile(128, 64) // 4
     memory = np.arange(8 * tile)
-    found = run(QUERIES, 64, memory, "True")
-    assert found["bits_tile"] == 4 and found["words"][0] == 4 * tile + tile // 2
-    found = run(QUERIES, 64, memory, "False")
-    assert found["bits_tile"] == 4 and not found["words"].any()
+    found = run(QUERIES, 64, memory, "True", "True")
+    first = 5 * tile + tile // 2
+    np.testing.assert_array_equal(found["words"], np.arange(first, first + tile // 2))
+    assert not run(QUERIES, 64, memory, "True", "False")["words"].any()
