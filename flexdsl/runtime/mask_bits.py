@@ -145,7 +145,7 @@ def _full_ends(table: RunTable | DeviceTable, plan: BlockPlan) -> Any:
     if plan.outer == "q" or plan.kv_len % plan.tile_shape[1] == 0:
         return table.full_ends
     cut = slice(plan.kv_tiles - 1, None, plan.kv_tiles)
-    found = table.full_ends + 0  # a copy
+    found: Any = table.full_ends + 0  # a copy
     found[cut] = table.offsets[:-1][cut]
     return found
 
