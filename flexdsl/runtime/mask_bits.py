@@ -131,7 +131,7 @@ def _first_bits(table: DeviceTable, plan: BlockPlan) -> Tensor:
 
 
 def _runs(plan: BlockPlan) -> RunTable:
-    """The table on the host, all of whose tiles of cut keys are masked."""
+    """The table of a plan on the host, as kernels that read bits take it."""
     runs = table_of_kernel(plan)
     return replace(runs, full_ends=_full_ends(runs, plan))
 
