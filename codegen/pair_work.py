@@ -1,8 +1,8 @@
 """How much a mask costs a kernel for each pair of a masked tile: an estimate in instructions.
 
 It is for choices between ways to apply a mask, not for predictions of time. What depends on the
-query row alone is computed before the loops and costs nothing here; what depends on the key alone
-is computed once for the two rows that a thread has of a tile of scores.
+outer position alone is computed before the loops and costs nothing here; what depends on the inner
+one alone is computed once for the two outer positions that a thread has of a tile of scores.
 """
 
 from __future__ import annotations
@@ -16,15 +16,19 @@ _LOGIC = (Op.AND, Op.OR, Op.NOT)  # a comparison takes them along
 _DIVISION, _LOAD = 6, 8  # a product, shifts and the sign; an address and the wait
 
 
-def pair_work(mask: Expr) -> float:
-    """Instructions for each pair, without the end of the keys and the choice of the score."""
-    return sum(_work(node) for node in walk(turn_comparisons(mask, "kv").expr))
+def pair_work(mask: Expr, inner: str) -> float:
+    """Instructions for each pair, without the ends of the axes and the choice of the score.
+
+    Args:
+        inner: along which the kernel's loops go, "kv" or "q".
+    """
+    return sum(_work(node, inner) for node in walk(turn_comparisons(mask, inner).expr))
 
 
-def _work(node: Expr) -> float:
-    if "kv" not in node.variables or node.op in (Op.VAR, *_LOGIC):
+def _work(node: Expr, inner: str) -> float:
+    if inner not in node.variables or node.op in (Op.VAR, *_LOGIC):
         return 0.0
-    shared = 1.0 if "q" in node.variables else 0.5
+    shared = 1.0 if node.variables >= {"q", "kv"} else 0.5
     match node.op:
         case Op.LOAD:
             return shared * _LOAD

@@ -28,7 +28,7 @@ from .hopper import (
 )
 from .hopper import generate_forward as generate_hopper_forward
 from .kernel import Kernel, KernelSpec, Language, heavy_last
-from .mask_bits import generate_mask_bits
+from .mask_bits import generate_mask_bits, generate_mask_bits_of_keys
 from .planner import generate_plan_states
 from .refinement import generate_plan_refine
 from .rows import generate_backward_rows
@@ -51,6 +51,7 @@ class Phase(Enum):
     PLAN_COUNTS = "plan_counts"
     PLAN_RUNS = "plan_runs"
     MASK_BITS = "mask_bits"
+    MASK_BITS_KEY = "mask_bits_key"
 
 
 # Those whose programs have a key tile each and loop over query tiles.
@@ -101,6 +102,7 @@ GENERATORS = {
     (Phase.PLAN_COUNTS, Language.TRITON): generate_plan_counts,
     (Phase.PLAN_RUNS, Language.TRITON): generate_plan_runs,
     (Phase.MASK_BITS, Language.TRITON): generate_mask_bits,
+    (Phase.MASK_BITS_KEY, Language.TRITON): generate_mask_bits_of_keys,
 }
 
 

@@ -13,7 +13,7 @@ kernels, in the layout of an accumulator; plans give the same tiles in another o
     early_loads.py  what is loaded apart from where it is used, of either kernel
     works.py     programs that stay: how the producer finds works and tells the consumers
     row_loads.py what it loads for each row, a tile ahead
-    mask_bits.py how the forward kernel reads the mask of a tile as bits
+    mask_bits.py how the mask of a tile is read as bits, in either kernel
     key_loads.py what the forward kernel loads for each key, before it is needed
     query_sums.py  the order of those sums in memory, and the kernel that makes dQ of them
 

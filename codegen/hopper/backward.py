@@ -5,7 +5,8 @@ that see them; a program takes one after the other (`works.py`). Tiles are trans
 as in the portable kernels, where the formulas stand (`../backward.py`). What a tile gives to dQ is
 added to float32 sums in memory by atomics, in whatever order programs come by: dQ is not the same
 to the last bit in every run, and the runtime takes the portable kernels where that was asked for.
-`query_sums.py` reads the sums. What a consumer does with its keys: `backward_consumer.py`.
+`query_sums.py` reads the sums. A mask is evaluated, or read as bits (`mask_bits.py`). What a
+consumer does with its keys: `backward_consumer.py`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ..lower import Lowering, Scope
 from ..programs import write_program
 from ..tiles import descriptors, names_of_kernel
 from ..writer import Block
+from . import mask_bits
 from .backward_consumer import D_SCORES_PLACES, GROUPS, write_consumer
 from .module import (
     BARRIERS,
@@ -66,15 +68,18 @@ _BARRIERS = {
     "results_ready": "{groups}, 1",
 }
 _NUMBERS = ("lse_log2", "delta")  # float32, one a row
-_WORKS = Works(
-    "part_heads * kv_tiles", ("kv_start", "b", "h", "result_head", "head_of_sums"), "key", 1
-)
 _NAMES = frozenset(
     """lse_log2_of_rows delta_of_rows d_scores_tiles query_sums modified slope factor left
     add_query_sums part_order first_sum LEFT HALF last place d_query_tile
     query_free d_scores_ready results_ready backward
     result_head head_of_sums cut nought ahead next_at tile_ahead row_ahead q_ahead""".split()  # noqa: SIM905
 )
+
+
+def _works(spec: KernelSpec) -> Works:
+    bits = (mask_bits.BITS_TILE,) if spec.mask_bits else ()
+    about = ("kv_start", "b", "h", "result_head", "head_of_sums", *bits)
+    return Works("part_heads * kv_tiles", about, "key", 1)
 
 
 def generate_backward(spec: KernelSpec) -> Kernel:
@@ -104,11 +109,11 @@ def generate_backward(spec: KernelSpec) -> Kernel:
     )
     names = names_of_kernel(fixed, RESERVED | _NAMES)
     lowering = Lowering(names, spec.clamped, spec.wide, language="gl")
-    body = Block(1)
-    tiles = _write_shared_memory(body, spec)
-    producer = _producer(spec, lowering, tiles)
+    body, works = Block(1), _works(spec)
+    tiles = _write_shared_memory(body, spec, works)
+    producer = _producer(spec, works, lowering, tiles)
     consumer = Block(1)
-    write_consumer(consumer, spec, _WORKS, lowering)
+    write_consumer(consumer, spec, works, lowering)
     arguments = (*fixed, *lowering.arguments.values())
     partitions = (
         producer,
@@ -122,6 +127,7 @@ def generate_backward(spec: KernelSpec) -> Kernel:
     )
     write_partitions(body, partitions[1], partitions[0], GROUPS)
     functions = [BARRIERS, NOTES, ADD_QUERY_SUMS, *helpers_of(lowering.helpers)]
+    functions += [mask_bits.SPREAD] if spec.mask_bits else []
     title = "Gradients of queries, keys and values for Hopper"
     return write_hopper_module(title, "backward", spec, arguments, functions, partitions, body)
 
@@ -141,7 +147,7 @@ def _write_key_program(body: Block, spec: KernelSpec) -> None:
     body.line("head_of_sums = flat_head - first_head")
 
 
-def _write_shared_memory(body: Block, spec: KernelSpec) -> list[str]:
+def _write_shared_memory(body: Block, spec: KernelSpec, works: Works) -> list[str]:
     """Write the allocations, and give their names."""
     dim, places = spec.head_dim, sum(D_SCORES_PLACES)
     names = [n for t, d, _ in _of_rows(spec) for n in allocate(body, t, d, "STAGES", "BLOCK_M")]
@@ -160,7 +166,7 @@ def _write_shared_memory(body: Block, spec: KernelSpec) -> list[str]:
             f"gl.float32, [STAGES, BLOCK_M], {descriptor}.layout)"
         )
     counts = {n: text.format(groups=GROUPS, d_scores=places) for n, text in _BARRIERS.items()}
-    _WORKS.write_notes(body)
+    works.write_notes(body)
     write_barriers(body, counts)
     of_rows = (f"{name}_of_rows" for name in _NUMBERS)
     return [*names, "d_scores_tiles", *of_rows, *NAMES]
@@ -176,20 +182,24 @@ def _of_consumer(spec: KernelSpec, tiles: list[str], lowering: Lowering) -> tupl
     )
 
 
-def _producer(spec: KernelSpec, lowering: Lowering, tiles: list[str]) -> Partition:
+def _producer(spec: KernelSpec, works: Works, lowering: Lowering, tiles: list[str]) -> Partition:
     dim = spec.head_dim
     of = descriptors({**dims_of_scores(spec), "value": dim, "d_out": dim}, _ROWS)
     names = (*(a.name for a in of), "lse_log2_rows", "delta_rows", NEXT_WORK)
     block = Block(1)
-    with _WORKS.of_producer(block) as body:
+    with works.of_producer(block) as body:
         _write_key_program(body, spec)
         scope = Scope(body.block(), None, {n: n for n in ("b", "h", "kv_first", "kv_last")})
         schedule = write_schedule(QUERIES, spec, GROUPS * GROUP_ROWS, lowering, scope)
-        body.comment("Keys past the end are masked in every tile: their weights can be infinite.")
-        body.line("cut = kv_start + BLOCK_N > kv_len")
+        if spec.mask_bits:
+            mask_bits.write_first_tile(body, lowering)
+        else:
+            text = "Keys past the end are masked in every tile: their weights can be infinite."
+            body.comment(text)
+            body.line("cut = kv_start + BLOCK_N > kv_len")
         _write_fetch(body, spec, "first_tile", schedule.after_first)
-        _WORKS.write_leave(body)
-        write_group_fetches(body, _WORKS.ready, keys_of(spec), "kv_start", GROUPS)
+        works.write_leave(body)
+        write_group_fetches(body, works.ready, keys_of(spec), "kv_start", GROUPS)
         value = [("value", dim, "b, kv_head")]
         body.line("mbarrier.wait(value_free.index(0), nth_work & 1 ^ 1)")
         write_group_fetches(body, "value_ready.index(0)", value, "kv_start", GROUPS)
@@ -211,7 +221,8 @@ def _write_fetch(block: Block, spec: KernelSpec, tile: str, after: str) -> None:
     block.line("stage = at % STAGES")
     block.line("mbarrier.wait(query_free.index(stage), at // STAGES & 1 ^ 1)")
     block.line(f"after = {after}")
-    masked = f"gl.where(cut & (after != {NOTHING}), {MASKED}, after)"
+    # Of a table with bits those tiles are masked ones.
+    masked = "after" if spec.mask_bits else f"gl.where(cut & (after != {NOTHING}), {MASKED}, after)"
     write_leave_tile(block, tile, masked)
     ready, row = "query_ready.index(stage)", f"{tile} * BLOCK_M"
     write_tile_fetches(block, ready, _of_rows(spec), row, "BLOCK_M", "BLOCK_M * 8")

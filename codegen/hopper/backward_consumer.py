@@ -27,9 +27,11 @@ from flexdsl.analysis.derivative import derivatives
 from flexdsl.ir import Expr, const, var
 
 from ..kernel import KernelSpec
+from ..loops import QUERIES
 from ..lower import Lowering, Scope, Text
 from ..tiles import loads_at, tile_scope, write_allowed
 from ..writer import Block
+from . import mask_bits
 from .early_loads import loads_of
 from .module import GROUP_ROWS, matrix, tile_bytes
 from .query_sums import PART
@@ -45,6 +47,8 @@ D_SCORES_PLACES = (3, 2)  # for dS of each consumer
 def write_consumer(block: Block, spec: KernelSpec, works: Works, lowering: Lowering) -> None:
     """Write the loop of a consumer over works."""
     _write_layouts(block, spec.head_dim)
+    if spec.mask_bits:
+        mask_bits.write_layout(block, QUERIES)
     block.comment("Each consumer has its half of every tile's sums.")
     block.line("query_sums = left_sums if GROUP == 0 else right_sums")
     block.line("part_order = gl.arange(0, 4096, PART)")
@@ -63,6 +67,8 @@ def _write_work(body: Block, spec: KernelSpec, lowering: Lowering) -> None:
     body.line("first_sum = head_of_sums * (left_tiles if GROUP == 0 else q_tiles)")
     body.line(f"d_value_tile = gl.zeros([{GROUP_ROWS}, {dim}], gl.float32, OUT)")
     body.line(f"d_key_tile = gl.zeros([{GROUP_ROWS}, {dim}], gl.float32, OUT)")
+    if spec.mask_bits:
+        mask_bits.write_words(body, QUERIES, GROUPS, "", lowering)
     body.line("\n# The first tile.")
     early = _write_step(body, spec, None, True, lowering, scope)
     body.line("before = q_tile")
@@ -131,6 +137,9 @@ def _write_step(
     _write_weights(body, spec, masked, early, lowering, outer)
     _write_d_scores(body, spec.head_dim, first)
     write_next_loads(body, spec, loads, early, lowering, outer)
+    if spec.mask_bits and masked:
+        body.comment("Before this tile's atomics, as what is loaded for rows.")
+        mask_bits.write_words(body, QUERIES, GROUPS, f"after == {MASKED}", lowering)
     _write_gradients(body, spec.head_dim, first)
     write_next_tile(body)
     return early
@@ -233,7 +242,7 @@ def _write_weights(
     scope, log2 = tile_scope(body, outer, "q"), "scale"
     scope.known.update(early)
     slope = "1.0"
-    if masked or spec.score is not None:
+    if (masked and not spec.mask_bits) or spec.score is not None:
         write_rows(scope.block, spec)
     if spec.score is not None:
         score = spec.score.expr
@@ -248,10 +257,17 @@ def _write_weights(
     scope.block.line("lse_log2 = lse_log2_of_rows.index(stage).load(ROWS)")
     scope.block.line(f"weights = gl.exp2(scores * {log2} - lse_log2[None, :])")
     if masked:
-        ends = f"(row < {end_of_tiles(spec, 'q_len')}) & (key_index < kv_len)"
-        allowed = write_allowed(spec, lowering, scope, ends)
+        allowed = _write_mask(spec, lowering, scope)
         scope.block.line(f"weights = gl.where({allowed}, weights, 0.0)")
     scope.block.line("factor = weights" if slope == "1.0" else f"factor = weights * {slope}")
+
+
+def _write_mask(spec: KernelSpec, lowering: Lowering, scope: Scope) -> str:
+    """Write the mask of a masked tile, with the ends of queries and of keys; its source."""
+    if spec.mask_bits:
+        return mask_bits.allowed(QUERIES)
+    ends = f"(row < {end_of_tiles(spec, 'q_len')}) & (key_index < kv_len)"
+    return write_allowed(spec, lowering, scope, ends)
 
 
 def _write_results(body: Block, spec: KernelSpec) -> None:

@@ -251,7 +251,7 @@ def _write_work(
     body.line(f"total = gl.zeros([{GROUP_ROWS}], gl.float32, ROWS)")
     write_zeros(body, spec)
     if spec.mask_bits:
-        mask_bits.write_words(body, spec, "", lowering)
+        mask_bits.write_words(body, KEYS, spec.consumers, "", lowering)
     for i, name in enumerate(_held(spec)):
         tile = matrix("query", i, "mine", GROUP_ROWS, pieces(spec.head_dim)[i][1])
         body.line(f"{name} = {tile}.load(QUERIES)")
@@ -288,7 +288,7 @@ def _write_layouts(body: Block, spec: KernelSpec) -> None:
     if _held(spec):
         body.line("QUERIES: gl.constexpr = gl.DotOperandLayout(0, SCORES, 2)")
     if spec.mask_bits:
-        mask_bits.write_layout(body)
+        mask_bits.write_layout(body, KEYS)
 
 
 def _write_step(
@@ -309,7 +309,7 @@ def _write_step(
     write_start_out(body, spec)
     write_more_loads(body, spec, loads, masked, early, lowering, scope)
     if spec.mask_bits:
-        mask_bits.write_words(body, spec, masked, lowering)
+        mask_bits.write_words(body, KEYS, spec.consumers, masked, lowering)
     _write_wait_scores(body, len(pieces(spec.value_dim)))
     _write_weights(body, spec, masked, early, lowering, scope)
     write_wait_out(body, spec)
@@ -370,7 +370,7 @@ def _write_mask(
     It has a scope of its own: what the score computed may stand in registers that are needed here.
     """
     if spec.mask_bits:
-        mask_bits.write_mask(block)
+        block.line(f'scores = gl.where({mask_bits.allowed(KEYS)}, scores, -float("inf"))')
         return
     if spec.score is None:
         write_keys(block, spec)

@@ -81,7 +81,7 @@ RESERVED = frozenset(
     QUERIES query_0 query_1 query_2
     work_notes tile_notes query_free
     query_ready key_ready key_free value_ready value_free zero SCORES ROWS KEYS
-    weights_0 weights_1 weights_2 bits_tile words word word_of_row column bit spread WORDS
+    weights_0 weights_1 weights_2 bits_tile words words_at word column bit spread WORDS
     """.split()  # noqa: SIM905
 )
 

@@ -34,6 +34,8 @@ _SUMMARISED = {"i1": "i8", "u8": "i16", **dict.fromkeys(("fp16", "bf16", "fp64")
 # Kernels that make plans; those of a mask, and those of any.
 OF_MASKS = (Phase.PLAN_STATES, Phase.PLAN_REFINE)
 OF_STATES = (Phase.PLAN_COUNTS, Phase.PLAN_RUNS)
+# Those that write a mask as bits.
+OF_BITS = (Phase.MASK_BITS, Phase.MASK_BITS_KEY)
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def job_of(
     _check_phase(phase, shape)
     dims = shape.head_dim, shape.value_dim
     spec = unbound_spec(mask, score, *dims, phase, products=products, tables=tables)
-    if phase in (*OF_MASKS, *OF_STATES, Phase.MASK_BITS):
+    if phase in (*OF_MASKS, *OF_STATES, *OF_BITS):
         spec = KernelSpec(mask, None, None, 0, 0)
     spec = replace(spec, learned=frozenset(learned))
     mods = (p and p.expr for p in (spec.mask, spec.score))

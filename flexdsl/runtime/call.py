@@ -106,21 +106,22 @@ class Call:
         if not may_read_bits(phase, config):
             return plan
         if plan.tile_shape != config.tile:  # a table, if it becomes one, is of the kernel's tiles
-            plan = bind.find_plan(self.bound.mask, self.bound.lengths, config.tile)
+            plan = self._plan_in_tiles(phase, config)
         return mask_bits.with_table(self.bound, plan)
 
     def _plan(self, phase: Phase, config: Config) -> BlockPlan:
-        def turned(plan: BlockPlan) -> BlockPlan:
-            return plan.transposed() if phase in OF_KEYS else plan
-
         given = self.bound.plan
         if given is not None:
-            plan = turned(given)
+            plan = _turned(given, phase)
             if plan.closed_form or plan.tile_shape == config.tile:
                 return plan
             if given.device is not None:
-                return turned(given.with_tile(config.tile))
-        return turned(bind.find_plan(self.bound.mask, self.bound.lengths, config.tile))
+                return _turned(given.with_tile(config.tile), phase)
+        return self._plan_in_tiles(phase, config)
+
+    def _plan_in_tiles(self, phase: Phase, config: Config) -> BlockPlan:
+        found = bind.find_plan(self.bound.mask, self.bound.lengths, config.tile)
+        return _turned(found, phase)
 
     def spec(self, phase: Phase, plan: BlockPlan | None, config: Config) -> KernelSpec:
         """What a kernel of this call has in its text."""
@@ -168,7 +169,12 @@ class Call:
 
 def may_read_bits(phase: Phase, config: Config) -> bool:
     """Is a kernel one of those that know how to read their mask as bits?"""
-    return phase is Phase.FORWARD and config.language is Language.GLUON
+    return phase in (Phase.FORWARD, Phase.BACKWARD) and config.language is Language.GLUON
+
+
+def _turned(plan: BlockPlan, phase: Phase) -> BlockPlan:
+    """The plan of that mask and those tiles along the axis of a kernel's loops."""
+    return plan.transposed() if phase in OF_KEYS else plan
 
 
 def _is_heavy_last(plan: BlockPlan) -> bool:

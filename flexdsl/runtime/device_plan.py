@@ -79,9 +79,10 @@ def make_table(
     grid = plan.scene.grid
     found = states(plan, values, device, launch)
     refine(found, plan, values, launch)
-    cut = plan.kv_len % plan.tile_shape[1] != 0
+    length, block = plan.kv_len, plan.tile_shape[1]
     if plan.outer == "kv":
-        found, cut = found.transpose(2, 3).contiguous(), False
+        found = found.transpose(2, 3).contiguous()
+        length, block = plan.q_len, plan.tile_shape[0]
     outer, inner = found.shape[2:]
     room = room_for(grid.batch * grid.heads * outer, inner)
 
@@ -102,7 +103,7 @@ def make_table(
         "full_ends": full_ends,
         "starts": starts,
         "stops": stops,
-        "cut_tile": inner - 1 if cut else inner,
+        "cut_tile": inner - 1 if length % block else inner,
     }
     launch(Phase.PLAN_COUNTS, None, room.rows, given, {}, plan.tile_shape, device)
     torch.cumsum(runs, 0, dtype=torch.int32, out=offsets[1:])

@@ -2,14 +2,16 @@
 
 A mask of many instructions, evaluated for every head in every call, takes longer than the matrix
 products. Where the plan is a table, a kernel writes what the mask says of its masked tiles as bits
-(`codegen/mask_bits.py`), and the forward kernel of a Hopper GPU reads those. Bits are kept with the
-table, and made anew where a captured tensor has changed. Two tiles of bits stand before those of
-the table: of a query tile without any tile, and of one whose tiles are all full. Bundles have no
-such kernels: theirs evaluate the mask. So do the kernels of the backward pass.
+(`codegen/mask_bits.py`), and a Hopper GPU's kernels of the forward and of the backward pass read
+those: each of a table of its own, by query tiles and by key tiles. Bits are kept with the table,
+and made anew where a captured tensor has changed. Two tiles of bits stand before those of the
+table: of an outer tile without any tile, and of one whose tiles are all full. Bundles have no such
+kernels: theirs evaluate the mask. So do the portable kernels.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -39,8 +41,8 @@ def bits_nbytes(plan: BlockPlan) -> int:
     if plan.kind == "device":
         tiles = grid.batch * grid.heads * plan.q_tiles * plan.kv_tiles
     else:
-        tiles = int(_masked_tiles(table_of_kernel(plan)).sum())
-    return (tiles + _FIRST) * bytes_of_tile(plan.tile_shape[0])
+        tiles = int(_masked_tiles(_runs(plan)).sum())
+    return (tiles + _FIRST) * _bytes_of_tile(plan)
 
 
 def with_table(bound: Bound, plan: BlockPlan) -> BlockPlan:
@@ -51,11 +53,12 @@ def with_table(bound: Bound, plan: BlockPlan) -> BlockPlan:
 
 
 def reason_against(bound: Bound, plan: BlockPlan) -> str | None:
-    """Why a Hopper GPU's forward kernel evaluates the mask by itself; None where it reads bits.
+    """Why a Hopper GPU's kernel of that plan evaluates the mask by itself; None: it reads bits.
 
     Of a closed form: why it is not to be taken as a table, which has bits.
     """
-    if bound.mask is None or pair_work(bound.mask.expr) < LEAST_WORK:
+    inner = "kv" if plan.outer == "q" else "q"
+    if bound.mask is None or pair_work(bound.mask.expr, inner) < LEAST_WORK:
         return "it takes few instructions"
     if any(isinstance(v, Tensor) and v.numel() >= 2**31 for v in bound.mask_values.values()):
         return "a captured tensor has 2**31 elements or more"
@@ -93,34 +96,66 @@ def _make(
     table: DeviceTable, plan: BlockPlan, bound: Bound, device: torch.device, launch: Launch
 ) -> TableWithBits:
     words = torch.empty(bits_nbytes(plan) // 4, dtype=torch.int32, device=device)
-    of_tile = bytes_of_tile(plan.tile_shape[0]) // 4
+    of_tile = _bytes_of_tile(plan) // 4
     words[:of_tile].zero_()
     words[of_tile : 2 * of_tile].fill_(-1)
+    table = replace(table, full_ends=_full_ends(table, plan))
     made = TableWithBits(
         table.offsets, table.full_ends, table.starts, table.stops, _first_bits(table, plan), words
     )
     given: dict[str, Any] = {**vars(made), **given_of(plan, bound.mask_values)}
     tensors = {n: not_empty(v) for n, v in bound.mask_values.items() if isinstance(v, Tensor)}
     programs = len(table.full_ends) * PARTS
-    launch(Phase.MASK_BITS, bound.mask, programs, given, tensors, plan.tile_shape, device)
+    phase = Phase.MASK_BITS if plan.outer == "q" else Phase.MASK_BITS_KEY
+    launch(phase, bound.mask, programs, given, tensors, plan.tile_shape, device)
     return made
 
 
 def _first_bits(table: DeviceTable, plan: BlockPlan) -> Tensor:
-    """int32 [rows]: the tile of bits of the first tile that a kernel takes of each row."""
+    """int32 [rows]: the tile of bits of the first tile that a kernel takes of each row.
+
+    Args:
+        table: all of whose tiles of cut keys are masked.
+    """
     if plan.kind == "device":
+        inner = plan.kv_tiles if plan.outer == "q" else plan.q_tiles
         rows = torch.arange(len(table.full_ends), dtype=torch.int32, device=table.offsets.device)
         last = table.offsets[1:]
         other = (table.offsets[:-1] < last).to(torch.int32) * _ALL
-        return torch.where(table.full_ends < last, rows * plan.kv_tiles + _FIRST, other)
-    runs = table_of_kernel(plan)
+        return torch.where(table.full_ends < last, rows * inner + _FIRST, other)
+    runs = _runs(plan)
     masked = _masked_tiles(runs)
     first = np.where(masked > 0, np.cumsum(masked) - masked + _FIRST, _NONE)
     first[(masked == 0) & (np.diff(runs.offsets) > 0)] = _ALL
     return torch.from_numpy(first.astype(np.int32)).to(table.offsets.device)
 
 
+def _runs(plan: BlockPlan) -> RunTable:
+    """The table of a plan on the host, as kernels that read bits take it."""
+    runs = table_of_kernel(plan)
+    return replace(runs, full_ends=_full_ends(runs, plan))
+
+
+def _full_ends(table: RunTable | DeviceTable, plan: BlockPlan) -> Any:
+    """Where the full runs of each row end: at once in a table of keys, where the keys are cut.
+
+    Keys past the end are to be masked in every tile, since their weights can be infinite. Kernels
+    that evaluate masks see to it themselves.
+    """
+    if plan.outer == "q" or plan.kv_len % plan.tile_shape[1] == 0:
+        return table.full_ends
+    cut = slice(plan.kv_tiles - 1, None, plan.kv_tiles)
+    found: Any = table.full_ends + 0  # a copy
+    found[cut] = table.offsets[:-1][cut]
+    return found
+
+
 def _masked_tiles(table: RunTable) -> np.ndarray[Any, Any]:
     """Masked tiles of each row."""
     tiles = np.where(table.full_runs(), 0, table.stops - table.starts)
     return np.bincount(table.row_of_runs(), tiles, table.rows).astype(np.int64)
+
+
+def _bytes_of_tile(plan: BlockPlan) -> int:
+    height, width = plan.tile_shape
+    return bytes_of_tile(height, width) if plan.outer == "q" else bytes_of_tile(width, height)

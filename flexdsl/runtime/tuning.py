@@ -191,7 +191,13 @@ def _portable(
             return (Config(8192 // head_dim, 64, 4, 1),)
         case Phase.PLAN_REFINE:
             return (Config(128, 128, 1, 1),)  # the tile is the plan's
-        case Phase.PLAN_STATES | Phase.PLAN_COUNTS | Phase.PLAN_RUNS | Phase.MASK_BITS:
+        case (
+            Phase.PLAN_STATES
+            | Phase.PLAN_COUNTS
+            | Phase.PLAN_RUNS
+            | Phase.MASK_BITS
+            | Phase.MASK_BITS_KEY
+        ):
             return (Config(128, 128, 4, 1),)  # the tile is the plan's
         case Phase.BACKWARD_DIAGONAL:
             return (diagonal_config(head_dim, itemsize),)

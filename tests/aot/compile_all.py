@@ -2,7 +2,7 @@
 
 Usage: python -m tests.aot.compile_all VARIANT@TARGET@DTYPE[@PHASE[@HEAD_DIM]] ...
 
-The phase "bits" is the forward kernel of a Hopper GPU that reads its mask as bits.
+The phases "bits" and "backward_bits" are kernels of a Hopper GPU that read their mask as bits.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from flexdsl.aot import compile_kernel, parse_target
 from flexdsl.aot.compile import compile_job
 from flexdsl.aot.specs import Job, Shape, job_of
 from flexdsl.codegen import Language, Phase, unbound_spec
-from flexdsl.codegen.hopper import generate_forward
+from flexdsl.codegen.unbound import GENERATORS
 from tests.codegen.variants import VARIANTS, Variant
+
+READ_BITS = {"bits": Phase.FORWARD, "backward_bits": Phase.BACKWARD}
 
 
 def facts(job: str) -> dict[str, object]:
@@ -30,8 +32,9 @@ def facts(job: str) -> dict[str, object]:
     name, target, dtype, *more = job.split("@")
     variant = VARIANTS[name]
     dims = (variant.head_dim, variant.value_dim) if len(more) < 2 else (int(more[1]),) * 2
-    if more and more[0] == "bits":
-        compiled = compile_job(reading_bits(variant, Shape(parse_target(target), dtype, *dims)))
+    if more and more[0] in READ_BITS:
+        shape = Shape(parse_target(target), dtype, *dims)
+        compiled = compile_job(reading_bits(READ_BITS[more[0]], variant, shape))
     else:
         compiled = compile_kernel(
             variant.mask,
@@ -63,14 +66,15 @@ def facts(job: str) -> dict[str, object]:
     }
 
 
-def reading_bits(variant: Variant, shape: Shape) -> Job:
-    """The forward kernel of the variant's score whose mask is bits."""
+def reading_bits(phase: Phase, variant: Variant, shape: Shape) -> Job:
+    """The kernel of the variant's score whose mask is bits."""
     score = None if variant.score is None else variant.score.program
-    job = job_of(Phase.FORWARD, None, score, shape)
-    spec = unbound_spec(None, score, shape.head_dim, shape.value_dim)
+    job = job_of(phase, None, score, shape)
+    spec = unbound_spec(None, score, shape.head_dim, shape.value_dim, phase)
     spec = replace(spec, closed_form=None, mask_bits=True)
     of_hopper = (c for _, c in job.candidates if c.language is Language.GLUON)
-    kernels = tuple((generate_forward(replace(spec, consumers=c.consumers)), c) for c in of_hopper)
+    generate = GENERATORS[phase, Language.GLUON]
+    kernels = tuple((generate(replace(spec, consumers=c.consumers)), c) for c in of_hopper)
     return replace(job, candidates=kernels)
 
 

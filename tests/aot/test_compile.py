@@ -33,7 +33,13 @@ OF_HOPPER_BACKWARD = [
 # Those that read their mask as bits: two and three consumers, a score without loads and with one.
 OF_BITS = [f"full@cuda:90@bf16@bits@{d}" for d in (64, 96, 128, 256)]
 OF_BITS += [f"{n}@cuda:90@fp16@bits@{d}" for n in ("softcap", "relative_bias") for d in (64, 128)]
+BITS_BACKWARD = [f"full@cuda:90@bf16@backward_bits@{d}" for d in (64, 128)]
+BITS_BACKWARD += [
+    f"{n}@cuda:90@fp16@backward_bits@{d}" for n in ("softcap", "relative_bias") for d in (64, 128)
+]
+EVALUATED_BACKWARD = [f"neighborhood@cuda:90@bf16@backward@{d}" for d in (64, 128)]
 JOBS += [*OF_BITS, *(f"neighborhood@{t}@bf16@mask_bits" for t in ("cuda:90", "hip:gfx942"))]
+JOBS += [*BITS_BACKWARD, *EVALUATED_BACKWARD, "neighborhood@cuda:90@bf16@mask_bits_key"]
 JOBS += [*OF_HOPPER, *OF_HOPPER_BACKWARD, "full@cuda:90@bf16@backward_sums@128"]
 JOBS += [f"{name}@cuda:90@bf16@plan_states" for name in ("document", "neighborhood", "sinks")]
 JOBS += [f"document@{t}@bf16@plan_states" for t in ("cuda:80", "hip:gfx942")]
@@ -78,11 +84,20 @@ def test_bits_stay_with_the_threads_that_loaded_them(compiled: dict[str, dict[st
     phases = (compiled[f"full@cuda:90@bf16@{phase}@128"] for phase in ("bits", "forward"))
     with_bits, without = (facts["shuffles"] for facts in phases)
     assert with_bits == without > 0
+    for bits, evaluated in zip(BITS_BACKWARD[:2], EVALUATED_BACKWARD, strict=True):
+        assert compiled[bits]["shuffles"] == compiled[evaluated]["shuffles"] > 0
+
+
+def test_bits_take_fewer_registers_than_the_arithmetic_of_a_mask(
+    compiled: dict[str, dict[str, Any]],
+) -> None:
+    for bits, evaluated in zip(BITS_BACKWARD[:2], EVALUATED_BACKWARD, strict=True):
+        assert compiled[bits]["spills"] < compiled[evaluated]["spills"]
 
 
 def test_products_in_gluon_run_side_by_side(compiled: dict[str, dict[str, Any]]) -> None:
     """Where ptxas lets one product wait for another, it waits as often as it multiplies."""
-    for job in (*OF_HOPPER, *OF_BITS, *OF_HOPPER_BACKWARD):
+    for job in (*OF_HOPPER, *OF_BITS, *OF_HOPPER_BACKWARD, *BITS_BACKWARD):
         facts = compiled[job]
         assert facts["language"] == "gluon" and facts["waits"] * 3 < facts["products"], facts
 

@@ -138,9 +138,14 @@ def expect_gradients(
     value_dim: int = 32,
     dtype: torch.dtype = torch.float32,
     backend: str = "triton",
+    on_cpu: Mod | None = None,
     **options: Any,
 ) -> None:
-    """Compare gradients of q, k and v with those of float64 autograd through the reference."""
+    """Compare gradients of q, k and v with those of float64 autograd through the reference.
+
+    Args:
+        on_cpu: the mask for the reference, where what `mask` captures is on a GPU.
+    """
     generator = torch.Generator().manual_seed(q_len + kv_len + head_dim)
     shapes = [(HEADS, q_len, head_dim), (kv_heads, kv_len, head_dim), (kv_heads, kv_len, value_dim)]
     shapes += [(HEADS, q_len, value_dim)]
@@ -150,6 +155,7 @@ def expect_gradients(
     on_device = [[x.to(DEVICE) for x in xs] for xs in arguments]
     exact = [[x.double() for x in xs] for xs in arguments]
     found = gradients(mask, score, *on_device, backend, **options)
+    mask = mask if on_cpu is None else on_cpu
     wanted = gradients(mask, score, *exact, "reference", **options)
     for name, a, b in zip("qkv", found, wanted, strict=True):
         assert a.dtype == dtype and error(a, b) <= TOLERANCE[dtype], name

@@ -43,8 +43,9 @@ KERNELS += [("decay", Phase.DIFFERENCES, Language.TRITON)]
 KERNELS += [(name, Phase.PLAN_STATES, Language.TRITON) for name in ("document", "neighborhood")]
 KERNELS += [("full", p, Language.TRITON) for p in (Phase.PLAN_COUNTS, Phase.PLAN_RUNS)]
 KERNELS += [("document", Phase.PLAN_REFINE, Language.TRITON)]
-KERNELS += [("neighborhood", Phase.MASK_BITS, Language.TRITON)]
-READS_BITS = "bits", Phase.FORWARD, Language.GLUON  # whatever the mask is
+KERNELS += [("neighborhood", p, Language.TRITON) for p in (Phase.MASK_BITS, Phase.MASK_BITS_KEY)]
+# Whatever the mask is.
+READ_BITS = [("bits", phase, Language.GLUON) for phase in (Phase.FORWARD, Phase.BACKWARD)]
 
 
 def path_of(name: str, phase: Phase, language: Language) -> Path:
@@ -60,10 +61,13 @@ def test_kernel_text(name: str, phase: Phase, language: Language, update_golden:
     expect_text(kernel, path_of(name, phase, language), update_golden)
 
 
-def test_text_of_a_kernel_that_reads_its_mask_as_bits(update_golden: bool) -> None:
+@pytest.mark.parametrize(("name", "phase", "language"), READ_BITS)
+def test_text_of_a_kernel_that_reads_its_mask_as_bits(
+    name: str, phase: Phase, language: Language, update_golden: bool
+) -> None:
     spec = replace(unbound_spec(None, None, 128, 128), closed_form=None, mask_bits=True)
-    kernel = GENERATORS[Phase.FORWARD, Language.GLUON](spec)
-    expect_text(kernel, path_of(*READS_BITS), update_golden)
+    kernel = GENERATORS[phase, language](spec)
+    expect_text(kernel, path_of(name, phase, language), update_golden)
 
 
 def expect_text(kernel: Kernel, path: Path, update: bool) -> None:
@@ -78,7 +82,7 @@ def expect_text(kernel: Kernel, path: Path, update: bool) -> None:
 
 
 def test_no_golden_file_is_left_over() -> None:
-    assert set(GOLDEN.iterdir()) == {path_of(*kernel) for kernel in (*KERNELS, READS_BITS)}
+    assert set(GOLDEN.iterdir()) == {path_of(*kernel) for kernel in (*KERNELS, *READ_BITS)}
 
 
 def test_source_of_a_mod() -> None:

@@ -9,21 +9,27 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 
 import flexdsl as fx
+from flexdsl.analysis import BlockPlan
 from flexdsl.aot.specs import Shape, job_of
 from flexdsl.aot.targets import parse_target
-from flexdsl.codegen import Kernel, Phase, Role
+from flexdsl.codegen import Kernel, KernelSpec, Phase, Role
 from flexdsl.codegen.hopper.works import FULL, MASKED, NOTHING
+from flexdsl.codegen.unbound import GENERATORS
 from flexdsl.ir import Kind
 from flexdsl.mod import as_mod
-from flexdsl.runtime.run_table import table_of_kernel
+from flexdsl.runtime import device_plan, mask_bits
+from flexdsl.runtime.run_table import table_of_kernel, to_device
 from flexdsl.runtime.tuning import Config
+from tests.runtime.test_mask_bits import DEVICE, allowed_of, bound_of
 
 Note = int | tuple[int, int]
 RUNS = ("offsets", "full_ends", "starts", "stops")
@@ -106,13 +112,23 @@ def function_of(kernel: Kernel, name: str, known: dict[str, Any]) -> Any:
     return known[name]
 
 
-# Notes that a work has, of which the first one says where it begins.
+# Notes that a work has, of which the first one says where it begins; with bits there is one more.
 NUMBERS = {"forward": 3, "backward": 5}
 
 
-def notes_of(kernel: Kernel, config: Config, arguments: dict[str, Any]) -> Iterator[Note]:
-    """What the producers of all programs leave, in order: a tile, or where a work begins."""
+def notes_of(
+    kernel: Kernel,
+    config: Config,
+    arguments: dict[str, Any],
+    bits: dict[int, int] | None = None,
+) -> Iterator[Note]:
+    """What the producers of all programs leave, in order: a tile, or where a work begins.
+
+    Args:
+        bits: gets the tile of bits of each work's first tile, by where it begins.
+    """
     counter = Pointer([0])
+    numbers = NUMBERS[kernel.entry] + (bits is not None)
     for program in range(PROGRAMS):
         left: list[Note] = []
 
@@ -120,8 +136,11 @@ def notes_of(kernel: Kernel, config: Config, arguments: dict[str, Any]) -> Itera
             name, place = note
             if name == "tile_notes":
                 left.append((number >> 2, number & 3))
-            elif place % NUMBERS[kernel.entry] == 0:
+            elif place % numbers == 0:
                 left.append(number)
+            elif bits is not None and place % numbers == numbers - 1:
+                *_, start = (note for note in left if isinstance(note, int))
+                bits[start] = number
 
         idle = dict.fromkeys(("mbarrier", "tma"), Idle())
         known: dict[str, Any] = {"gl": Machine(program), "leave": leave, "counted": int, **idle}
@@ -152,6 +171,16 @@ def works_of(notes: Iterator[Note]) -> dict[int, list[tuple[int, int]]]:
     return works
 
 
+def sizes_of(plan: BlockPlan) -> dict[str, Any]:
+    """The sizes of a call of one head."""
+    sizes = {"q_len": plan.q_len, "kv_len": plan.kv_len, "q_offset": 0, "heads": 1}
+    sizes |= {"row_stride": plan.q_len}
+    sizes |= dict.fromkeys(("all_heads", "part_heads", "group", "result_heads", "members"), 1)
+    sizes |= dict.fromkeys(("first_head", "member", "left_tiles"), 0)
+    sizes |= dict.fromkeys(("table_stride_b", "table_stride_h"), 0)
+    return sizes | {"q_tiles": plan.q_tiles, "kv_tiles": plan.kv_tiles}
+
+
 @pytest.mark.parametrize("phase", [Phase.FORWARD, Phase.BACKWARD])
 @pytest.mark.parametrize("name", MASKS)
 def test_the_producer_tells_of_all_live_tiles(name: str, phase: Phase) -> None:
@@ -162,11 +191,7 @@ def test_the_producer_tells_of_all_live_tiles(name: str, phase: Phase) -> None:
     plan = fx.plan(mask, q_len=ROWS, kv_len=KEYS, tile=config.tile)
     forward = phase is Phase.FORWARD
     along = plan if forward else plan.transposed()
-    sizes = {"q_len": ROWS, "kv_len": KEYS, "q_offset": 0, "row_stride": ROWS, "heads": 1}
-    sizes |= dict.fromkeys(("all_heads", "part_heads", "group", "result_heads", "members"), 1)
-    sizes |= dict.fromkeys(("first_head", "member", "left_tiles"), 0)
-    sizes |= dict.fromkeys(("table_stride_b", "table_stride_h"), 0)
-    arguments: dict[str, Any] = sizes | {"q_tiles": plan.q_tiles, "kv_tiles": plan.kv_tiles}
+    arguments = sizes_of(plan)
     parameters = (a for a in kernel.arguments if a.role is Role.PARAMETER)
     arguments |= {a.name: program.values[a.of] for a in parameters if program is not None}
     if any(a.role is Role.TABLE for a in kernel.arguments):
@@ -191,3 +216,44 @@ def test_the_producer_tells_of_all_live_tiles(name: str, phase: Phase) -> None:
             whole = kinds[j] == "full" and (j + 1) * inner <= others and not cut
             assert after == (FULL if whole else MASKED)
         assert tiles[-1][1] == NOTHING
+
+
+@cache
+def pairs(name: str) -> Any:
+    """A mask pair by pair, bool [520, 440]."""
+    mask = as_mod(MASKS[name], Kind.MASK)
+    return np.array([[bool(mask(0, 0, q, kv)) for kv in range(440)] for q in range(520)])
+
+
+@pytest.mark.parametrize("phase", [Phase.FORWARD, Phase.BACKWARD])
+@pytest.mark.parametrize("name", ["none", "causal", "grid", "every third"])
+@pytest.mark.parametrize("dim", [64, 128])
+def test_consumers_come_to_the_bits_of_their_tiles(dim: int, name: str, phase: Phase) -> None:
+    """A work's first tile has those that its notes say, and each masked one after it the next."""
+    forward, dense = phase is Phase.FORWARD, pairs(name)
+    config = job_of(phase, None, None, replace(SHAPE, head_dim=dim, value_dim=dim)).candidates[0][1]
+    lengths = {"q_len": len(dense), "kv_len": len(dense[0])}
+    plan = fx.plan(as_mod(MASKS[name], Kind.MASK), **lengths, tile=config.tile)
+    along = (plan if forward else plan.transposed()).tabulated
+    runs = to_device(table_of_kernel(along), DEVICE)
+    launch = device_plan.launch_compiled
+    table = mask_bits.with_bits(runs, along, bound_of(along), DEVICE, launch)
+    spec = KernelSpec(None, None, None, dim, dim, consumers=config.consumers, mask_bits=True)
+    kernel, begins = GENERATORS[phase, config.language](spec), dict[int, int]()
+    arrays = {n: Pointer(getattr(table, n).tolist()) for n in (*RUNS, "first_bits")}
+    works = works_of(notes_of(kernel, config, sizes_of(plan) | arrays, begins))
+    outer, inner = config.tile if forward else config.tile[::-1]
+    dense = dense if forward else dense.T
+    # Rows past the end may have anything in the forward pass; keys past the end may in neither.
+    looked_at = len(dense) if forward else None
+    ends = [-size % block for size, block in zip(dense.shape, (outer, inner), strict=True)]
+    dense = np.pad(dense, [(0, ends[0]), (0, ends[1])])
+    bits = allowed_of(table.mask_words, (outer, inner))
+    assert sorted(works) == sorted(begins) == list(range(0, len(dense), outer))
+    for start, tiles in works.items():
+        at, kind = begins[start], MASKED
+        for tile, after in tiles:
+            found = bits[at] if kind == MASKED else np.ones((outer, inner), bool)
+            wanted = dense[start:looked_at, tile * inner : (tile + 1) * inner][:outer]
+            np.testing.assert_array_equal(found[: len(wanted)], wanted)
+            at, kind = at + 1, after

@@ -69,14 +69,14 @@ def states_of_table(plan, shape):
 
 def check_tables(plan, expected):
     """Both tables of a plan against the states of its tiles [b, h, q tiles, kv tiles]."""
-    by_key = expected.swapaxes(2, 3)
-    by_key = by_key.reshape(-1, by_key.shape[3])
-    np.testing.assert_array_equal(states_of_table(plan.transposed(), by_key.shape), by_key)
-    by_row = expected.reshape(-1, expected.shape[3]).copy()
-    if plan.kv_len % plan.tile_shape[1]:
-        # The kernel's full tiles look at no end of the keys.
-        by_row[:, -1] = np.minimum(by_row[:, -1], 1)
-    np.testing.assert_array_equal(states_of_table(plan, by_row.shape), by_row)
+    lengths = plan.kv_len, plan.q_len
+    turned = (plan, expected), (plan.transposed(), expected.swapaxes(2, 3))
+    for (made, of_tiles), length, block in zip(turned, lengths, plan.tile_shape[::-1], strict=True):
+        by_row = of_tiles.reshape(-1, of_tiles.shape[3]).copy()
+        if length % block:
+            # A kernel's full tiles look at no end of the axis that it goes along.
+            by_row[:, -1] = np.minimum(by_row[:, -1], 1)
+        np.testing.assert_array_equal(states_of_table(made, by_row.shape), by_row)
 
 
 DOC = Table("doc", np.sort(np.random.default_rng(0).integers(0, 9, 256)))

@@ -1,7 +1,8 @@
 """Bits of masked tiles against the mask on plain ints, and which calls read them.
 
-The kernel that writes bits runs under Triton's interpreter, and on a GPU where there is one. The
-kernel that reads them is Gluon, and needs a GPU: `tests/codegen/test_hopper.py`.
+The kernels that write bits run under Triton's interpreter, and on a GPU where there is one. Those
+that read them are Gluon, and need a GPU: `tests/codegen/test_hopper_bits.py`. What they read is in
+`tests/codegen/test_words.py`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from flexdsl.runtime.run_table import grows, table_of_kernel, to_device
 from support.masks import HEADS, masks, shapes
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-TILES = st.sampled_from([(32, 8), (32, 16), (64, 32)])
+TILES = st.sampled_from([(32, 32), (32, 64), (64, 32)])
 
 
 def bound_of(plan):
@@ -54,48 +55,72 @@ def tables(plan):
 
 
 def allowed_of(words, tile):
-    """Tiles of words as bools [tiles, rows, keys], by what the layout says of one key."""
-    words = words.cpu().reshape(-1, tile[0], 4)
-    found = torch.zeros(len(words), *tile, dtype=torch.bool)
-    for key in range(tile[1]):
-        bit = key // 8 * 2 + key % 2
-        found[:, :, key] = words[:, :, key % 8 // 2] >> bit & 1 == 1
-    return found.numpy()
+    """Tiles of words as bools [tiles, outer, inner], each bit by the thread that reads it.
+
+    Of a product [64, inner] a thread has inner / 2 numbers. Which ones is in the PTX ISA, section
+    "Register Fragments and Shared Memory Matrix Layouts" of wgmma, under accumulator D.
+    """
+    outer, inner = tile
+    of_thread = -(-inner // 64)
+    words = words.cpu().reshape(-1, outer // 16, 32, of_thread).numpy()
+    found = np.zeros((len(words), *tile), bool)
+    for lane in range(32):
+        for register in range(inner // 2):
+            row = lane // 4 + register // 2 % 2 * 8
+            column = register // 4 * 8 + lane % 4 * 2 + register % 2
+            word = words[:, :, lane, register // 32]
+            found[:, row::16, column] = word >> register % 32 & 1 == 1
+    return found
 
 
 def check(plan, dense):
     """Each tile that a kernel masks has its bits, in the order in which the kernel comes to it.
 
     Args:
+        plan: of query tiles or of key tiles.
         dense: the mask pair by pair, on plain numbers: [batch, heads, q, kv].
     """
-    (height, width), grid = plan.tile_shape, plan.scene.grid
-    padded = np.zeros((*dense.shape[:3], plan.kv_tiles * width), bool)
-    padded[..., : plan.kv_len] = dense
+    grown = [-size % block for size, block in zip(dense.shape[2:], plan.tile_shape, strict=True)]
+    padded = np.pad(dense, [(0, 0), (0, 0), (0, grown[0]), (0, grown[1])])
     for made in tables(plan):
-        bits = allowed_of(made.mask_words, plan.tile_shape)
-        offsets, full_ends, starts, stops, first_bits = (
-            getattr(made, n).tolist()
-            for n in ("offsets", "full_ends", "starts", "stops", "first_bits")
+        if plan.outer == "q":
+            check_table(made, padded, plan.tile_shape, plan.scene.grid.heads, plan.q_len)
+        else:  # Keys past the end are masked in every tile.
+            turned = padded.swapaxes(2, 3), plan.tile_shape[::-1]
+            check_table(made, *turned, plan.scene.grid.heads, turned[0].shape[2])
+
+
+def check_table(made, dense, tile, heads, end):
+    """A table with bits against the mask [batch, heads, outer, inner], of whole tiles.
+
+    Args:
+        end: of the outer positions that are looked at in full tiles.
+    """
+    (height, width), rows_of_head = tile, dense.shape[2] // tile[0]
+    bits = allowed_of(made.mask_words, tile)
+    offsets, full_ends, starts, stops, first_bits = (
+        getattr(made, n).tolist() for n in ("offsets", "full_ends", "starts", "stops", "first_bits")
+    )
+    assert not bits[0].any() and bits[1].all()
+    seen = set()
+    for row in range(len(full_ends)):
+        b, h = divmod(row // rows_of_head, heads)
+        first = row % rows_of_head * height
+        by_tile = dense[b, h, first : first + height].reshape(height, -1, width).swapaxes(0, 1)
+        full, masked = (
+            [t for run in range(*ends) for t in range(starts[run], stops[run])]
+            for ends in ((offsets[row], full_ends[row]), (full_ends[row], offsets[row + 1]))
         )
-        assert not bits[0].any() and bits[1].all()
-        seen = set()
-        for row in range(len(full_ends)):
-            b, h = divmod(row // plan.q_tiles, grid.heads)
-            rows = slice(row % plan.q_tiles * height, plan.q_len)
-            runs = range(full_ends[row], offsets[row + 1])
-            tiles = [t for run in runs for t in range(starts[run], stops[run])]
-            if not tiles:
-                assert first_bits[row] == int(offsets[row] < offsets[row + 1])
-            for at, tile in enumerate(tiles, first_bits[row]):
-                wanted = padded[b, h, rows, tile * width : (tile + 1) * width][:height]
-                np.testing.assert_array_equal(bits[at, : len(wanted)], wanted)
-                seen.add(at)
-        assert len(seen) == sum(
-            stops[run] - starts[run]
-            for row in range(len(full_ends))
-            for run in range(full_ends[row], offsets[row + 1])
-        )
+        assert by_tile[full, : end - first].all()
+        if not masked:
+            assert first_bits[row] == int(bool(full))
+        for at, inner in enumerate(masked, first_bits[row]):
+            np.testing.assert_array_equal(bits[at], by_tile[inner])
+            seen.add(at)
+        rest = np.delete(by_tile, [*full, *masked], 0)
+        assert not rest.any()
+    masked_runs = [r for row, end in enumerate(full_ends) for r in range(end, offsets[row + 1])]
+    assert len(seen) == sum(stops[run] - starts[run] for run in masked_runs)
 
 
 @given(masks(), shapes(), TILES)
@@ -104,25 +129,31 @@ def test_bits_of_any_mask(mask, shape, tile):
     lengths = shape.q_len, shape.kv_len
     options = {"tile": tile, "q_offset": shape.q_offset}
     plan = make_plan(mask.program(), *lengths, batch=2, heads=HEADS, **options)
-    check(plan, mask.dense(2, HEADS, *lengths, shape.q_offset))
+    dense = mask.dense(2, HEADS, *lengths, shape.q_offset)
+    check(plan, dense)
+    check(plan.transposed(), dense)
 
 
 def test_bits_of_rows_with_many_masked_tiles():
     """More masked tiles than parts of a row, in several runs, with full tiles between them."""
-    function = fx.mask_mod(lambda b, h, q, kv: (kv // 24 % 3 == 1 or (q + kv) % 7 == 2) and kv > 9)
-    plan = make_plan(function.program, 70, 331, tile=(32, 8), q_offset=3)
-    dense = np.array([[bool(function(0, 0, q + 3, kv)) for kv in range(331)] for q in range(70)])
+    function = fx.mask_mod(lambda b, h, q, kv: (kv // 64 % 2 == 1 or (q + kv) % 7 == 2) and kv > 9)
+    plan = make_plan(function.program, 70, 811, tile=(32, 32), q_offset=3)
+    dense = np.array([[bool(function(0, 0, q + 3, kv)) for kv in range(811)] for q in range(70)])
     assert plan.full_tiles > 0 and np.diff(plan.tabulated.table.offsets).min() > 9
     check(plan, dense[None, None])
+    check(plan.transposed(), dense[None, None])
 
 
-@pytest.mark.parametrize("tile", [(128, 64), (64, 128), (192, 128)])
-def test_bits_of_the_tiles_of_kernels(tile):
-    """All 16 or 32 bits of a word, the sign among them."""
+@pytest.mark.parametrize(
+    ("tile", "outer"),
+    [((128, 64), "q"), ((128, 128), "q"), ((192, 128), "q"), ((64, 128), "kv"), ((128, 128), "kv")],
+)
+def test_bits_of_the_tiles_of_kernels(tile, outer):
+    """One word of a thread and two, with all 32 bits, the sign among them."""
     function = fx.mask_mod(lambda b, h, q, kv: (q * 5 + kv * kv) % 11 > 4 or kv % 8 == 7)
     plan = make_plan(function.program, 70, 150, tile=tile)
     dense = np.array([[bool(function(0, 0, q, kv)) for kv in range(150)] for q in range(70)])
-    check(plan, dense[None, None])
+    check(plan if outer == "q" else plan.transposed(), dense[None, None])
 
 
 def test_bits_are_made_once_while_captured_tensors_stay():
@@ -138,12 +169,12 @@ def test_bits_are_made_once_while_captured_tensors_stay():
 
 
 def explained(mask, gpu=90, length=600, dtype=torch.float16, heads=2):
-    """What `explain` says of a forward pass on a GPU of that capability."""
+    """What `explain` says of a forward and of a backward pass on a GPU of that capability."""
     q, k, v = (torch.randn(1, heads, length, 64, dtype=dtype) for _ in range(3))
     lengths = bind.lengths_of(q, k, 0)
     reading = bind.read(bind.source_of(mask, Kind.MASK), None, lengths, q.device)
     bound = replace(bind.bind(reading.mask, None, lengths, (0, 0)), plan=reading.plan)
-    return "\n".join(of_gpu("auto", gpu, bound, 0.1, q, k, v)).split("\nbackward")[0]
+    return "\n".join(of_gpu("auto", gpu, bound, 0.1, q, k, v)).split("\nbackward")
 
 
 OWN = torch.arange(600) // 9 % 5
@@ -156,51 +187,63 @@ COSTLY = {
 
 @pytest.mark.parametrize("name", COSTLY)
 def test_costly_masks_are_read_as_bits_on_hopper(name):
-    text = explained(COSTLY[name])
-    assert re.search(
-        "mask is read as bits, which are written once for the plan: 0.0[345] MiB", text
-    )
-    assert "plan table" in text and "has no mask" not in text
+    bits = "mask is read as bits, which are written once for the plan: 0.0[345] MiB"
+    for text in explained(COSTLY[name]):
+        assert re.search(bits, text) and "plan table" in text and "has no mask" not in text
     for other in (
         explained(COSTLY[name], gpu=80),
         explained(COSTLY[name], gpu=90, dtype=torch.float32),
     ):
-        assert "read as bits" not in other
+        assert "read as bits" not in "".join(other)
+
+
+FEW = "it takes few instructions"
 
 
 @pytest.mark.parametrize(
-    ("mask", "length", "reason"),
+    ("mask", "length", "reasons"),
     [
-        (stdlib.sliding_window(64), 600, "it takes few instructions"),
-        (stdlib.draft_blocks(256, 16), 512, "most tiles of the closed form have no mask"),
+        (stdlib.sliding_window(64), 600, (FEW, FEW)),
+        (stdlib.draft_blocks(256, 16), 512, ("most tiles of the closed form have no mask", FEW)),
     ],
 )
-def test_masks_that_are_evaluated_on_hopper(mask, length, reason):
-    text = explained(mask, length=length)
-    assert f"its mask is evaluated in every masked tile: {reason}" in text
+def test_masks_that_are_evaluated_on_hopper(mask, length, reasons):
+    for text, reason in zip(explained(mask, length=length), reasons, strict=True):
+        assert f"its mask is evaluated in every masked tile: {reason}" in text
+
+
+def test_a_mask_may_be_read_as_bits_in_one_pass_alone():
+    """The remainder is of the inner positions of the backward pass."""
+    forward, backward = explained(fx.mask_mod(lambda b, h, q, kv: q % 6 * 90 <= kv))
+    assert f"its mask is evaluated in every masked tile: {FEW}" in forward
+    assert "its mask is read as bits" in backward
 
 
 def test_bits_have_a_limit(monkeypatch):
     monkeypatch.setattr(mask_bits, "MOST_MIB", 0)
-    text = explained(COSTLY["table"])
-    assert "in every masked tile: its bits would take 0.03 MiB, and 0 MiB is the most" in text
+    for text in explained(COSTLY["table"]):
+        assert "in every masked tile: its bits would take 0.03 MiB, and 0 MiB is the most" in text
     # A table that is not needed is not taken.
-    text = explained(COSTLY["closed form of masked tiles"])
-    assert "plan closed-form" in text and "and 0 MiB is the most" in text
+    for text in explained(COSTLY["closed form of masked tiles"]):
+        assert "plan closed-form" in text and "and 0 MiB is the most" in text
 
 
 @pytest.mark.parametrize(
-    ("mask", "work"),
+    ("mask", "along_keys", "along_queries"),
     [
-        ("q >= kv", 1),
-        ("q >= kv and q - kv < 64", 2),
-        # Of the key a shift and a mask for every two pairs, of the pair two comparisons.
-        ("q // 8 == kv // 8 and q % 8 == kv % 8", 3),
-        ("(q - kv) % 3 == 0", 8),
+        ("q >= kv", 1, 1),
+        ("q >= kv and q - kv < 64", 2, 2),
+        # Of the inner one a shift and a mask for every two pairs, of the pair two comparisons.
+        ("q // 8 == kv // 8 and q % 8 == kv % 8", 3, 3),
+        ("(q - kv) % 3 == 0", 8, 8),
+        # A remainder by 6 for every two pairs, if it is that of the inner one.
+        ("q % 6 == kv", 1, 4),
+        ("q == kv % 6", 4, 1),
     ],
 )
-def test_the_work_of_a_pair(mask, work):
-    assert pair_work(fx.parse(f"mask m() = {mask}").expr) == work
+def test_the_work_of_a_pair(mask, along_keys, along_queries):
+    expr = fx.parse(f"mask m() = {mask}").expr
+    assert (pair_work(expr, "kv"), pair_work(expr, "q")) == (along_keys, along_queries)
 
 
 @pytest.mark.parametrize(
@@ -221,11 +264,18 @@ def test_tables_say_whether_later_rows_have_more_tiles(mask, expected):
 
 def test_a_closed_form_of_other_tiles_becomes_a_table_of_the_kernel_s():
     given = fx.plan(COSTLY["closed form of masked tiles"], 600, 600, tile=(64, 32))
-    text = explained(given)
-    assert "plan table, 52.0% of 128 x 128 tiles live" in text and "mask is read as bits" in text
+    for text in explained(given):
+        assert "plan table, 52.0% of 128 x 128 tiles live" in text
+        assert "mask is read as bits" in text
 
 
-def test_the_kernel_that_reads_bits_is_the_same_for_all_masks_and_gets_them():
+# What a launch of the backward kernel is told of its heads.
+SIZES = {"members": 1, "member": 0, "first_head": 0}
+SIZES |= {"result_heads": 2, "part_heads": 2, "left_tiles": 5}
+
+
+@pytest.mark.parametrize("phase", [Phase.FORWARD, Phase.BACKWARD])
+def test_the_kernel_that_reads_bits_is_the_same_for_all_masks_and_gets_them(phase):
     digests = set()
     for mask in COSTLY.values():
         q, k, v = (torch.randn(1, 2, 600, 64, dtype=torch.float16, device=DEVICE) for _ in range(3))
@@ -233,11 +283,13 @@ def test_the_kernel_that_reads_bits_is_the_same_for_all_masks_and_gets_them():
         reading = bind.read(bind.source_of(mask, Kind.MASK), None, lengths, DEVICE)
         bound = bind.bind(reading.mask, None, lengths, (0, 0))
         tensors = {"query": q, "key": k, "value": v, "out": q}
-        sums = {"next_work": torch.zeros(1, device=DEVICE)}
-        call = Call(bound, 0.1, tensors, {"lse": q[..., 0].float()}, sums, hopper=True)
-        config = candidates(Phase.FORWARD, call, 90)[0]
-        plan = call.plan(Phase.FORWARD, config)
-        kernel = kernel_of(Phase.FORWARD, Language.GLUON, call.spec(Phase.FORWARD, plan, config))
+        tensors |= {f"d_{n}": x for n, x in tensors.items()}
+        rows = dict.fromkeys(("lse", "lse_log2", "delta"), q[..., 0].float())
+        sums = dict.fromkeys(("next_work", "left", "right"), torch.zeros(1, device=DEVICE))
+        call = Call(bound, 0.1, tensors, rows, sums, hopper=True, sizes=SIZES)
+        config = candidates(phase, call, 90)[0]
+        plan = call.plan(phase, config)
+        kernel = kernel_of(phase, Language.GLUON, call.spec(phase, plan, config))
         digests.add(kernel.digest)
         table = table_of(kernel.arguments, plan, call, device_plan.launch_compiled)
         values = {a.name: value_of(a, call, plan, table, config) for a in kernel.arguments}
