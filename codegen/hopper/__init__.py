@@ -9,6 +9,8 @@ kernels, in the layout of an accumulator; plans give the same tiles in another o
     module.py    the module around a kernel, shared memory and barriers
     scores.py    the matrix products of the scores, and the copies of what is in them
     forward.py   the forward kernel
+    outputs.py   what it does with its output: weights times values, and the stores
+    registers.py what it has registers for
     backward.py  the kernel of dK, dV and the sums of dQ
     early_loads.py  what is loaded apart from where it is used, of either kernel
     works.py     programs that stay: how the producer finds works and tells the consumers

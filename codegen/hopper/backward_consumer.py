@@ -38,7 +38,7 @@ from .query_sums import PART
 from .row_loads import write_first_loads, write_next_loads, write_rows
 from .schedule import end_of_tiles
 from .scores import keys_of, rows_of, write_start_scores
-from .works import FULL, MASKED, Works, write_next_tile, write_read_tile
+from .works import FULL, MASKED, Works, write_count, write_read_tile
 
 GROUPS = 2
 D_SCORES_PLACES = (3, 2)  # for dS of each consumer
@@ -141,7 +141,7 @@ def _write_step(
         body.comment("Before this tile's atomics, as what is loaded for rows.")
         mask_bits.write_words(body, QUERIES, GROUPS, f"after == {MASKED}", lowering)
     _write_gradients(body, spec.head_dim, first)
-    write_next_tile(body)
+    write_count(body)
     return early
 
 
@@ -166,10 +166,10 @@ def _write_d_scores(body: Block, dim: int, first: bool) -> None:
     # At a work's first tile the first consumer has waited already, when the work before ended.
     waits = {1: "at"} if first else {0: "last", 1: "at"}
     _write_wait_other(body, waits)
-    body.line(f"place = {_place(0, 'at')} if GROUP == 0 else {_place(1, 'at')}")
-    body.line("d_scores_tiles.index(place).store(d_scores)")
+    body.line(f"d_scores_place = {_place(0, 'at')} if GROUP == 0 else {_place(1, 'at')}")
+    body.line("d_scores_tiles.index(d_scores_place).store(d_scores)")
     body.line("fence_async_shared()")
-    body.line("mbarrier.arrive(d_scores_ready.index(place), count=1)")
+    body.line("mbarrier.arrive(d_scores_ready.index(d_scores_place), count=1)")
 
 
 def _place(group: int, at: str) -> str:
@@ -192,7 +192,7 @@ def _write_gradients(body: Block, dim: int, first: bool) -> None:
         _write_start_query(body, dim)
     queries = matrix("query", 0, "stage", "BLOCK_M", dim)
     into = "warpgroup_mma_init(d_key_tile)" if first else "d_key_tile"
-    left = "d_scores_tiles.index(place)"
+    left = "d_scores_tiles.index(d_scores_place)"
     body.line(f"d_key_tile = warpgroup_mma({left}, {queries}, {into}, is_async=True)")
     outstanding = 1 if first else 3
     waited = f"warpgroup_mma_wait({outstanding}, deps=[d_value_tile, left])"

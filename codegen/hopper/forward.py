@@ -49,6 +49,7 @@ from .outputs import (
     write_wait_out,
     write_zeros,
 )
+from .registers import held_queries
 from .schedule import end_of_tiles, write_schedule
 from .scores import (
     keys_of,
@@ -64,8 +65,8 @@ from .works import (
     NOTES,
     NOTHING,
     Works,
+    write_count,
     write_leave_tile,
-    write_next_tile,
     write_read_tile,
 )
 
@@ -149,22 +150,6 @@ def _write_shared_memory(body: Block, spec: KernelSpec, works: Works) -> list[st
     return [*tiles, *NAMES]
 
 
-def _held(spec: KernelSpec) -> list[str]:
-    """Names of the queries as left operands in registers; none where they stay in shared memory.
-
-    Tensor cores then read a third less of shared memory for the scores. Registers are left for that
-    beside two consumers, unless a score is computed from positions, or keys have loads. On an H200
-    (torch 2.11.0+cu130, triton 3.6.0, 2026-11-26), D 128, microseconds without and with it: full
-    1797 and 1765, causal 939 and 917, grouped heads 904 and 893, softcap 1358 and 1348, ALiBi 1035
-    and 1052; with three consumers, D 64, 1257 and 1639.
-    """
-    simple = spec.score is None or spec.score.expr.variables == {"score"}
-    few = spec.consumers == 2 and not spec.products and max(spec.head_dim, spec.value_dim) <= 128
-    if not simple or not few or loads_of_keys(spec).all:
-        return []
-    return [f"query_{i}" for i in range(len(pieces(spec.head_dim)))]
-
-
 def _names_of_descriptors(dims: dict[str, int]) -> list[str]:
     return [a.name for a in descriptors(dims, _ROWS)]
 
@@ -220,7 +205,7 @@ def _write_value_fetch(block: Block, spec: KernelSpec, tile: str) -> None:
     value = [("value", spec.value_dim, "b, kv_head")]
     row = f"{tile} * BLOCK_N"
     write_tile_fetches(block, "value_ready.index(stage)", value, row, "BLOCK_N")
-    write_next_tile(block)
+    block.line("at += 1")
 
 
 def _write_consumer(
@@ -252,7 +237,7 @@ def _write_work(
     write_zeros(body, spec)
     if spec.mask_bits:
         mask_bits.write_words(body, KEYS, spec.consumers, "", lowering)
-    for i, name in enumerate(_held(spec)):
+    for i, name in enumerate(held_queries(spec)):
         tile = matrix("query", i, "mine", GROUP_ROWS, pieces(spec.head_dim)[i][1])
         body.line(f"{name} = {tile}.load(QUERIES)")
     body.line("\n# The first tile: nothing to weigh with yet.")
@@ -285,7 +270,7 @@ def _write_layouts(body: Block, spec: KernelSpec) -> None:
     for i, (_, width) in enumerate(pieces(spec.value_dim)):
         body.line(f"OUT_{i}: {accumulator.format(width)}")
         body.line(f"WEIGHTS_{i}: gl.constexpr = gl.DotOperandLayout(0, OUT_{i}, 2)")
-    if _held(spec):
+    if held_queries(spec):
         body.line("QUERIES: gl.constexpr = gl.DotOperandLayout(0, SCORES, 2)")
     if spec.mask_bits:
         mask_bits.write_layout(body, KEYS)
@@ -320,8 +305,8 @@ def _write_step(
 def _write_start_scores(body: Block, spec: KernelSpec) -> None:
     body.line("stage = at % STAGES")
     body.line("mbarrier.wait(key_ready.index(stage), at // STAGES & 1)")
-    write_next_tile(body)
-    write_start_scores(body, rows_of(spec), keys_of(spec), "BLOCK_N", "mine", _held(spec))
+    write_count(body)
+    write_start_scores(body, rows_of(spec), keys_of(spec), "BLOCK_N", "mine", held_queries(spec))
     write_read_tile(body, "kv_tile")
 
 

@@ -24,7 +24,10 @@ _NO_WORK = -1
 NOTES = '''\
 @gluon.jit
 def counted(number):
-    """A count, which is not negative: the compiler sees it, and quotients are shifts."""
+    """A count, which is not negative: the compiler sees it, and quotients are shifts.
+
+    It takes a register, which consumers have and the producer has not.
+    """
     return number & 0x7FFFFFFF
 
 
@@ -92,7 +95,7 @@ class Works:
         block.line("nth_work = 0\nat = 0\nprogram = gl.program_id(0)")
         with block.indented(f"while program < {self.count}:") as body:
             yield body
-            body.line("nth_work = counted(nth_work + 1)")
+            body.line("nth_work += 1")
             body.line("program += gl.num_programs(0)")
             with body.indented(f"if gl.num_programs(0) < {self.count}:") as rest:
                 rest.line(f"taken = gl.atomic_add({NEXT_WORK}, 1)")
@@ -150,8 +153,8 @@ class Works:
         return f"work_notes.index({self.place} * {len(self.about)}{more})"
 
 
-def write_next_tile(block: Block) -> None:
-    """Write that the tile at hand is counted."""
+def write_count(block: Block) -> None:
+    """Write that a consumer has met the tile at hand."""
     block.line("at = counted(at + 1)")
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flexdsl.codegen import FACTOR_ROWS, Argument, Language, Phase
+from flexdsl.codegen.hopper.registers import is_short
 from flexdsl.ir import Expr, Op, walk
 
 
@@ -69,7 +70,6 @@ _FORWARD_GLUON = {
 # two: full 2144 and 2664, causal 1243 and 1266, softcap 2320 and 2350, prefix-LM 1244 and 1290; a
 # window 519 and 461, ALiBi 1817 and 1614, packed documents, which spilled with three, 577 and 394.
 _FORWARD_GLUON_LONG = _FORWARD_GLUON | {64: (_gluon(128, 3),)}
-_COMPARISONS = (Op.LT, Op.LE, Op.GT, Op.GE)
 # The backward kernel in Gluon; it is 8192 elements of a tile of queries, and 128 keys. Factors of a
 # score take shared memory too: two stages are left at D 64.
 _BACKWARD_GLUON = {64: (_gluon(128, 3), _gluon(128, 2)), 128: (_gluon(128, 3, 64),)}
@@ -157,18 +157,9 @@ def configs(
     """
     portable = _portable(phase, capability, head_dim, itemsize, score)
     if hopper and phase is Phase.FORWARD:
-        table = _FORWARD_GLUON if _is_short(mask, score) else _FORWARD_GLUON_LONG
+        table = _FORWARD_GLUON if is_short(mask, score) else _FORWARD_GLUON_LONG
         return _of_dim(table, head_dim) + portable
     return portable
-
-
-def _is_short(mask: Expr | None, score: Expr | None) -> bool:
-    """Is there at most one comparison of positions, and no score that knows any?"""
-    if score is not None and score.variables != {"score"}:
-        return False
-    nodes = () if mask is None else tuple(walk(mask))
-    known = {*_COMPARISONS, Op.ADD, Op.SUB, Op.VAR, Op.CONST, Op.PARAM}
-    return sum(n.op in _COMPARISONS for n in nodes) <= 1 and all(n.op in known for n in nodes)
 
 
 def _portable(

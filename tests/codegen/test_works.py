@@ -143,7 +143,7 @@ def notes_of(
                 bits[start] = number
 
         idle = dict.fromkeys(("mbarrier", "tma"), Idle())
-        known: dict[str, Any] = {"gl": Machine(program), "leave": leave, "counted": int, **idle}
+        known: dict[str, Any] = {"gl": Machine(program), "leave": leave, **idle}
         if "tile_range(" in kernel.source:
             function_of(kernel, "tile_range", known)
         producer = function_of(kernel, "producer", known)
