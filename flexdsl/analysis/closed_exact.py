@@ -110,6 +110,8 @@ def _is_suspect_by_sieve(ends: Ends, tiles: Array) -> bool:
         b, h, row = (ends.tile_rows(tiles[at])[k] for k in (0, 1, end_of_rows))
         is_covered = ends.counts(b, h, row, (begin, end)) == end - begin
         at, inner, begin, end = (x[is_covered] for x in (at, inner, begin, end))
+    if not len(at):
+        return False
     start, stop = ends.tiles(tiles[at])[1]
     alone = ((start <= inner[:, None]) & (inner[:, None] < stop)).any(axis=1)
     alone |= ends.stretches(tiles[at]).is_full(inner)

@@ -61,7 +61,7 @@ def _sieved_form(mask: Expr, inner: str, prover: Prover) -> ClosedForm:
     sieved = [p for p in pieces if p.residue is not None]
     if len(sieved) > 1:
         _, second, *_ = (p.residue.node for p in sieved if p.residue is not None)
-        raise Declined(f"{second!r} is the second condition on a remainder of {inner}", second)
+        raise Declined(f"{second!r} is asked of a second interval, or is a second stride", second)
     plain = (p for p in pieces if p.residue is None)
     parts = [part for piece in plain for part in parts_of(piece, mask, prover)]
     intervals = overlay(parts, prover.outer)

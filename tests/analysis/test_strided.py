@@ -52,9 +52,9 @@ STAYING = {
     "between": lambda b, h, q, kv, w, s, r: both(2 + h <= kv % (9 + s), kv % (9 + s) < 6 + h),
     "down": lambda b, h, q, kv, w, s, r: both(q >= kv, (h - kv // 5) % s == 0),
     "stairs": lambda b, h, q, kv, w, s, r: both(kv // 6 <= q // 6, (kv - r) % (5 * s) < 3),
-    "one head": lambda b, h, q, kv, w, s, r: both(either(kv <= q, h == 1), kv % (7 * s) == r),
 }
 UNIONS = {
+    "one head": lambda b, h, q, kv, w, s, r: both(either(kv <= q, h == 1), kv % (7 * s) == r),
     "and the latest": lambda b, h, q, kv, w, s, r: both(
         q >= kv, either(q - kv < w, (kv // 4 + h) % s == 0)
     ),
@@ -169,7 +169,7 @@ def test_strides_at_a_million_tokens_have_no_table(mask, heads):
     [
         (lambda b, h, q, kv: q % 8 * 3 == kv % 64, "moves with q % 8"),
         (lambda b, h, q, kv: kv % 9 == 0 and kv % 4 == 0, "are asked of the same pairs"),
-        (lambda b, h, q, kv: kv % 9 == 0 or kv % 40 == 0, "the second condition on a remainder"),
+        (lambda b, h, q, kv: kv % 9 == 0 or kv % 40 == 0, "is a second stride"),
         (lambda b, h, q, kv: 2 * kv % 33 == 0, "times a number"),
         (lambda b, h, q, kv: (kv + 5 * q) % 33 == 0, "too far apart from row to row"),
         (lambda b, h, q, kv: kv % 33 < q, "changes with the row"),
