@@ -51,10 +51,7 @@ def full_in_union_only(ends: Ends) -> bool:
         tiles = _near(ends)
         if any(_is_suspect(ends, tiles[part]) for part in chunks(len(tiles), TILES)):
             return True
-    if ends.form.sieved is None or not ends.form.plain:
-        return False
-    parts = (np.arange(part.start, part.stop) for part in chunks(ends.rows, TILES))
-    return any(_is_suspect_by_sieve(ends, part) for part in parts)
+    return ends.form.sieved is not None and bool(ends.form.plain) and _is_full_by_sieve(ends)
 
 
 def _near(ends: Ends) -> Array:
@@ -96,25 +93,61 @@ def _is_suspect(ends: Ends, tiles: Array) -> bool:
     return bool(suspect.any())
 
 
-def _is_suspect_by_sieve(ends: Ends, tiles: Array) -> bool:
-    """Is, in one of these outer tiles, a tile covered only by what a sieve lets through and others?
+def _is_full_by_sieve(ends: Ends) -> bool:
+    """May a tile be full in what a sieve lets through and others together, but in none alone?
 
-    No tile is covered by several stretches, which lie apart. So the others have it, and not whole.
+    Tiles that the others leave too much of are put aside first, once for all batches and heads
+    where the others are the same in them.
     """
-    at, inner = _masked(*ends.tiles(tiles))
-    if len(at) > MOST_MASKED:
-        return True
-    begin = inner * ends.inner_tile
-    end = np.minimum(begin + ends.inner_tile, ends.inner_len)
-    for end_of_rows in (2, 3):
-        b, h, row = (ends.tile_rows(tiles[at])[k] for k in (0, 1, end_of_rows))
+    told_apart = any({"b", "h"} & e.variables for i in ends.form.plain for e in i.ends)
+    rows = ends.rows if told_apart else ends.outer_tiles
+    for part in chunks(rows, TILES):
+        tiles = np.arange(part.start, part.stop)
+        at, inner = _masked(*ends.tiles(tiles))
+        if len(at) > MOST_MASKED:
+            return True
+        near = _leave_little(ends, tiles[at], inner)
+        for first in range(0, ends.rows, max(rows, 1)):
+            if _is_suspect_by_sieve(ends, tiles[at][near] + first, inner[near]):
+                return True
+    return False
+
+
+def _leave_little(ends: Ends, tiles: Array, inner: Array) -> Array:
+    """Do the intervals without a sieve leave, in the first and the last row of each outer tile, no
+    more of an inner tile than a sieve may let through? bool [n].
+    """
+    sieved = ends.form.sieved
+    assert sieved is not None and sieved.sieve is not None
+    period, width = sieved.sieve.period, sieved.sieve.width.attribute
+    width = width if isinstance(width, int) else period
+    whole, rest = divmod(ends.inner_tile, period)
+    result = np.ones(len(tiles), np.bool_)
+    b, h, *rows = ends.tile_rows(tiles)
+    begin, end = ends.positions_of(inner)
+    for row in rows:
+        low, high = joined(*ends.of_rows(b, h, row))
+        low, high = (np.clip(x, begin[:, None], end[:, None]) for x in (low, high))
+        left = end - begin - np.maximum(high - low, 0).sum(axis=1)
+        result &= left <= whole * width + min(rest, width)
+    return result
+
+
+def _is_suspect_by_sieve(ends: Ends, tiles: Array, inner: Array) -> bool:
+    """Is one of these inner tiles of outer ones covered, but neither by a sieve nor by others?
+
+    No tile is covered by several stretches, which lie apart.
+    """
+    begin, end = ends.positions_of(inner)
+    for k in (2, 3):
+        b, h, row = (ends.tile_rows(tiles)[n] for n in (0, 1, k))
         is_covered = ends.counts(b, h, row, (begin, end)) == end - begin
-        at, inner, begin, end = (x[is_covered] for x in (at, inner, begin, end))
-    if not len(at):
+        tiles, inner, begin, end = (x[is_covered] for x in (tiles, inner, begin, end))
+    if not len(tiles):
         return False
-    start, stop = ends.tiles(tiles[at])[1]
+    start, stop = ends.tiles(tiles)[1]
     alone = ((start <= inner[:, None]) & (inner[:, None] < stop)).any(axis=1)
-    alone |= ends.stretches(tiles[at]).is_full(inner)
+    alone |= ends.stretches(tiles).is_full(inner)
     return not bool(alone.all())
 
 

@@ -152,6 +152,11 @@ class Ends:
         live = start, np.where(low < high, stop, start)
         return live, self.contained(full_low, full_high)
 
+    def positions_of(self, inner: Array) -> Ranges:
+        """The inner indices of inner tiles: start and stop."""
+        begin = inner * self.inner_tile
+        return begin, np.minimum(begin + self.inner_tile, self.inner_len)
+
     def contained(self, low: Array, high: Array) -> Ranges:
         """The tiles inside [low, high); the last tile ends at the length."""
         start = -(-low // self.inner_tile)
