@@ -106,8 +106,8 @@ def _is_full_by_sieve(ends: Ends) -> bool:
         at, inner = _masked(*ends.tiles(tiles))
         if len(at) > MOST_MASKED:
             return True
-        near = _leave_little(ends, tiles[at], inner)
-        for first in range(0, ends.rows, max(rows, 1)):
+        (near,) = np.nonzero(_leave_little(ends, tiles[at], inner))
+        for first in range(0, ends.rows if len(near) else 0, rows):
             if _is_suspect_by_sieve(ends, tiles[at][near] + first, inner[near]):
                 return True
     return False

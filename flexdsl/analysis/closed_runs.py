@@ -129,14 +129,15 @@ class Ends:
             begin, width = evaluate_all(
                 (interval.sieve.anchor, interval.sieve.width), variables, self.bindings.all
             )
-            sieve = (begin - self.inner_offset)[..., None], width[..., None], interval.sieve.period
+            anchor, width = (begin - self.inner_offset)[..., None], width[..., None]
+            period = interval.sieve.period
             if within is not None:
                 ends = np.clip(ends, *(x[..., None] for x in within))
             start, stop = ends[..., :1], ends[..., 1:]
-            found = found + count_between(start, stop, *sieve)[..., 0]
-            shared = np.maximum(start, low), np.minimum(stop, high)
-            found -= count_between(*shared, *sieve).sum(axis=-1)
-        return found
+            found = found + count_between(start, stop, anchor, width, period)[..., 0]
+            start, stop = np.maximum(start, low), np.minimum(stop, high)
+            found -= count_between(start, stop, anchor, width, period).sum(axis=-1)
+        return np.asarray(found)
 
     def tiles(self, rows: Array, count: int = 1) -> tuple[Ranges, Ranges]:
         """Live inner tiles, and full ones, of outer tiles by their numbers: [rows, intervals].

@@ -84,14 +84,14 @@ def _compared(
             other = y
         else:
             return None
-        ends = (None, one) if op is Op.EQ else (one, None)
-        return Residue(form.plus(forms.of(other), -1), period, *ends, node)
+        low, high = (None, one) if op is Op.EQ else (one, None)
+        return Residue(form.plus(forms.of(other), -1), period, low, high, node)
     if inner in y.variables:
         return None
     if op in (Op.LE, Op.GT):
         y = apply(Op.ADD, y, one)
-    ends = (None, y) if op in (Op.LT, Op.LE) else (y, None)
-    return Residue(form, period, *ends, node)
+    low, high = (None, y) if op in (Op.LT, Op.LE) else (y, None)
+    return Residue(form, period, low, high, node)
 
 
 def _is_inside(low: Expr, last: Expr, period: int, prover: Prover) -> bool:
