@@ -28,8 +28,8 @@ TILE_RANGE = '''\
 def tile_range(live_lower, full_lower, full_upper, live_upper, length, BLOCK):
     """Tiles [start, stop) with an allowed pair; of them, [full_start, full_stop) are full."""
     end = tl.minimum(tl.maximum(live_upper, 0), length)
-    stop = tl.cdiv(end, BLOCK).to(tl.int32)
-    start = tl.where(live_lower < end, tl.maximum(live_lower, 0) // BLOCK, stop).to(tl.int32)
+    stop = tl.where(live_lower < end, tl.cdiv(end, BLOCK), 0).to(tl.int32)
+    start = tl.minimum(tl.maximum(live_lower, 0) // BLOCK, stop).to(tl.int32)
     full_start = tl.maximum(tl.cdiv(tl.maximum(full_lower, 0), BLOCK), start)
     full_start = tl.minimum(full_start, stop).to(tl.int32)
     full_stop = (tl.minimum(tl.maximum(full_upper, 0), length) // BLOCK).to(tl.int32)
