@@ -2,7 +2,8 @@
 
     KernelSpec --forward | backward | rows--> Kernel(source, arguments)
         tiles.py   lines that all kernels have
-        loops.py   the loops over tiles, from formulas or from a table of runs
+        loops.py   the loops over tiles, from formulas (stretches.py: that lie apart) or from a
+                   table of runs
         lower.py   the mask and the score modification as Triton expressions, with helpers.py
         comparisons.py, rolled.py  how masks and long sums are turned before
         factors.py what one more matrix product adds to the scores, and who writes its matrices

@@ -1,8 +1,9 @@
 """The loops over the tiles of one axis: from a plan's formulas or from its table of runs.
 
 Full tiles and masked tiles have a loop each. With formulas there is one loop of each kind however
-many intervals the mask has: it counts through the segments, so that its loads stay pipelined. Which
-work is done in a tile is for the caller, who gets the block of each loop's body.
+many intervals the mask has: it counts through the segments, so that its loads stay pipelined. Tiles
+that lie apart come first in it. Which work is done in a tile is for the caller, who gets the block
+of each loop's body.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from flexdsl.analysis.closed_form import ClosedForm, Interval
+from flexdsl.analysis.closed_form import BOTTOM, ClosedForm, Interval
 from flexdsl.ir import Expr, Op
 
 from .kernel import KernelSpec, Role
 from .lower import Lowering, Scope
+from .stretches import Stretches, write_stretches
 from .writer import Block
 
 # The tiles of one interval, from its ends over a whole outer tile. An end is an index on the inner
@@ -25,7 +27,8 @@ TILE_RANGE = '''\
 @triton.jit
 def tile_range(live_lower, full_lower, full_upper, live_upper, length, BLOCK):
     """Tiles [start, stop) with an allowed pair; of them, [full_start, full_stop) are full."""
-    stop = tl.cdiv(tl.minimum(tl.maximum(live_upper, 0), length), BLOCK).to(tl.int32)
+    end = tl.minimum(tl.maximum(live_upper, 0), length)
+    stop = tl.where(live_lower < end, tl.cdiv(end, BLOCK), 0).to(tl.int32)
     start = tl.minimum(tl.maximum(live_lower, 0) // BLOCK, stop).to(tl.int32)
     full_start = tl.maximum(tl.cdiv(tl.maximum(full_lower, 0), BLOCK), start)
     full_start = tl.minimum(full_start, stop).to(tl.int32)
@@ -55,6 +58,21 @@ class Axis:
 
 # A run of tiles: names of its first tile and of the one after its last.
 Segment = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Segments:
+    """The tiles of a closed form; no tile is in two of them.
+
+    Attributes:
+        masked, full: runs of masked and of full tiles.
+        stretches: masked tiles that lie apart, if there are such.
+    """
+
+    masked: list[Segment]
+    full: list[Segment]
+    stretches: Stretches | None
+
 
 OUTER = frozenset({"q", "kv"})
 KEYS = Axis("kv_tile", "kv_len", "BLOCK_N", "", "q_tile")
@@ -116,22 +134,33 @@ def write_is_live(axis: Axis, spec: KernelSpec, lowering: Lowering, scope: Scope
     if spec.closed_form is None or spec.mask is None:
         return None
     ranges = [_tile_range(axis, i, n, lowering, scope) for n, i in _ordered(spec.closed_form)]
-    inside = (f"(({axis.tile} >= {r.start}) & ({axis.tile} < {r.stop}))" for r in ranges)
+    inside = [f"(({axis.tile} >= {r.start}) & ({axis.tile} < {r.stop}))" for r in ranges]
+    stretches = _write_stretches(axis, spec.closed_form, [], lowering, scope)
+    if stretches is not None:
+        inside.append(f"({stretches.has(axis.tile)})")
     return " | ".join(inside) or "False"
 
 
-def write_segments(
-    axis: Axis, form: ClosedForm, lowering: Lowering, scope: Scope
-) -> tuple[list[Segment], list[Segment]]:
-    """Write the tile ranges of a closed form.
-
-    Returns:
-        The segments of masked tiles, and those of full tiles. No tile is in two of them.
-    """
+def write_segments(axis: Axis, form: ClosedForm, lowering: Lowering, scope: Scope) -> Segments:
+    """Write the tile ranges of a closed form."""
     ranges = [_tile_range(axis, i, n, lowering, scope) for n, i in _ordered(form)]
     _make_disjoint(ranges, lowering, scope.block)
-    masked = [segment for r in ranges for segment in _masked_parts(r)]
-    return masked, [(r.full_start, r.full_stop) for r in ranges if r.has_full]
+    return Segments(
+        [segment for r in ranges for segment in _masked_parts(r)],
+        [(r.full_start, r.full_stop) for r in ranges if r.has_full],
+        _write_stretches(axis, form, ranges, lowering, scope),
+    )
+
+
+def _write_stretches(
+    axis: Axis, form: ClosedForm, ranges: list[Range], lowering: Lowering, scope: Scope
+) -> Stretches | None:
+    if form.sieved is None:
+        return None
+    outer = "q" if form.inner == "kv" else "kv"
+    others = [(r.start, r.stop) for r in ranges]
+    inner = axis.length, axis.block, axis.first
+    return write_stretches(form.sieved, outer, inner, others, lowering, scope)
 
 
 def _masked_parts(tiles: Range) -> list[Segment]:
@@ -150,21 +179,26 @@ def _closed_form_loops(
     scope: Scope,
     block: Block,
 ) -> Iterator[Loop]:
-    masked, full = write_segments(axis, form, lowering, scope)
-    for segments, is_masked, title in (
-        (full, False, "Full tiles: every pair is allowed."),
-        (masked, True, "Masked tiles: the mask is looked at, and the end of the axis."),
+    found = write_segments(axis, form, lowering, scope)
+    for segments, stretches, title in (
+        (found.full, None, "Full tiles: every pair is allowed."),
+        (
+            found.masked,
+            found.stretches,
+            "Masked tiles: the mask is looked at, and the end of the axis.",
+        ),
     ):
-        if segments:
+        is_masked = segments is found.masked
+        if segments or stretches is not None:
             block.line()
             only_end = is_masked and spec.mask is None  # no other tile needs a look
             block.comment("The last tile, if it is cut." if only_end else title)
-            yield from _counted_loop(axis, segments, is_masked, lowering, block)
+            yield from _counted_loop(axis, segments, stretches, is_masked, lowering, block)
 
 
 def _ordered(form: ClosedForm) -> Iterator[tuple[str, Interval]]:
-    """The intervals with a suffix for their names; those that begin at key 0 first."""
-    intervals = sorted(form.intervals, key=lambda i: not _from_zero(i))
+    """Intervals with tiles side by side and a suffix for their names; those from key 0 on first."""
+    intervals = sorted(form.plain, key=lambda i: not _from_zero(i))
     for number, interval in enumerate(intervals):
         yield (f"_{number}" if len(intervals) > 1 else ""), interval
 
@@ -181,7 +215,9 @@ def _tile_range(
 
     Bounds by rows are reduced over the rows of the outer tile.
     """
-    roots = (interval.live_lower, interval.full_lower, interval.full_upper, interval.live_upper)
+    has_full = interval.sieve is None
+    full = (interval.full_lower, interval.full_upper) if has_full else (BOTTOM, BOTTOM)
+    roots = (interval.live_lower, *full, interval.live_upper)
     ends = lowering.lower(roots, scope)
     if interval.by_rows:
         scope.block.comment("The least and the largest ends of the rows of this tile.")
@@ -195,8 +231,7 @@ def _tile_range(
     call = f"tile_range({', '.join(ends)}, {axis.length}, {axis.block})"
     scope.block.line(f"{', '.join(names)} = {call}")
     start, full_start, full_stop, stop = names
-    from_zero, has_full = _from_zero(interval), interval.stride == 1
-    return Range(start, full_start, full_stop, stop, from_zero, has_full)
+    return Range(start, full_start, full_stop, stop, _from_zero(interval), has_full)
 
 
 def _end_of_tile(root: Expr, end: str, extreme: str, language: str) -> str:
@@ -227,35 +262,55 @@ def _make_disjoint(ranges: list[Range], lowering: Lowering, block: Block) -> Non
 def _counted_loop(
     axis: Axis,
     segments: list[Segment],
+    stretches: Stretches | None,
     masked: bool,
     lowering: Lowering,
     block: Block,
 ) -> Iterator[Loop]:
-    """Write one loop that counts through `segments`, each [start, stop) of tiles."""
-    if len(segments) == 1:
+    """Write one loop that counts through tiles that lie apart, then through `segments`, each
+    [start, stop) of tiles.
+    """
+    if len(segments) == 1 and stretches is None:
         start, stop = segments[0]
         with block.indented(f"for {axis.tile} in tl.range({start}, {stop}):") as body:
             yield Loop(body, masked)
         return
     fresh = lowering.names.fresh
     kind = "masked" if masked else "full"
-    ends: list[str] = []  # how many tiles the segments so far have, one name each
+    ends: list[str] = []  # how many tiles those so far have, one name each
+    apart = axis.tile
+    if stretches is not None:
+        block.comment("How many tiles lie apart; which one comes next is computed in the loop.")
+        ends.append(stretches.write_count(block, lowering))
+        apart = fresh("stretch_tile") if segments else axis.tile
+        block.line(f"{apart} = {stretches.start} - 1")
     for start, stop in segments:
         name = fresh(f"{kind}_count")
         block.line(f"{name} = {ends[-1] + ' + ' if ends else ''}{stop} - {start}")
         ends.append(name)
     step = fresh("step")
     with block.indented(f"for {step} in tl.range(0, {ends[-1]}):") as body:
-        body.line(f"{axis.tile} = {step} + {_shift(segments, ends, step)}")
+        if stretches is not None:
+            stretches.write_next(body, apart, f"{apart} + 1")
+        if segments:
+            tile = f"{step} + {_shift(segments, ends, step)}"
+            is_apart = f"{step} < {ends[0]}"
+            tile = tile if stretches is None else f"tl.where({is_apart}, {apart}, {tile})"
+            body.line(f"{axis.tile} = {tile}")
         yield Loop(body, masked)
 
 
 def _shift(segments: list[Segment], ends: list[str], step: str) -> str:
-    """What to add to `step` to get the tile, by the segment that it falls into."""
-    shift = f"{segments[-1][0]} - {ends[-2]}"
-    for i in range(len(segments) - 2, -1, -1):
-        start = segments[i][0] if i == 0 else f"{segments[i][0]} - {ends[i - 1]}"
-        shift = f"tl.where({step} < {ends[i]}, {start}, {shift})"
+    """What to add to `step` to get the tile, by the segment that it falls into.
+
+    Args:
+        ends: the step after each segment; before them, that after tiles that lie apart, if any.
+    """
+    befores = ["", *ends][-len(segments) - 1 : -1]
+    shifts = [f"{s} - {b}" if b else s for (s, _), b in zip(segments, befores, strict=True)]
+    shift = shifts.pop()
+    for chosen, end in zip(reversed(shifts), reversed(ends[-len(segments) : -1]), strict=True):
+        shift = f"tl.where({step} < {end}, {chosen}, {shift})"
     return shift
 
 

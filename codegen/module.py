@@ -13,6 +13,7 @@ from .helpers import HELPERS
 from .kernel import SOURCE_NOTE, Argument, KernelSpec, Role
 from .loops import TILE_RANGE
 from .members import RANGE_MEMBERS
+from .stretches import STRETCH_ENDS, TILE_FROM
 from .writer import Block
 
 SIZES = {
@@ -54,6 +55,8 @@ def tile_states(states, tile, inner_tiles, cut_tile, merged_from):
 HELPERS_OF_MODULES = {
     **HELPERS,
     "tile_range": TILE_RANGE,
+    "stretch_ends": STRETCH_ENDS,
+    "tile_from": TILE_FROM,
     "box_extremes": BOX_EXTREMES,
     "range_members": RANGE_MEMBERS,
     "tile_states": TILE_STATES,
@@ -151,7 +154,7 @@ def _describe_plan(spec: KernelSpec) -> str:
     inner = {"kv": "keys", "q": "queries"}[form.inner]
     intervals = (
         f"[{i.lower!r}, {_upper(i.upper, form.inner)})"
-        + (f" in steps of {i.stride}" if i.stride > 1 else "")
+        + (f" {i.sieve}" if i.sieve is not None else "")
         for i in form.intervals
     )
     return f"closed form, {inner} in {' or '.join(intervals)}"

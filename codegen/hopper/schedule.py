@@ -3,7 +3,8 @@
 The producer walks them, and tells the consumers by notes (`works.py`). Step 0 stands before the
 loop and is treated as masked, so that the loop begins with work under way. A work without any tile
 takes one whose pairs are all masked away. Masked tiles come first: step 0 is then one of them where
-there are any, and a mask of nothing but the end of the axis is no matter of the loop.
+there are any, and a mask of nothing but the end of the axis is no matter of the loop. Tiles that
+lie apart are masked ones and come before all others.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from flexdsl.analysis.closed_form import ClosedForm
 from ..kernel import KernelSpec, Role
 from ..loops import Axis, Segment, write_segments
 from ..lower import Lowering, Scope
+from ..stretches import Stretches
 from ..writer import Block
 from .works import FULL, MASKED, NOTHING
 
@@ -78,6 +80,24 @@ def _tile_at(step: str, spans: tuple[_Span, ...]) -> str:
 
 
 @dataclass(frozen=True)
+class _Apart(Schedule):
+    """From formulas: first the tiles that lie apart, then the others, counted through."""
+
+    spans: tuple[_Span, ...]
+    stretches: Stretches
+
+    @contextmanager
+    def loop(self, block: Block) -> Iterator[Block]:
+        tile, is_apart = self.axis.tile, f"apart < {self.stretches.stop}"
+        with block.indented(f"while ({is_apart}) | (step < steps):") as body:
+            following = _tile_at("step", self.spans)
+            body.line(f"{tile} = gl.where({is_apart}, apart, {following})")
+            body.line(f"step = gl.where({is_apart}, step, step + 1)")
+            self.stretches.write_next(body, "apart", "apart + 1")
+            yield body
+
+
+@dataclass(frozen=True)
 class _Runs(Schedule):
     """From a table: its masked runs, then its full ones, so that the first tile is a masked one."""
 
@@ -123,17 +143,41 @@ def write_schedule(
         return _write_runs(axis, lowering, scope)
     if spec.closed_form.by_rows:
         _write_outer(spec.closed_form, rows, scope)
-    masked, full = write_segments(axis, spec.closed_form, lowering, scope)
+    found = write_segments(axis, spec.closed_form, lowering, scope)
+    masked = found.masked
     block, count = scope.block, "0"
     spans: list[_Span] = []
-    for segment in (*masked, *full):
+    for segment in (*masked, *found.full):
         spans.append(_write_span(segment, count, lowering, block))
         count = spans[-1].end
+    if found.stretches is not None:
+        return _write_apart(axis, tuple(spans), len(masked), found.stretches, block)
     block.line(f"last_step = gl.maximum({count}, 1) - 1")
     block.line(f"first_tile = {_tile_at('0', tuple(spans))}")
     end_of_masked = spans[len(masked) - 1].end if masked and spec.mask is not None else ""
     after_first, after = _after("0", end_of_masked), _after("step", end_of_masked)
     return _Counted(axis, bool(end_of_masked), after_first, after, tuple(spans))
+
+
+def _write_apart(
+    axis: Axis, spans: tuple[_Span, ...], masked: int, stretches: Stretches, block: Block
+) -> Schedule:
+    """Write the first tile, and what comes after it: `apart`, the next tile that lies apart, and
+    `step`, how many of the others there were.
+
+    Args:
+        masked: how many spans are of masked tiles.
+    """
+    is_apart = f"apart < {stretches.stop}"
+    stretches.write_next(block, "apart", stretches.start)
+    block.line(f"steps = {spans[-1].end if spans else '0'}")
+    block.line(f"first_tile = gl.where({is_apart}, apart, {_tile_at('0', spans)})")
+    block.line(f"step = gl.where({is_apart}, 0, 1)")
+    stretches.write_next(block, "apart", "apart + 1")
+    end_of_masked = spans[masked - 1].end if masked else "0"
+    rest = f"gl.where(step < {end_of_masked}, {MASKED}, gl.where(step < steps, {FULL}, {NOTHING}))"
+    after = f"gl.where({is_apart}, {MASKED}, {rest})"
+    return _Apart(axis, True, after, after, spans, stretches)
 
 
 def end_of_tiles(spec: KernelSpec, length: str) -> str:

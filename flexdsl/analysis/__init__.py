@@ -5,13 +5,15 @@
     affine, congruence      linear forms, in which like terms cancel; residues
       -> truth              NEVER, MAYBE or ALWAYS of a condition on many boxes in one pass
     prove, periods          proofs for all rows at once; remainders of few periods written out
+    residues                conditions on one remainder of many periods, as stretches
       -> solve              a condition solved for kv (or q): a union of a few pieces
       -> tile_bounds        the bounds of whole tiles, proven exact; else by rows, or declined
-      -> strided            dilated bands: every s-th position of an interval
+      -> strided            stretches of kv that come periodically, apart from each other or not
       -> overlay            two intervals made one, where bounds of tiles stay exact
       -> closed_form        what comes out: intervals with their bounds
       -> anchors            do rows lie side by side, whatever they load?
-      -> closed_runs        runs and counts by evaluating the ends; are bounds by rows exact?
+      -> closed_runs        runs and counts by evaluating the ends (sieved_runs: of stretches)
+      -> closed_exact       are bounds by rows, and full tiles of unions, exact?
     grid, groups, scene     the tile grid; batches and heads that are alike; the mask on rectangles
       -> subdivide, join    recursive subdivision down to single pairs; pairs of equal values
       -> repeated           one step of rows for all, where a mask repeats along the diagonal

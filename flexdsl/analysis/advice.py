@@ -32,7 +32,8 @@ def advice(plan: BlockPlan) -> Iterator[str]:
     if not found:
         yield (
             "a closed form needs conditions that compare kv with numbers of q, b and h alone,"
-            " such as low(q) <= kv and kv < high(q)"
+            " such as low(q) <= kv and kv < high(q); and one of a remainder at most, such as"
+            " (q - kv) % 512 == 0"
         )
 
 

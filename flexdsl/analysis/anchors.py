@@ -3,7 +3,7 @@
 An anchor is a position that each row holds, unless it is empty: an end, or one between two ends,
 as `q` in min(first[q], q) <= kv < max(stop[q], q + 1). Where anchors move by little from a row to
 the next, rows lie close together whatever the tensors hold that the ends are loaded from. Nothing
-is evaluated here; what rows really are is looked at in `closed_runs.py`.
+is evaluated here; what rows really are is looked at in `closed_exact.py`.
 """
 
 from __future__ import annotations

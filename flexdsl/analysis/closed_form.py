@@ -13,14 +13,51 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flexdsl.ir import Expr, Op, apply, const
+from flexdsl.analysis.values import substitute
+from flexdsl.ir import Expr, Op, apply, const, print_expr, var
 
 BOTTOM = const(0)  # "no bound below": positions are natural numbers
 TOP = const(2**31 - 1)  # "no bound above"
 TRUE = const(True)
-# Why strides have none, as a part of a sentence.
-APART = ": live tiles may lie apart, and a kernel's formulas go through tiles side by side"
 MAX_INTERVALS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Sieve:
+    """The inner positions x with (x - anchor) % period < width: stretches that come periodically.
+
+    Attributes:
+        period: positions from the beginning of a stretch to the next one's.
+        width: positions of a stretch, of b and h and parameters; 0 < width < period.
+        anchor: where a stretch begins, an expression of the outer position, b and h.
+        step: how far the anchor moves from an outer position to the next, at most `width` to either
+            side: what all rows of a tile have of a stretch is then without gaps.
+        leaves_gaps: a tile between two live ones may have no such position. Where not, each tile
+            between the bounds of the interval is live, and none is full.
+    """
+
+    period: int
+    width: Expr
+    anchor: Expr
+    step: int = 0
+    leaves_gaps: bool = True
+
+    def first(self, outer: str) -> Expr:
+        """The least position at which a row of a tile begins the stretch of `anchor`."""
+        row = var(f"{outer}_first" if self.step >= 0 else f"{outer}_last")
+        return substitute(self.anchor, {var(outer): row})
+
+    def reach(self, outer: str) -> Expr:
+        """Positions from there to where the last row of a tile ends it: `width` at least."""
+        rows = apply(Op.SUB, var(f"{outer}_last"), var(f"{outer}_first"))
+        return apply(Op.ADD, apply(Op.MUL, rows, const(abs(self.step))), self.width)
+
+    def __str__(self) -> str:
+        anchor = print_expr(self.anchor)
+        if self.width == const(1):
+            return f"in steps of {self.period} through {anchor}"
+        width = print_expr(self.width)
+        return f"in stretches of {width} every {self.period}, one from {anchor} on"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +70,8 @@ class Interval:
     largest. No lower end is negative. No pair of the tile is in [lower, upper) of any row unless
     live_lower < min(live_upper, length).
 
-    With a stride only every stride-th of the positions is allowed, from `lower` on, which may lie
-    before the axis. No tile is full then, and each one between live_lower and live_upper is live.
+    With a sieve only those of the positions are allowed that it lets through. A tile is live if it
+    has a position between live_lower and live_upper that the sieve of some row lets through.
 
     Where the four are `by_rows`, they are expressions of a single outer position, and it is for the
     reader to take the least and the largest over the rows of a tile.
@@ -46,13 +83,18 @@ class Interval:
     full_lower: Expr
     full_upper: Expr
     live_upper: Expr
-    stride: int = 1
+    sieve: Sieve | None = None
 
     @property
     def ends(self) -> tuple[Expr, ...]:
         """All six, in the order of the fields."""
         outer = self.lower, self.upper, self.live_lower, self.full_lower
         return *outer, self.full_upper, self.live_upper
+
+    @property
+    def leaves_gaps(self) -> bool:
+        """May a tile between the bounds have no allowed position, by a sieve?"""
+        return self.sieve is not None and self.sieve.leaves_gaps
 
     @property
     def by_rows(self) -> bool:
@@ -82,11 +124,21 @@ class ClosedForm:
 
     Attributes:
         inner: the variable that the intervals are of: "kv", or "q" of a transposed plan.
-        intervals: at most four; none where no pair is allowed.
+        intervals: at most four, at most one of them with a sieve; none where no pair is allowed.
     """
 
     inner: str
     intervals: tuple[Interval, ...]
+
+    @property
+    def sieved(self) -> Interval | None:
+        """The interval whose tiles lie apart."""
+        return next((i for i in self.intervals if i.leaves_gaps), None)
+
+    @property
+    def plain(self) -> tuple[Interval, ...]:
+        """The others, whose live tiles lie side by side."""
+        return tuple(i for i in self.intervals if not i.leaves_gaps)
 
     @property
     def by_rows(self) -> bool:

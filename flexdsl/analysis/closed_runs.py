@@ -1,7 +1,7 @@
 """Tile ranges, runs and exact counts of a closed form, by evaluating its ends.
 
 Everything is computed for all outer tiles (or a chunk of rows) at once, in arrays of a few numbers
-for each. Nothing is proven here, except that no tile is full in the union of two intervals alone.
+for each (and a few for each stretch of a sieve). Nothing is proven here.
 """
 
 from __future__ import annotations
@@ -13,20 +13,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flexdsl.analysis.anchors import slope_of_anchor
-from flexdsl.analysis.closed_form import ClosedForm, Interval
+from flexdsl.analysis.closed_form import BOTTOM, ClosedForm, Interval
 from flexdsl.analysis.grid import Grid
-from flexdsl.analysis.prove import Prover
 from flexdsl.analysis.scene import chunks
+from flexdsl.analysis.sieved_runs import Stretches, count_between
 from flexdsl.analysis.table import Runs, RunTable, merged, table_of_runs
 from flexdsl.analysis.values import Bindings
-from flexdsl.ir import Expr, Op, const, evaluate, evaluate_all, walk
+from flexdsl.ir import Expr, evaluate_all
 
 Array = NDArray[Any]
 Ranges = tuple[Array, Array]  # starts and stops
 ROWS = 1 << 14  # outer positions evaluated at once
 TILES = 1 << 12  # outer tiles looked at together
-TOGETHER = 64  # outer tiles taken for one, where that tells enough
+STRETCHES = 1 << 18  # of outer tiles looked at together
 TILE_ENDS = "live_lower", "live_upper", "full_lower", "full_upper"
 
 
@@ -78,7 +77,7 @@ class Ends:
         """Outer tiles of all groups."""
         return self.groups * self.outer_tiles
 
-    def _tile_rows(self, rows: Array, count: int = 1) -> tuple[Array, Array, Array, Array]:
+    def tile_rows(self, rows: Array, count: int = 1) -> tuple[Array, Array, Array, Array]:
         """b, h, first and last position of outer tiles, by their numbers in all groups.
 
         Args:
@@ -106,18 +105,44 @@ class Ends:
         return (end - self.inner_offset for end in found)
 
     def of_rows(self, b: Array, h: Array, position: Array) -> tuple[Array, Array]:
-        """Lower and upper ends at outer positions: [..., intervals]."""
+        """Lower and upper ends at outer positions, of what has no sieve: [..., intervals]."""
         variables = {"b": b, "h": h, self.outer: position}
-        intervals = self.form.intervals
-        lower = np.zeros((len(intervals), *_shape(variables)), np.int32)
-        ends = self._uncut([i.lower for i in intervals], variables)
-        for k, (interval, end) in enumerate(zip(intervals, ends, strict=True)):
-            # Before the axis begins, steps go on to their first position in it.
-            lower[k] = np.minimum(np.where(end < 0, end % interval.stride, end), self.inner_len)
-        return np.moveaxis(lower, 0, -1), self.evaluate([i.upper for i in intervals], variables)
+        intervals = [i for i in self.form.intervals if i.sieve is None]
+        lower = self.evaluate([i.lower for i in intervals], variables)
+        return lower, self.evaluate([i.upper for i in intervals], variables)
+
+    def counts(self, b: Array, h: Array, position: Array, within: Ranges | None = None) -> Array:
+        """Allowed inner positions of outer ones: int64 [...].
+
+        Args:
+            within: inner indices that count, start and stop; all of them if None.
+        """
+        low, high = joined(*self.of_rows(b, h, position))
+        if within is not None:
+            low, high = (np.clip(end, *(x[..., None] for x in within)) for end in (low, high))
+        found = np.maximum(high - low, 0).sum(axis=-1, dtype=np.int64)
+        for interval in self.form.intervals:
+            if interval.sieve is None:
+                continue
+            variables = {"b": b, "h": h, self.outer: position}
+            ends = self.evaluate([interval.lower, interval.upper], variables)
+            begin, width = evaluate_all(
+                (interval.sieve.anchor, interval.sieve.width), variables, self.bindings.all
+            )
+            anchor, width = (begin - self.inner_offset)[..., None], width[..., None]
+            period = interval.sieve.period
+            if within is not None:
+                ends = np.clip(ends, *(x[..., None] for x in within))
+            start, stop = ends[..., :1], ends[..., 1:]
+            found = found + count_between(start, stop, anchor, width, period)[..., 0]
+            start, stop = np.maximum(start, low), np.minimum(stop, high)
+            found -= count_between(start, stop, anchor, width, period).sum(axis=-1)
+        return np.asarray(found)
 
     def tiles(self, rows: Array, count: int = 1) -> tuple[Ranges, Ranges]:
         """Live inner tiles, and full ones, of outer tiles by their numbers: [rows, intervals].
+
+        Those of the interval whose tiles lie apart are not in it.
 
         Args:
             count: how many that follow on each other are taken for one: what is live in any of
@@ -126,9 +151,14 @@ class Ends:
         low, high, full_low, full_high = self._tile_ends(rows, count)
         start, stop = low // self.inner_tile, -(-high // self.inner_tile)
         live = start, np.where(low < high, stop, start)
-        return live, self._contained(full_low, full_high)
+        return live, self.contained(full_low, full_high)
 
-    def _contained(self, low: Array, high: Array) -> Ranges:
+    def positions_of(self, inner: Array) -> Ranges:
+        """The inner indices of inner tiles: start and stop."""
+        begin = inner * self.inner_tile
+        return begin, np.minimum(begin + self.inner_tile, self.inner_len)
+
+    def contained(self, low: Array, high: Array) -> Ranges:
         """The tiles inside [low, high); the last tile ends at the length."""
         start = -(-low // self.inner_tile)
         tiles = -(-self.inner_len // self.inner_tile)
@@ -137,12 +167,10 @@ class Ends:
 
     def _tile_ends(self, rows: Array, count: int) -> tuple[Array, Array, Array, Array]:
         """Live and full lower and upper ends of outer tiles, [rows, intervals] each."""
-        b, h, first, last = self._tile_rows(rows, count)
+        b, h, first, last = self.tile_rows(rows, count)
         variables = {"b": b, "h": h, f"{self.outer}_first": first, f"{self.outer}_last": last}
-        intervals = self.form.intervals
-        by_name = [
-            [const(0) if i.by_rows else getattr(i, name) for i in intervals] for name in TILE_ENDS
-        ]
+        intervals = self.form.plain
+        by_name = [[_end(i, name) for i in intervals] for name in TILE_ENDS]
         ends = self.evaluate([end for ends in by_name for end in ends], variables)
         ends = ends.reshape(len(rows), len(TILE_ENDS), len(intervals))
         for n, interval in enumerate(intervals):
@@ -154,11 +182,11 @@ class Ends:
         """The same of an interval that has its bounds by rows: [tiles, 4]."""
         found = [
             (low.min(axis=1), high.max(axis=1), full_low.max(axis=1), full_high.min(axis=1))
-            for low, high, full_low, full_high in self._rows_of(interval, tiles)
+            for low, high, full_low, full_high in self.rows_of(interval, tiles)
         ]
         return np.concatenate([np.stack(ends, axis=1) for ends in found])
 
-    def _rows_of(
+    def rows_of(
         self, interval: Interval, tiles: Array
     ) -> Iterator[tuple[Array, Array, Array, Array]]:
         """Ends of the rows of outer tiles, [tiles, rows], chunk by chunk: live ones and plain ones.
@@ -167,7 +195,7 @@ class Ends:
         """
         size = self.grid.tile[0 if self.outer == "q" else 1]
         for part in chunks(len(tiles), max(1, ROWS // size)):
-            b, h, first, last = (x[:, None] for x in self._tile_rows(tiles[part]))
+            b, h, first, last = (x[:, None] for x in self.tile_rows(tiles[part]))
             rows = np.minimum(first + np.arange(size), last)
             variables = {"b": b, "h": h, self.outer: rows}
             ends = self.evaluate([interval.lower, interval.upper], variables)
@@ -175,96 +203,49 @@ class Ends:
             some = low < high
             yield np.where(some, low, self.inner_len), np.where(some, high, 0), low, high
 
-    def leaves_gaps(self) -> bool:
-        """Is an inner tile between bounds by rows live in no row of its outer tile?"""
-        return any(
-            _has_gap(low, high, self.inner_tile)
-            for interval in self.form.intervals
-            if interval.by_rows and not self._is_anchored(interval)
-            for low, high, _, _ in self._rows_of(interval, np.arange(self.rows))
-        )
-
-    def _is_anchored(self, interval: Interval) -> bool:
-        """Does no inner tile fit between the rows of an outer tile, whatever they load?"""
-        slope = slope_of_anchor(interval, Prover(self.outer, self.grid, self.bindings))
-        rows = self.grid.tile[0 if self.outer == "q" else 1]
-        return slope is not None and slope * (rows - 1) <= self.inner_tile
-
     def table(self) -> RunTable:
         """The runs of every outer tile."""
         return table_of_runs(self.rows, (self._runs_of(tiles) for tiles in self._parts()))
 
     def _parts(self) -> Iterator[Array]:
         """The numbers of all outer tiles, as many as are looked at together."""
-        return (np.arange(part.start, part.stop) for part in chunks(self.rows, TILES))
+        size = TILES
+        if (sieved := self.form.sieved) is not None and sieved.sieve is not None:
+            of_row = 1 + self.inner_len // max(sieved.sieve.period, self.inner_tile)
+            size = max(1, min(TILES, STRETCHES // of_row))
+        return (np.arange(part.start, part.stop) for part in chunks(self.rows, size))
 
     def _runs_of(self, tiles: Array) -> Runs:
         """The runs of outer tiles that follow on each other."""
-        live, full = self.tiles(tiles)
-        edges = np.sort(np.concatenate([*live, *full], axis=1), axis=1)
-        starts, stops = edges[:, :-1], edges[:, 1:]
-        is_live, is_full = _covered(starts, *live), _covered(starts, *full)
-        row, k = np.nonzero((starts < stops) & is_live)
-        return merged(tiles[row], starts[row, k], stops[row, k], is_full[row, k])
+        live, full = (_listed(*ranges) for ranges in self.tiles(tiles))
+        if self.form.sieved is not None:
+            stretches = self.stretches(tiles)
+            live, full = [*live, *stretches.live_runs()], [*full, *stretches.full_runs()]
+        of, start, stop, is_full = _united(live, full, -(-self.inner_len // self.inner_tile))
+        return merged(tiles[of], start, stop, is_full)
 
-    def full_in_union_only(self) -> bool:
-        """May a tile be full in the union of the intervals, but in none of them?
-
-        Such a tile is live in two of them, and covered at every outer position: at the first, the
-        last, and wherever a condition changes. What no interval covers alone is then suspect.
-        """
-        if len(self.form.intervals) < 2:
-            return False
-        tiles = self._near()
-        return any(self._is_suspect(tiles[part]) for part in chunks(len(tiles), TILES))
-
-    def _near(self) -> Array:
-        """The numbers of the outer tiles where a tile may be live in two intervals, full in none.
-
-        Bounds of tiles are those of any range of rows, so that most are left out many at a time.
-        """
-        count = 1 if any(interval.by_rows for interval in self.form.intervals) else TOGETHER
-        first = np.arange(0, self.outer_tiles, count)
-        found = (np.arange(self.groups)[:, None] * self.outer_tiles + first).reshape(-1)
-        found = self._of_those_near(found, count)
-        if count > 1:
-            within = found[:, None] + np.arange(count)
-            same_group = found[:, None] // self.outer_tiles == within // self.outer_tiles
-            found = self._of_those_near(within[same_group], 1)
-        return found
-
-    def _of_those_near(self, tiles: Array, count: int) -> Array:
-        parts = (tiles[part] for part in chunks(len(tiles), TILES))
-        near = [part[_any_share(*self.tiles(part, count))] for part in parts]
-        return np.concatenate([tiles[:0], *near])
-
-    def _is_suspect(self, tiles: Array) -> bool:
-        """Is, in one of these outer tiles, a tile covered by several intervals only?"""
-        b, h, first, last = self._tile_rows(tiles)
-        positions = [first, last, *self._edges(b, h, first, last)]
-        rows = np.stack(positions, axis=1)
-        low, high = self.of_rows(b[:, None], h[:, None], rows)
-        covers = [self._contained(*_joined(low[:, k], high[:, k])) for k in range(rows.shape[1])]
-        start, stop = self.tiles(tiles)[1]
-        parts = [*(x for cover in covers for x in cover), start, stop]
-        edges = np.sort(np.concatenate(parts, axis=1), axis=1)
-        starts, stops = edges[:, :-1], edges[:, 1:]
-        suspect = (starts < stops) & ~_covered(starts, start, stop)
-        for cover in covers:
-            suspect &= _covered(starts, *cover)
-        return bool(suspect.any())
-
-    def _edges(self, b: Array, h: Array, first: Array, last: Array) -> Iterator[Array]:
-        """Where conditions of the outer variable change, moved into each tile."""
-        found: dict[Expr, None] = {}
-        for node in walk(*(e for i in self.form.intervals for e in (i.lower, i.upper))):
-            if node.op in (Op.LT, Op.GE) and node.args[0].attribute == self.outer:
-                found[node.args[1]] = None
-        for edge in found:
-            if self.outer not in edge.variables:
-                at = evaluate(edge, {"b": b, "h": h}, self.bindings.all)
-                for position in (at - 1, at):
-                    yield np.clip(np.broadcast_to(position, first.shape), first, last)
+    def stretches(self, tiles: Array) -> Stretches:
+        """What outer tiles have of the interval whose tiles lie apart."""
+        interval = self.form.sieved
+        assert interval is not None and interval.sieve is not None
+        b, h, first, last = self.tile_rows(tiles)
+        variables = {"b": b, "h": h, f"{self.outer}_first": first, f"{self.outer}_last": last}
+        ends = self.evaluate([getattr(interval, name) for name in TILE_ENDS], variables)
+        sieve = interval.sieve
+        asked = sieve.width, sieve.first(self.outer), sieve.reach(self.outer)
+        found = evaluate_all(asked, variables, self.bindings.all)
+        width, begin, reach = (np.broadcast_to(x, tiles.shape).astype(np.int64) for x in found)
+        low, high, full_low, full_high = np.moveaxis(ends.astype(np.int64), -1, 0)
+        return Stretches(
+            sieve.period,
+            width,
+            begin - self.inner_offset,
+            reach,
+            (low, high),
+            (full_low, full_high),
+            self.inner_len,
+            self.inner_tile,
+        )
 
     def row_counts(self) -> Iterator[Array]:
         """Allowed inner positions of each outer position, in chunks: int64 arrays."""
@@ -273,53 +254,49 @@ class Ends:
             b, h = np.divmod(np.asarray(group), self.grid.heads)
             for part in chunks(self.outer_len, ROWS):
                 position = np.arange(part.start, part.stop) + offset
-                low, high = _joined(*self.of_rows(b, h, position))
-                # An interval with a stride is the only one.
-                stride = max((i.stride for i in self.form.intervals), default=1)
-                yield np.maximum(-((low - high) // stride), 0).sum(axis=-1)
+                yield self.counts(b, h, position)
+
+
+def _end(interval: Interval, name: str) -> Expr:
+    """A bound of a tile; of a sieve between whose tiles no gap is, none is full."""
+    is_known = not interval.by_rows and (interval.sieve is None or name in TILE_ENDS[:2])
+    return getattr(interval, name) if is_known else BOTTOM
 
 
 def _shape(variables: dict[str, Array]) -> tuple[int, ...]:
     return np.broadcast_shapes(*(v.shape for v in variables.values()))
 
 
-def _any_share(live: Ranges, full: Ranges) -> Array:
-    """Have two intervals of an outer tile a live tile in common that may be full in neither?
-
-    Args:
-        live, full: start and stop of ranges of tiles, [rows, intervals] each.
-
-    Returns:
-        bool [rows].
-    """
-    start, stop = live
-    result = np.zeros(len(start), np.bool_)
-    for m in range(start.shape[1]):
-        for n in range(m):
-            first = np.maximum(start[:, m], start[:, n])
-            last = np.minimum(stop[:, m], stop[:, n])
-            shared = first < last
-            for k in (m, n):
-                shared &= (first < full[0][:, k]) | (full[1][:, k] < last)
-            result |= shared
-    return result
+Listed = tuple[Array, Array, Array]  # row, start and stop of ranges
 
 
-def _has_gap(low: Array, high: Array, tile: int) -> bool:
-    """Do rows [low, high) of [tiles, rows], in any order, leave a whole tile between them?"""
-    # Most rows touch the next one, and then nothing is to be sorted.
-    apart = (low[:, 1:] > high[:, :-1]) | (low[:, :-1] > high[:, 1:])
-    unsure = apart.any(axis=1)
-    low, high = low[unsure], high[unsure]
-    order = np.argsort(low, axis=1)
-    low, high = np.take_along_axis(low, order, 1), np.take_along_axis(high, order, 1)
-    reached = np.maximum.accumulate(high, axis=1)[:, :-1]
-    following = low[:, 1:]
-    some = high[:, 1:] > 0  # empty rows come last
-    return bool((some & (-(-reached // tile) < following // tile)).any())
+def _listed(starts: Array, stops: Array) -> list[Listed]:
+    """Ranges [rows, n] as n lists, without empty ones."""
+    rows = [np.flatnonzero(starts[:, n] < stops[:, n]) for n in range(starts.shape[1])]
+    return [(row, starts[row, n], stops[row, n]) for n, row in enumerate(rows)]
 
 
-def _covered(at: Array, starts: Array, stops: Array) -> Array:
+def _united(live: list[Listed], full: list[Listed], tiles: int) -> Runs:
+    """The live ranges as disjoint runs, and whether each of them is in a full one."""
+    width = tiles + 1
+    at, steps = [np.zeros(0, np.int64)], [np.zeros((0, 2), np.int8)]
+    for kind, ranges in enumerate((live, full)):
+        for row, *ends in ranges:
+            for end, step in zip(ends, (1, -1), strict=True):
+                at.append(row * width + end)
+                steps.append(np.zeros((len(row), 2), np.int8))
+                steps[-1][:, kind] = step
+    places = np.concatenate(at)
+    order = np.argsort(places, kind="stable")
+    places = places[order]
+    # How many ranges of each kind there are from each place on.
+    depth = np.cumsum(np.concatenate(steps)[order], axis=0, dtype=np.int32)
+    (k,) = np.nonzero((places[:-1] < places[1:]) & (depth[:-1, 0] > 0))
+    row, start = np.divmod(places[k], width)
+    return row, start, places[k + 1] - row * width, depth[k, 1] > 0
+
+
+def covered(at: Array, starts: Array, stops: Array) -> Array:
     """Is each of `at` [rows, k] in one of the ranges [rows, n]?"""
     result = np.zeros(at.shape, np.bool_)
     for n in range(starts.shape[1]):
@@ -327,7 +304,7 @@ def _covered(at: Array, starts: Array, stops: Array) -> Array:
     return result
 
 
-def _joined(low: Array, high: Array) -> tuple[Array, Array]:
+def joined(low: Array, high: Array) -> tuple[Array, Array]:
     """The same union as disjoint ranges: overlapping or adjoining ones become one.
 
     Ranges that are swallowed stay, empty.

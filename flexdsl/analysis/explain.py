@@ -64,7 +64,7 @@ def _interval(interval: Interval, inner: str) -> str:
     low = "" if interval.lower is BOTTOM else f"{print_expr(interval.lower)} <= "
     high = "" if interval.upper is TOP else f" < {print_expr(interval.upper)}"
     text = f"{low}{inner}{high}" if low or high else f"every {inner}"
-    return text if interval.stride == 1 else f"{text}, in steps of {interval.stride}"
+    return text if interval.sieve is None else f"{text}, {interval.sieve}"
 
 
 def _why_table(plan: BlockPlan) -> list[str]:

@@ -183,7 +183,7 @@ def _bounds(mask: Expr, unit: Grid, bindings: Bindings, pieces: _Pieces) -> Arra
 def _is_plain(form: ClosedForm) -> bool:
     """Is it one interval at most, whose bounds are those of any rows?"""
     return len(form.intervals) < 2 and all(
-        not interval.by_rows and interval.stride == 1 for interval in form.intervals
+        not interval.by_rows and interval.sieve is None for interval in form.intervals
     )
 
 

@@ -135,7 +135,7 @@ def absorb(form: ClosedForm, prover: Prover) -> ClosedForm:
 def _reach_down(first: Interval, second: Interval, prover: Prover) -> Interval | None:
     """`second` from the lower end of `first` where its own is at most the upper end of `first`."""
     outer, base, lower = prover.outer, first.lower, second.lower
-    if second.by_rows or outer in base.variables or outer not in lower.variables:
+    if _is_fixed(first, second) or outer in base.variables or outer not in lower.variables:
         return None
     if not prover.timeless.always(apply(Op.LE, base, lower)):
         return None
@@ -164,7 +164,7 @@ def _reach_down(first: Interval, second: Interval, prover: Prover) -> Interval |
 def _reach_up(first: Interval, second: Interval, prover: Prover) -> Interval | None:
     """`second` to the upper end of `first` where its own is at least the lower end of `first`."""
     outer, top, upper = prover.outer, first.upper, second.upper
-    if second.by_rows or outer in top.variables or outer not in upper.variables:
+    if _is_fixed(first, second) or outer in top.variables or outer not in upper.variables:
         return None
     if not prover.timeless.always(apply(Op.GE, top, upper)):
         return None
@@ -187,6 +187,11 @@ def _reach_up(first: Interval, second: Interval, prover: Prover) -> Interval | N
         live_upper=at(f"{outer}_last", second.live_upper),
         full_upper=at(f"{outer}_first", second.full_upper),
     )
+
+
+def _is_fixed(first: Interval, second: Interval) -> bool:
+    """Has the second one bounds by rows, or either a sieve?"""
+    return second.by_rows or first.sieve is not None or second.sieve is not None
 
 
 def _rows_where(conditions: list[Expr], prover: Prover) -> Piece | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from flexdsl.analysis.anchors import is_anchored
 from flexdsl.analysis.block_grid import looked_up_table
+from flexdsl.analysis.closed_exact import full_in_union_only, leaves_gaps
 from flexdsl.analysis.closed_form import ClosedForm, Declined
 from flexdsl.analysis.closed_runs import Ends
 from flexdsl.analysis.equal_runs import joined_table
@@ -20,7 +21,7 @@ from flexdsl.analysis.prove import Prover
 from flexdsl.analysis.repeated import repeated_table
 from flexdsl.analysis.scene import Scene
 from flexdsl.analysis.stretches import stretched_table
-from flexdsl.analysis.strided import derive_form
+from flexdsl.analysis.strided import derive_form, ways
 from flexdsl.analysis.subdivide import map_tiles
 from flexdsl.analysis.table import RunTable, table_of_maps
 from flexdsl.analysis.transpose import transpose
@@ -123,18 +124,29 @@ def _closed_form(scene: Scene, outer: Outer) -> ClosedForm | Declined:
     if scene.grid.is_empty:
         return ClosedForm(inner, ())
     prover = Prover(outer, scene.grid, scene.bindings)
+    for way in ways(scene.expr, inner, prover):
+        form = _exact_form(way, scene, inner, prover)
+        if isinstance(form, ClosedForm):
+            break
+    return form
+
+
+def _exact_form(
+    way: Callable[[], ClosedForm], scene: Scene, inner: str, prover: Prover
+) -> ClosedForm | Declined:
+    """The closed form that is found in this way, if it is as exact as a table; else why not."""
     try:
-        form = derive_form(scene.expr, inner, prover)
+        form = way()
     except Declined as declined:
         # The plan keeps the reason, not the frames that it was raised in.
         return declined.with_traceback(None)
     ends = Ends(form, scene.grid, scene.bindings)
-    if ends.leaves_gaps():
-        return Declined(f"the {inner} of neighbouring {outer} are too far apart", scene.expr)
-    if not ends.full_in_union_only():
+    if leaves_gaps(ends):
+        return Declined(f"the {inner} of neighbouring {prover.outer} are too far apart", scene.expr)
+    if not full_in_union_only(ends):
         return form
     form = absorb(form, prover)
-    if not Ends(form, scene.grid, scene.bindings).full_in_union_only():
+    if not full_in_union_only(Ends(form, scene.grid, scene.bindings)):
         return form
     return Declined("a tile may be full in the union of two intervals only", scene.expr)
 

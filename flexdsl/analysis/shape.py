@@ -14,8 +14,8 @@ from flexdsl.ir import Op
 
 
 def is_contiguous(form: ClosedForm) -> bool:
-    """Are the allowed inner positions of each outer one a single range, without steps?"""
-    return all(i.stride == 1 for i in form.intervals) and len(form.intervals) <= 1
+    """Are the allowed inner positions of each outer one a single range, without gaps?"""
+    return all(i.sieve is None for i in form.intervals) and len(form.intervals) <= 1
 
 
 def ends_ascend(form: ClosedForm, grid: Grid, bindings: Bindings) -> bool:

@@ -8,14 +8,15 @@ are the business of `tile_bounds.py`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flexdsl.analysis.affine import Linear, LinearForms, divisor_of
-from flexdsl.analysis.closed_form import APART, BOTTOM, MAX_INTERVALS, TOP, TRUE, Declined
+from flexdsl.analysis.closed_form import BOTTOM, MAX_INTERVALS, TOP, TRUE, Declined
 from flexdsl.analysis.prove import Prover, split_comparison
+from flexdsl.analysis.residues import Residue, residue_of
 from flexdsl.analysis.truth import flatten
 from flexdsl.analysis.values import is_constant, substitute
-from flexdsl.ir import Expr, Op, Type, apply, const, walk
+from flexdsl.ir import Expr, Op, Type, apply, const, var, walk
 from flexdsl.ir.ops import COMPARISONS, NEGATED
 
 MAX_CHOICES = 4  # conditions on one axis that are decided before a mask is solved
@@ -25,11 +26,15 @@ MAX_UNFINISHED = 16  # pieces before those that are empty or contained have been
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """[lower, upper) where `guard`, a condition without the inner variable, holds."""
+    """[lower, upper) where `guard`, a condition without the inner variable, holds.
+
+    With a residue, of these positions those that it holds for.
+    """
 
     lower: Expr
     upper: Expr
     guard: Expr = TRUE
+    residue: Residue | None = None
 
 
 def largest(a: Expr, b: Expr) -> Expr:
@@ -88,10 +93,14 @@ def _natural(expr: Expr) -> bool:
 
 
 class Solver:
-    """Solves conditions for `inner`. `prover` knows the other variables' ranges."""
+    """Solves conditions for `inner`. `prover` knows the other variables' ranges.
 
-    def __init__(self, inner: str, prover: Prover) -> None:
-        self.inner = inner
+    Args:
+        residues: conditions on remainders of `inner` are taken as they stand; else declined.
+    """
+
+    def __init__(self, inner: str, prover: Prover, residues: bool = False) -> None:
+        self.inner, self.residues = inner, residues
         self.prover = prover.timeless
         self.forms = LinearForms()
         self._cases = MAX_CASES
@@ -166,8 +175,17 @@ class Solver:
             return self._join(both, neither, node)
         if a.type is Type.FLOAT:
             raise Declined(f"{node!r} compares floats", node)
+        residue = self._residue(node, negated)
+        if residue is not None:
+            return [Piece(BOTTOM, TOP, TRUE, residue)]
         op = NEGATED[node.op] if negated else node.op
         return self._solve_order(op, self.forms.difference(a, b), node)
+
+    def _residue(self, node: Expr, negated: bool) -> Residue | None:
+        residue = residue_of(node, negated, self.inner, self.prover) if self.residues else None
+        if residue is not None:
+            self._check_loads(residue.x.without(var(self.inner)).to_expr())
+        return residue
 
     def _solve_order(self, op: Op, form: Linear, node: Expr) -> list[Piece]:
         """Solve `form op 0`."""
@@ -247,7 +265,7 @@ class Solver:
         divisor = divisor_of(atom)
         if divisor is None:
             if atom.op is Op.MOD:
-                raise Declined(f"{atom!r} comes again and again along {self.inner}{APART}", node)
+                raise Declined(f"{atom!r} comes again and again along {self.inner}", node)
             what = "is read at" if atom.op is Op.LOAD else "cannot be solved for"
             raise Declined(f"{atom!r} {what} {self.inner}", node)
         return self.forms.of(atom.args[0]).plus(self.forms.of(end), -divisor)
@@ -259,6 +277,7 @@ class Solver:
                 largest(x.lower, y.lower),
                 smallest(x.upper, y.upper),
                 apply(Op.AND, x.guard, y.guard),
+                _met(x.residue, y.residue, node),
             )
             for x in a
             for y in b
@@ -305,17 +324,20 @@ class Solver:
 
     def _merge(self, a: Piece, b: Piece) -> Piece | None:
         """One piece that is the union of two, or None."""
-        if a.guard is b.guard:
+        same = _are_same(a.residue, b.residue)
+        if a.guard is b.guard and same:
             if a.lower is b.lower:
-                return Piece(a.lower, largest(a.upper, b.upper), a.guard)
+                return replace(a, upper=largest(a.upper, b.upper))
             if a.upper is b.upper:
-                return Piece(smallest(a.lower, b.lower), a.upper, a.guard)
+                return replace(a, lower=smallest(a.lower, b.lower))
         for x, y in ((a, b), (b, a)):
             implied = x.guard is TRUE or x.guard is y.guard
+            implied = implied and (same or x.residue is None)
             if implied and self._at_most(x.lower, y.lower) and self._at_most(y.upper, x.upper):
                 return x
-        if a.guard is b.guard and self._touch(a, b):
-            return Piece(smallest(a.lower, b.lower), largest(a.upper, b.upper), a.guard)
+        if a.guard is b.guard and same and self._touch(a, b):
+            lower, upper = smallest(a.lower, b.lower), largest(a.upper, b.upper)
+            return replace(a, lower=lower, upper=upper)
         return None
 
     def _touch(self, a: Piece, b: Piece) -> bool:
@@ -324,6 +346,20 @@ class Solver:
         Where one is inside out (upper < lower), both its ends lie in the other: no harm is done.
         """
         return self._at_most(a.lower, b.upper) and self._at_most(b.lower, a.upper)
+
+
+def _met(a: Residue | None, b: Residue | None, node: Expr) -> Residue | None:
+    """What holds where both residues do. Raises `Declined`."""
+    if a is None or b is None:
+        return a or b
+    both = a.met(b)
+    if both is None:
+        raise Declined(f"{a.node!r} and {b.node!r} are asked of the same pairs", node)
+    return both
+
+
+def _are_same(a: Residue | None, b: Residue | None) -> bool:
+    return a is b or (a is not None and b is not None and a.is_same(b))
 
 
 def _choices(mask: Expr) -> list[Expr]:

@@ -5,7 +5,7 @@ first and last row of a tile. The hull of a tile's rows is their union if the en
 stay, or if they move together and each row touches the next one. Whatever is not shown to be so is
 declined: a table is then more exact. Other ends, captured ones too, are taken row by row: bounds
 are then right by themselves. Whether they are exact is shown by `anchors.py`, or seen by
-`closed_runs.py`.
+`closed_exact.py`.
 """
 
 from __future__ import annotations
@@ -40,8 +40,19 @@ def derive(mask: Expr, inner: str, prover: Prover) -> ClosedForm:
     Whether a tile can be full in the union of two intervals only is not looked at here.
     """
     pieces = Solver(inner, prover).solve_mask(unrolled(mask, prover))
-    bounder = _Bounder(prover, mask)
-    intervals = overlay([i for piece in pieces for i in bounder.intervals(piece)], prover.outer)
+    intervals = overlay(
+        [i for piece in pieces for i in parts_of(piece, mask, prover)], prover.outer
+    )
+    return form_of(intervals, inner, mask)
+
+
+def parts_of(piece: Piece, mask: Expr, prover: Prover) -> list[Part]:
+    """A piece with its bounds of tiles, whatever its residue lets through. Raises `Declined`."""
+    return _Bounder(prover, mask).intervals(piece)
+
+
+def form_of(intervals: list[Interval], inner: str, mask: Expr) -> ClosedForm:
+    """The closed form of intervals, if there are few. Raises `Declined`."""
     if len(intervals) > MAX_INTERVALS:
         raise Declined(f"it has {len(intervals)} intervals, and {MAX_INTERVALS} is the most", mask)
     return ClosedForm(inner, tuple(intervals))

@@ -93,6 +93,12 @@ def sliding_tiles(tokens: int) -> Callable[..., Any]:
     return mask
 
 
+def strided_blocks(b: Any, h: Any, q: Any, kv: Any) -> Any:
+    """The latest 16 blocks of 64 tokens, and every 8th one before, shifted from head to head."""
+    i, j = q // 64, kv // 64
+    return q >= kv and (i - j < 16 or (j + h) % 8 == 0)
+
+
 def documents(tokens: int) -> Callable[..., Any]:
     """Packed documents of 256 tokens on average, 4096 in a million, causal, by their ids."""
     ids = _ids(tokens)
@@ -123,7 +129,11 @@ MASKS: dict[str, Callable[[int], Callable[..., Any]]] = {
     "2-D neighbourhood": neighbourhood,
     "3-D tiles": sliding_tiles,
     "dilated window": lambda n: lambda b, h, q, kv: (q - kv) % 5 == 0 and abs(q - kv) <= 1000,
+    "stride": lambda n: lambda b, h, q, kv: q >= kv and (q - kv) % 512 == 0,
+    "blocks at a stride": lambda n: strided_blocks,
+    "and of each head": lambda n: strided_blocks,
 }
+HEADS = {"and of each head": 8}  # 1 of all others
 
 
 def measure(name: str, tokens: int, repeats: int = REPEATS) -> Figure:
@@ -131,12 +141,13 @@ def measure(name: str, tokens: int, repeats: int = REPEATS) -> Figure:
     mask = fx.mask_mod(MASKS[name](tokens))
     _ = mask.program  # reading the function is no part of planning
     times = []
+    heads = HEADS.get(name, 1)
     for _ in range(repeats):
         start = time.perf_counter()
-        plan = fx.plan(mask, tokens, tokens)
+        plan = fx.plan(mask, tokens, tokens, heads=heads)
         times.append(time.perf_counter() - start)
     tracemalloc.start()
-    plan = fx.plan(mask, tokens, tokens)
+    plan = fx.plan(mask, tokens, tokens, heads=heads)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return Figure(name, tokens, plan.kind, min(times), plan.nbytes, peak)

@@ -37,13 +37,13 @@ def test_whatever_the_ends_are_the_plan_is_brute_force(name, ends, tile):
 @pytest.mark.parametrize(("name", "slope"), [("from a start", 1), ("to an end", 1), ("steep", 3)])
 def test_rows_are_looked_at_only_where_a_tile_fits_between_them(name, slope, monkeypatch):
     looked_at: list[Interval] = []
-    rows_of = closed_runs.Ends._rows_of
+    rows_of = closed_runs.Ends.rows_of
 
     def spy(ends, interval, tiles):
         looked_at.append(interval)
         return rows_of(ends, interval, tiles)
 
-    monkeypatch.setattr(closed_runs.Ends, "_rows_of", spy)
+    monkeypatch.setattr(closed_runs.Ends, "rows_of", spy)
     mask = Mask(MASKS[name](table := Table("end", np.arange(LENGTH) // 7 * 7)), {}, (table,))
     for height, width in ((8, 8), (8, 7 * slope), (8, 7 * slope - 1)):
         looked_at.clear()

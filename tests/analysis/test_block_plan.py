@@ -90,6 +90,7 @@ CLOSED: dict[str, Mask] = {
     "clamped": Mask(lambda b, h, q, kv: kv >= minimum(maximum(q - 37, 0), 100)),
     "compressed": Mask(lambda b, h, q, kv: (kv + 1) * 16 <= q),
     "other direction": Mask(lambda b, h, q, kv: q + kv < 250),
+    "heads in turn": Mask(lambda b, h, q, kv: (q + kv) % HEADS == h),
     "rows alone": Mask(lambda b, h, q, kv: q >= 50),
     "everything": Mask(lambda b, h, q, kv: True),
     "nothing": Mask(lambda b, h, q, kv: False),
@@ -109,7 +110,6 @@ TABLE: dict[str, Mask] = {
         lambda b, h, q, kv: both(abs(q // 17 - kv // 17) <= 2, abs(q % 17 - kv % 17) <= 2)
     ),
     "butterfly": Mask(lambda b, h, q, kv: (q ^ kv) % 64 == 0),
-    "heads in turn": Mask(lambda b, h, q, kv: (q + kv) % HEADS == h),
     "random blocks": Mask(lambda b, h, q, kv: GATE[q // 16, kv // 16], {}, (GATE,)),
 }
 # (q_len, kv_len, tile, q_offset): odd lengths, tiles larger than the sequence, an offset.

@@ -39,7 +39,7 @@ GLOBAL = stdlib.longformer(256, global_tokens=np.arange(1 << 17) % 1000 == 0), 1
 
 @pytest.mark.parametrize(
     ("mask", "length"),
-    [RADIAL, GLOBAL, (stdlib.strided_heads(64, 16, 8, 8), 1 << 17)],
+    [RADIAL, GLOBAL, (stdlib.strided_blocks(64, 8, 16), 1 << 17)],
     ids=["periods", "parts", "one step"],
 )
 def test_tables_by_the_form_of_the_mask_take_less_than_four_times_their_bytes(mask, length):

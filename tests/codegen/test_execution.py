@@ -93,6 +93,14 @@ def test_captured_dtypes() -> None:
     expect(fx.mask_mod(mask))
 
 
+@pytest.mark.parametrize("length", [1, 2, 5])
+def test_keys_that_all_lie_past_the_end(length: int) -> None:
+    """The plan has no live tile, so that the kernel is written without a mask."""
+    mask = fx.mask_mod(lambda b, h, q, kv: q + 5 <= kv < q + 9)
+    expect(mask, q_len=length, kv_len=length)
+    expect_gradients(mask, q_len=length, kv_len=length)
+
+
 def test_strided_inputs() -> None:
     q = torch.randn(2, 40, HEADS, 32, device=DEVICE).transpose(1, 2)
     k = torch.randn(2, HEADS, 40, 64, device=DEVICE)[..., ::2]

@@ -29,6 +29,7 @@ from flexdsl.mod import as_mod
 from flexdsl.runtime import device_plan, mask_bits
 from flexdsl.runtime.run_table import table_of_kernel, to_device
 from flexdsl.runtime.tuning import Config
+from support.on_ints import Functions
 from tests.runtime.test_mask_bits import DEVICE, allowed_of, bound_of
 
 Note = int | tuple[int, int]
@@ -42,6 +43,12 @@ MASKS = {
     "window": fx.stdlib.sliding_window(200),
     "sinks": fx.stdlib.attention_sink(4, 300),
     "grid": fx.stdlib.neighborhood((32, 32), 7),
+    "strided": fx.stdlib.strided(300),
+    "strided both ways": lambda b, h, q, kv: (q - kv) % 333 == 5,
+    "strided blocks": lambda b, h, q, kv: q >= kv and (kv // 64 + 1) % 5 == 0,
+    "strided heads": fx.stdlib.strided_heads(64, 2, 5, 4),
+    "class token": fx.stdlib.timesformer_spatial(270),
+    "summaries": fx.stdlib.sparse_fixed(384, 40, 2),
     "stripes": fx.stdlib.grid_2d((32, 32), (8, 8)),
     "every third": lambda b, h, q, kv: (q // 128 + kv // 128) % 3 == 0,
 }
@@ -66,15 +73,11 @@ class Idle:
 
 
 @dataclass
-class Machine:
+class Machine(Functions):
     """The functions of Gluon that producers call, for one of several programs."""
 
     program: int
     constexpr: Any = field(default=lambda value: value)
-    where = staticmethod(lambda condition, a, b: a if condition else b)
-    minimum = staticmethod(min)
-    maximum = staticmethod(max)
-    cdiv = staticmethod(lambda a, b: -(-a // b))
 
     def program_id(self, axis: int) -> int:
         return self.program
@@ -144,8 +147,9 @@ def notes_of(
 
         idle = dict.fromkeys(("mbarrier", "tma"), Idle())
         known: dict[str, Any] = {"gl": Machine(program), "leave": leave, **idle}
-        if "tile_range(" in kernel.source:
-            function_of(kernel, "tile_range", known)
+        for helper in ("tile_range", "stretch_ends", "tile_from", "floor_mod"):
+            if f"def {helper}(" in kernel.source:
+                function_of(kernel, helper, known)
         producer = function_of(kernel, "producer", known)
         given = arguments | {n: Notes(n) for n in ("work_notes", "tile_notes")}
         given |= {"BLOCK_M": config.block_m, "BLOCK_N": config.block_n, "next_work": counter}

@@ -98,6 +98,8 @@ VARIANTS: dict[str, Variant] = {
     "packed_causal": Variant(stdlib.document_causal(offsets=_OFFSETS)),
     "neighborhood": Variant(_grid(8, 1)),
     "dilated": Variant(_dilated(3)),
+    "strided": Variant(stdlib.strided(300)),
+    "strided_heads": Variant(stdlib.strided_heads(4, 3, 5, HEADS)),
     "per_head_window": Variant(_per_head(7)),
     "nothing": Variant(fx.mask_mod(lambda b, h, q, kv: False)),
     "later_keys_only": Variant(fx.mask_mod(lambda b, h, q, kv: kv > q + 10)),
