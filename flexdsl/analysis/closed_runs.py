@@ -97,7 +97,7 @@ class Ends:
         uncut = self._uncut(ends, variables)
         cut = np.zeros((len(ends), *_shape(variables)), np.int32)
         for k, end in enumerate(uncut):
-            cut[k] = np.minimum(np.maximum(end, 0), self.inner_len)
+            np.minimum(np.maximum(end, 0), self.inner_len, out=cut[k], casting="same_kind")
         return np.moveaxis(cut, 0, -1)
 
     def _uncut(self, ends: list[Expr], variables: dict[str, Array]) -> Iterator[Array]:
@@ -109,12 +109,15 @@ class Ends:
         """Lower and upper ends at outer positions: [..., intervals]."""
         variables = {"b": b, "h": h, self.outer: position}
         intervals = self.form.intervals
-        lower = np.zeros((len(intervals), *_shape(variables)), np.int32)
-        ends = self._uncut([i.lower for i in intervals], variables)
-        for k, (interval, end) in enumerate(zip(intervals, ends, strict=True)):
-            # Before the axis begins, steps go on to their first position in it.
-            lower[k] = np.minimum(np.where(end < 0, end % interval.stride, end), self.inner_len)
-        return np.moveaxis(lower, 0, -1), self.evaluate([i.upper for i in intervals], variables)
+        ends = self._uncut([i.lower for i in intervals] + [i.upper for i in intervals], variables)
+        # Before the axis begins, steps go on to their first position in it.
+        strides = [i.stride for i in intervals] + [1] * len(intervals)
+        cut = np.zeros((len(strides), *_shape(variables)), np.int32)
+        for k, (stride, end) in enumerate(zip(strides, ends, strict=True)):
+            inside = np.maximum(end, 0) if stride == 1 else np.where(end < 0, end % stride, end)
+            np.minimum(inside, self.inner_len, out=cut[k], casting="same_kind")
+        cut = np.moveaxis(cut, 0, -1)
+        return cut[..., : len(intervals)], cut[..., len(intervals) :]
 
     def tiles(self, rows: Array, count: int = 1) -> tuple[Ranges, Ranges]:
         """Live inner tiles, and full ones, of outer tiles by their numbers: [rows, intervals].
@@ -215,43 +218,46 @@ class Ends:
         """
         if len(self.form.intervals) < 2:
             return False
-        tiles = self._near()
-        return any(self._is_suspect(tiles[part]) for part in chunks(len(tiles), TILES))
+        return any(self._is_suspect(tiles, full) for tiles, full in self._near())
 
-    def _near(self) -> Array:
-        """The numbers of the outer tiles where a tile may be live in two intervals, full in none.
+    def _near(self) -> Iterator[tuple[Array, Ranges]]:
+        """The outer tiles where a tile may be live in two intervals, full in none; their full ones.
 
         Bounds of tiles are those of any range of rows, so that most are left out many at a time.
         """
         count = 1 if any(interval.by_rows for interval in self.form.intervals) else TOGETHER
         first = np.arange(0, self.outer_tiles, count)
         found = (np.arange(self.groups)[:, None] * self.outer_tiles + first).reshape(-1)
-        found = self._of_those_near(found, count)
         if count > 1:
-            within = found[:, None] + np.arange(count)
-            same_group = found[:, None] // self.outer_tiles == within // self.outer_tiles
-            found = self._of_those_near(within[same_group], 1)
-        return found
+            near = [tiles for tiles, _ in self._of_those_near(found, count)]
+            within = np.concatenate([found[:0], *near])[:, None] + np.arange(count)
+            same_group = within[:, :1] // self.outer_tiles == within // self.outer_tiles
+            found = within[same_group]
+        yield from self._of_those_near(found, 1)
 
-    def _of_those_near(self, tiles: Array, count: int) -> Array:
-        parts = (tiles[part] for part in chunks(len(tiles), TILES))
-        near = [part[_any_share(*self.tiles(part, count))] for part in parts]
-        return np.concatenate([tiles[:0], *near])
+    def _of_those_near(self, tiles: Array, count: int) -> Iterator[tuple[Array, Ranges]]:
+        for part in chunks(len(tiles), TILES):
+            live, full = self.tiles(tiles[part], count)
+            near = _any_share(live, full)
+            if near.any():
+                yield tiles[part][near], (full[0][near], full[1][near])
 
-    def _is_suspect(self, tiles: Array) -> bool:
-        """Is, in one of these outer tiles, a tile covered by several intervals only?"""
+    def _is_suspect(self, tiles: Array, full: Ranges) -> bool:
+        """Is, in one of these outer tiles, a tile covered by several intervals only?
+
+        Args:
+            full: what each interval covers alone.
+        """
         b, h, first, last = self._tile_rows(tiles)
-        positions = [first, last, *self._edges(b, h, first, last)]
-        rows = np.stack(positions, axis=1)
+        rows = np.stack([first, last, *self._edges(b, h, first, last)], axis=1)
         low, high = self.of_rows(b[:, None], h[:, None], rows)
-        covers = [self._contained(*_joined(low[:, k], high[:, k])) for k in range(rows.shape[1])]
-        start, stop = self.tiles(tiles)[1]
-        parts = [*(x for cover in covers for x in cover), start, stop]
+        covers = self._contained(*_joined(low, high))  # [tiles, rows, intervals]
+        parts = [x.reshape(len(tiles), -1) for x in (*covers, *full)]
         edges = np.sort(np.concatenate(parts, axis=1), axis=1)
         starts, stops = edges[:, :-1], edges[:, 1:]
-        suspect = (starts < stops) & ~_covered(starts, start, stop)
-        for cover in covers:
-            suspect &= _covered(starts, *cover)
+        suspect = (starts < stops) & ~_covered(starts, *full)
+        for row in range(rows.shape[1]):
+            suspect &= _covered(starts, covers[0][:, row], covers[1][:, row])
         return bool(suspect.any())
 
     def _edges(self, b: Array, h: Array, first: Array, last: Array) -> Iterator[Array]:
@@ -280,7 +286,7 @@ class Ends:
 
 
 def _shape(variables: dict[str, Array]) -> tuple[int, ...]:
-    return np.broadcast_shapes(*(v.shape for v in variables.values()))
+    return np.broadcast(*variables.values()).shape
 
 
 def _any_share(live: Ranges, full: Ranges) -> Array:
