@@ -7,9 +7,10 @@ of the table, and peak memory while it is made. Nothing is asserted, and no kern
 runs. With a device it is the planner there that is measured (`device_plans.py`).
 
 Peak bytes are all that is allocated at once: the table itself and what is still sorted or joined,
-but not what the mask captures. A large table takes 1.5 to 4 times its own bytes. A small one takes
-what is looked at together, 16384 positions or 4096 tiles of a few numbers each: some 2 MB, whatever
-the length is.
+but not what the mask captures. A large table takes 1.5 to 4 times its own bytes, and so does that
+of its transpose. A small one takes what is looked at together, 8192 positions or 2048 boxes of a
+few numbers each: up to 1 MB, whatever the length is. Extremes of what a mask captures, four times
+as large as that, come on top where they are asked for.
 """
 
 from __future__ import annotations
