@@ -52,7 +52,7 @@ class _Turn:
 
     def runs_before(self, lines: Array) -> Array:
         """How many runs are on the lines before each."""
-        return self.table.offsets[self.rows_before(lines)].astype(np.int64)
+        return np.asarray(self.table.offsets[self.rows_before(lines)], np.int64)
 
     def runs_of(self, lines: slice, full: bool) -> tuple[Array, Array, Array]:
         """Line, start and stop of the runs of one state, ascending."""
