@@ -10,7 +10,7 @@ planner there that is measured (`device_plans.py`).
 Peak bytes are all that is allocated at once: the table itself and what is still sorted or joined,
 but not what the mask captures. A large table takes 1.5 to 4 times its own bytes, and so does that
 of its transpose. A small one takes what is looked at together, 12288 positions or 2048 boxes of a
-few numbers each: up to 1 MB, whatever the length is. Extremes of what a mask captures, four times
+few numbers each: 0.3 to 2 MB, whatever the length is. Extremes of what a mask captures, four times
 as large as that, come on top where they are asked for.
 """
 
@@ -227,21 +227,25 @@ def plot(path: Path, figures: list[Figure]) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Picture
 
-    picture = Picture(figsize=(12, 5), layout="constrained")
+    picture = Picture(figsize=(12, 6.5), layout="constrained")
     FigureCanvasAgg(picture)
     left, right = picture.subplots(1, 2)
-    powers = {g.name: g for g in growth(figures)}
-    for name in dict.fromkeys(f.name for f in figures):
+    powers = {g.name: g.seconds for g in growth(figures)}
+    for k, name in enumerate(dict.fromkeys(f.name for f in figures)):
         rows = [f for f in figures if f.name == name]
         tokens = [f.tokens for f in rows]
-        label = f"{name}, tokens^{powers[name].seconds:.2f}" if name in powers else name
-        style = "-" if rows[-1].kind == "closed-form" else "--"
-        left.loglog(tokens, [1e3 * f.seconds for f in rows], style, marker=".", label=label)
+        style = {
+            "color": f"C{k % 10}",
+            "linestyle": "-" if rows[-1].kind == "closed-form" else "--",
+            "marker": ".x+"[k // 10 % 3],
+        }
+        label = f"{name}: tokens^{powers[name]:.2f}" if name in powers else name
+        left.loglog(tokens, [1e3 * f.seconds for f in rows], label=label, **style)
         if rows[-1].nbytes:
-            right.loglog(tokens, [f.nbytes for f in rows], style, marker=".", label=name)
+            right.loglog(tokens, [f.nbytes for f in rows], **style)
     left.set(xlabel="tokens", ylabel="ms to plan", title="time (dashed: a table)")
     right.set(xlabel="tokens", ylabel="bytes", title="table of runs")
-    left.legend(fontsize=7)
+    picture.legend(loc="outside lower center", ncols=4, fontsize=8)
     picture.savefig(path, dpi=150)
 
 
