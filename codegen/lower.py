@@ -359,6 +359,9 @@ def constant(node: Expr, language: str = "tl") -> Text:
         if language == "gl":
             return f"gl.to_tensor({value})", ATOM
         return f"tl.full([1, 1], {value}, tl.int1)", ATOM
+    if isinstance(value, int) and not -(2**31) <= value < 2**31:
+        # By itself it would be unsigned, or not be taken beside numbers of 32 bits.
+        return f"{language}.to_tensor({value}).to({language}.int64)", ATOM
     if isinstance(value, float) and (value != value or value in (float("inf"), -float("inf"))):
         return f'float("{value}")', ATOM
     negative = isinstance(value, int | float) and value < 0

@@ -31,7 +31,7 @@ def is_positive(node: Expr) -> bool:
 
 
 def power_of_two(node: Expr) -> int | None:
-    """n where the positive constant `node` is 2**n."""
+    """n where the positive constant `node` is 2**n, and n places are less than 32 bits have."""
     value = node.attribute
     assert isinstance(value, int)
-    return value.bit_length() - 1 if value & (value - 1) == 0 else None
+    return value.bit_length() - 1 if value & (value - 1) == 0 and value < 2**31 else None

@@ -3,7 +3,9 @@
     values, ranges          the numbers and captured arrays of a program; extremes of index ranges
     domain, interval        intervals and truths, one lane a box; what every op does to them
     affine, congruence      linear forms, in which like terms cancel; residues
+      -> steps              the range of a node from those of its operands
       -> truth              NEVER, MAYBE or ALWAYS of a condition on many boxes in one pass
+    counterexamples         points at which a condition is false, before a proof is tried
     prove, periods          proofs for all rows at once; remainders of few periods written out
     residues                conditions on one remainder of many periods, as stretches
       -> solve              a condition solved for kv (or q): a union of a few pieces

@@ -48,48 +48,51 @@ def full_in_union_only(ends: Ends) -> bool:
     last, and wherever a condition changes. What no interval covers alone is then suspect.
     """
     if len(ends.form.plain) > 1:
-        tiles = _near(ends)
-        if any(_is_suspect(ends, tiles[part]) for part in chunks(len(tiles), TILES)):
+        if any(_is_suspect(ends, tiles, full) for tiles, full in _near(ends)):
             return True
     return ends.form.sieved is not None and bool(ends.form.plain) and _is_full_by_sieve(ends)
 
 
-def _near(ends: Ends) -> Array:
-    """The numbers of the outer tiles where a tile may be live in two intervals, full in none.
+def _near(ends: Ends) -> Iterator[tuple[Array, Ranges]]:
+    """The outer tiles where a tile may be live in two intervals, full in none; their full ones.
 
     Bounds of tiles are those of any range of rows, so that most are left out many at a time.
     """
     count = 1 if any(interval.by_rows for interval in ends.form.intervals) else TOGETHER
     first = np.arange(0, ends.outer_tiles, count)
     found = (np.arange(ends.groups)[:, None] * ends.outer_tiles + first).reshape(-1)
-    found = _of_those_near(ends, found, count)
     if count > 1:
-        within = found[:, None] + np.arange(count)
-        same_group = found[:, None] // ends.outer_tiles == within // ends.outer_tiles
-        found = _of_those_near(ends, within[same_group], 1)
-    return found
+        near = [tiles for tiles, _ in _of_those_near(ends, found, count)]
+        within = np.concatenate([found[:0], *near])[:, None] + np.arange(count)
+        same_group = within[:, :1] // ends.outer_tiles == within // ends.outer_tiles
+        found = within[same_group]
+    yield from _of_those_near(ends, found, 1)
 
 
-def _of_those_near(ends: Ends, tiles: Array, count: int) -> Array:
-    parts = (tiles[part] for part in chunks(len(tiles), TILES))
-    near = [part[_any_share(*ends.tiles(part, count))] for part in parts]
-    return np.concatenate([tiles[:0], *near])
+def _of_those_near(ends: Ends, tiles: Array, count: int) -> Iterator[tuple[Array, Ranges]]:
+    for part in chunks(len(tiles), TILES):
+        live, full = ends.tiles(tiles[part], count)
+        near = _any_share(live, full)
+        if near.any():
+            yield tiles[part][near], (full[0][near], full[1][near])
 
 
-def _is_suspect(ends: Ends, tiles: Array) -> bool:
-    """Is, in one of these outer tiles, a tile covered by several intervals only?"""
+def _is_suspect(ends: Ends, tiles: Array, full: Ranges) -> bool:
+    """Is, in one of these outer tiles, a tile covered by several intervals only?
+
+    Args:
+        full: what each interval covers alone.
+    """
     b, h, first, last = ends.tile_rows(tiles)
-    positions = [first, last, *_edges(ends, b, h, first, last)]
-    rows = np.stack(positions, axis=1)
+    rows = np.stack([first, last, *_edges(ends, b, h, first, last)], axis=1)
     low, high = ends.of_rows(b[:, None], h[:, None], rows)
-    covers = [ends.contained(*joined(low[:, k], high[:, k])) for k in range(rows.shape[1])]
-    start, stop = ends.tiles(tiles)[1]
-    parts = [*(x for cover in covers for x in cover), start, stop]
+    covers = ends.contained(*joined(low, high))  # [tiles, rows, intervals]
+    parts = [x.reshape(len(tiles), -1) for x in (*covers, *full)]
     edges = np.sort(np.concatenate(parts, axis=1), axis=1)
     starts, stops = edges[:, :-1], edges[:, 1:]
-    suspect = (starts < stops) & ~covered(starts, start, stop)
-    for cover in covers:
-        suspect &= covered(starts, *cover)
+    suspect = (starts < stops) & ~covered(starts, *full)
+    for row in range(rows.shape[1]):
+        suspect &= covered(starts, covers[0][:, row], covers[1][:, row])
     return bool(suspect.any())
 
 

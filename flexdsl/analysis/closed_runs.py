@@ -96,7 +96,7 @@ class Ends:
         uncut = self._uncut(ends, variables)
         cut = np.zeros((len(ends), *_shape(variables)), np.int32)
         for k, end in enumerate(uncut):
-            cut[k] = np.minimum(np.maximum(end, 0), self.inner_len)
+            np.minimum(np.maximum(end, 0), self.inner_len, out=cut[k], casting="same_kind")
         return np.moveaxis(cut, 0, -1)
 
     def _uncut(self, ends: list[Expr], variables: dict[str, Array]) -> Iterator[Array]:
@@ -108,8 +108,9 @@ class Ends:
         """Lower and upper ends at outer positions, of what has no sieve: [..., intervals]."""
         variables = {"b": b, "h": h, self.outer: position}
         intervals = [i for i in self.form.intervals if i.sieve is None]
-        lower = self.evaluate([i.lower for i in intervals], variables)
-        return lower, self.evaluate([i.upper for i in intervals], variables)
+        ends = [i.lower for i in intervals] + [i.upper for i in intervals]
+        cut = self.evaluate(ends, variables)
+        return cut[..., : len(intervals)], cut[..., len(intervals) :]
 
     def counts(self, b: Array, h: Array, position: Array, within: Ranges | None = None) -> Array:
         """Allowed inner positions of outer ones: int64 [...].
@@ -264,7 +265,7 @@ def _end(interval: Interval, name: str) -> Expr:
 
 
 def _shape(variables: dict[str, Array]) -> tuple[int, ...]:
-    return np.broadcast_shapes(*(v.shape for v in variables.values()))
+    return np.broadcast(*variables.values()).shape
 
 
 Listed = tuple[Array, Array, Array]  # row, start and stop of ranges

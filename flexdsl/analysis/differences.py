@@ -36,14 +36,12 @@ from flexdsl.ir import (
     walk,
 )
 
-# A table costs its load, and the place of a pair in it, an addition to the address of a row. On an
-# H200, causal, 16384 tokens, a load took about as long as ten simple operations: ALiBi, with four,
-# took 25 % longer than plain causal attention, and a learned table, whose index has bounds, 67 %
-# (torch 2.11.0+cu130, triton 3.6.0, 2026-11-25).
-PRICE = price_of(Op.LOAD) + 2
-# GPUs have an instruction for exponentials. Retention's decay, one of them, took as long as a load
-# forward, and less backward: 5.5 ms beside 7.5 (the same, 2026-11-26).
-_EXPONENTIAL = 4
+# A table costs its load, and the place of a pair in it: an addition to the address of a row, in 64
+# bits. On an H200, causal, 16384 tokens, a load took about as long as ten simple operations: ALiBi,
+# with four, took 25 % longer than plain causal attention, and a learned table, whose index has
+# bounds, 67 % (torch 2.11.0+cu130, triton 3.6.0, 2026-11-25). Retention's decay, worth 11, took as
+# long forward as it is written as by a table, and less backward: 5.5 ms beside 7.5 (2026-11-26).
+PRICE = price_of(Op.LOAD) + 3
 MAX_NODES = 1 << 11  # of a score that is looked at
 _NAME = "of_difference"
 _PAIR = frozenset({"q", "kv"})
@@ -179,8 +177,7 @@ def _is_of_difference(node: Expr, numbers: dict[Expr, Expr], learned: frozenset[
 
 def _price(term: Expr) -> int:
     """Of what is computed for each pair."""
-    ops = (n.op for n in walk(term) if n.variables >= _PAIR)
-    return sum(_EXPONENTIAL if op in (Op.EXP, Op.EXP2) else price_of(op) for op in ops)
+    return sum(price_of(n.op) for n in walk(term) if n.variables >= _PAIR)
 
 
 def _element_of(term: Expr) -> DType:

@@ -31,7 +31,7 @@ from flexdsl.analysis.values import specialise, substitute
 from flexdsl.ir import Expr, Op, var
 
 Array = NDArray[Any]
-POSITIONS = 1 << 14  # of an axis, evaluated at once
+POSITIONS = 3 << 12  # of an axis, evaluated at once
 BAND = 1 << 11  # pairs of runs treated together
 LOOKS = 1 << 24  # at values of all positions
 LARGEST = 2**62  # of a number that stands for the values of several equalities
@@ -193,11 +193,10 @@ def _numbers(rows: Array, keys: Array) -> tuple[Array, Array]:
         return number[: rows.shape[1]], number[rows.shape[1] :]
 
     def number_of(values: Array) -> Array:
-        number = np.zeros(values.shape[1], np.int64)
+        number: Array = np.zeros(values.shape[1], np.int32 if prod(counts) < 2**31 else np.int64)
         for value, (least, _), count in zip(values, ends, counts, strict=True):
             number *= count
-            number += value
-            number -= least
+            number += (value - np.int64(least)).astype(number.dtype)
         return number
 
     return (number := number_of(rows)), number if keys is rows else number_of(keys)

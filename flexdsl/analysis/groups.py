@@ -22,14 +22,15 @@ def like_groups(mask: Expr, bindings: Bindings, grid: Grid) -> Array:
     """For each group b * heads + h the first one with an equal mask: int64 [batch * heads]."""
     count = grid.batch * grid.heads
     b, h = np.divmod(np.arange(count), max(grid.heads, 1))
-    kinds = [np.zeros(count, np.int64)]
+    first, kind = np.zeros(min(count, 1), np.int64), np.zeros(count, np.int64)
     for part in parts_of_groups(mask):
         values = evaluate(part, {"b": b, "h": h}, bindings.all)
-        kinds.append(np.unique(np.broadcast_to(values, count), return_inverse=True)[1])
-    _, first, kind = np.unique(
-        np.stack(kinds, axis=1), axis=0, return_index=True, return_inverse=True
-    )
-    return np.asarray(first[kind.reshape(-1)])
+        kinds, of_part = np.unique(np.broadcast_to(values, count), return_inverse=True)
+        # Equal numbers have been equal in all parts so far.
+        kind *= len(kinds)
+        kind += of_part
+        _, first, kind = np.unique(kind, return_index=True, return_inverse=True)
+    return np.asarray(first[kind])
 
 
 def parts_of_groups(mask: Expr) -> list[Expr]:

@@ -1,7 +1,8 @@
 """Proofs of conditions for every outer position, batch and head of a plan at once.
 
 Comparisons are first split on min, max, abs and where, so that every case is one bound on a linear
-form; each is then judged on one box. A failed proof says nothing about the condition.
+form; each is then judged on one box. What is false at a point that is looked at first is not tried
+to be proven. A failed proof says nothing about the condition.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from functools import cached_property, lru_cache, partial, reduce
 import numpy as np
 
 from flexdsl.analysis.affine import LinearForms
-from flexdsl.analysis.domain import Array
+from flexdsl.analysis.counterexamples import Counterexamples, Range
+from flexdsl.analysis.domain import Array, Interval, Truth, Value
 from flexdsl.analysis.grid import Grid
+from flexdsl.analysis.steps import Box, plain_ranges
 from flexdsl.analysis.truth import Judge
 from flexdsl.analysis.values import Arrays, Bindings, specialise
 from flexdsl.ir import Expr, Op, Type, apply, const
@@ -63,9 +66,6 @@ def split_comparison(node: Expr, forms: LinearForms, wanted: Callable[[Expr], bo
     return apply(Op.AND if both else Op.OR, case(x), case(y))
 
 
-Range = tuple[str, int, int]  # a variable or parameter, its least and its largest value
-
-
 def _box_of(ranges: tuple[Range, ...]) -> dict[str, tuple[Array, Array]]:
     return {name: (np.array([lo]), np.array([hi])) for name, lo, hi in ranges}
 
@@ -75,8 +75,28 @@ def _box_of(ranges: tuple[Range, ...]) -> dict[str, tuple[Array, Array]]:
 def _holds(condition: Expr, ranges: tuple[Range, ...], parameters: tuple[Range, ...]) -> bool:
     """Is the condition proven in these ranges whatever its loads give?"""
     known = {name: (least, largest) for name, least, largest in parameters}
-    judge = Judge(condition, Bindings({}, Arrays({}), known))
-    return bool(np.all(judge.truth(_box_of(ranges)).always))
+    return _is_decided(condition, Bindings({}, Arrays({}), known), _box_of(ranges))
+
+
+def _is_decided(condition: Expr, bindings: Bindings, box: Box) -> bool:
+    """Is the condition proven, by the ranges of its operands or by all that is known of it?"""
+    plain = plain_ranges((condition,), bindings, box)[condition]
+    if isinstance(plain, Truth) and bool(np.all(plain.always)):
+        return True
+    return bool(np.all(Judge(condition, bindings).truth(box).always))
+
+
+def _all_fit(exprs: list[Expr]) -> Expr:
+    """Are all of them within 32 bits?"""
+    bounds = (b for e in exprs for b in ((const(-LARGEST), e), (e, const(LARGEST))))
+    return reduce(partial(apply, Op.AND), (apply(Op.LE, *bound) for bound in bounds), TRUE)
+
+
+def _is_small(value: Value) -> bool:
+    """Is it a number within 32 bits?"""
+    if not isinstance(value, Interval) or not value.is_index:
+        return False
+    return bool(np.all(value.lo >= -LARGEST) and np.all(value.hi <= LARGEST))
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +123,9 @@ class Prover:
     def always(self, condition: Expr) -> bool:
         """Is the condition proven for every outer position, b and h?"""
         if condition not in self._done:
-            self._done[condition] = self._prove(specialise(condition, self.bindings), [MAX_CASES])
+            self._done[condition] = not self._is_refuted(condition) and self._prove(
+                specialise(condition, self.bindings), [MAX_CASES]
+            )
         return self._done[condition]
 
     def _prove(self, condition: Expr, budget: list[int]) -> bool:
@@ -112,6 +134,8 @@ class Prover:
             return False
         if condition.op is Op.CONST:
             return condition.attribute is True
+        if self._is_refuted(condition):
+            return False
         if condition.op is Op.AND:
             return all(self._prove(part, budget) for part in condition.args)
         if self._judge(condition):
@@ -121,14 +145,26 @@ class Prover:
         cases = split_comparison(condition, self.forms, lambda atom: True)
         return cases is not None and self._prove(cases, budget)
 
+    def _is_refuted(self, condition: Expr) -> bool:
+        """Is the condition false at a point? False says nothing."""
+        if self.bindings.arrays and condition.loads:
+            return False  # points take loads for any numbers, but here their contents count
+        return self._counterexamples.has(condition)
+
     def fits(self, *exprs: Expr) -> bool:
         """Do indices fit in 32 bits for every outer position, b and h?"""
         if exprs not in self._small:
             values = [specialise(expr, self.bindings) for expr in exprs]
-            bounds = (b for v in values for b in ((const(-LARGEST), v), (v, const(LARGEST))))
-            conditions = (apply(Op.LE, *bound) for bound in bounds)
-            self._small[exprs] = self._judge(reduce(partial(apply, Op.AND), conditions, TRUE))
+            self._small[exprs] = self._fit_plainly(values) or self._judge(_all_fit(values))
         return self._small[exprs]
+
+    def _fit_plainly(self, exprs: list[Expr]) -> bool:
+        """Do they fit by the ranges of their operands alone, as nearly all do?"""
+        box = self._box()
+        if not all(expr.variables <= box.keys() for expr in exprs):
+            return False
+        ranges = plain_ranges(exprs, self.bindings, box)
+        return all(_is_small(ranges[expr]) for expr in exprs)
 
     def range_of(self, expr: Expr) -> tuple[int, int] | None:
         """The least and largest value of an index over the whole grid; None where loads are in it.
@@ -146,7 +182,11 @@ class Prover:
             return False
         if not self.bindings.arrays or not condition.loads:
             return _holds(condition, self._ranges, self._parameters)
-        return bool(np.all(Judge(condition, self.bindings).truth(self._box()).always))
+        return _is_decided(condition, self.bindings, self._box())
+
+    @cached_property
+    def _counterexamples(self) -> Counterexamples:
+        return Counterexamples(self._ranges, self._parameters, self.bindings.numbers)
 
     @cached_property
     def _parameters(self) -> tuple[Range, ...]:

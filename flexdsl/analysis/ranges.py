@@ -20,6 +20,7 @@ Array = NDArray[Any]
 BLOCK = 32
 LOOK = 1 << 16  # elements compared at once
 FEW = 8  # elements of a box that are looked at one by one
+_NARROW = (np.int8, 1 << 7), (np.int16, 1 << 15), (np.int32, 1 << 31)
 
 
 class RangeTable:
@@ -210,8 +211,8 @@ def narrowed(array: Array) -> Array:
     if array.dtype.kind == "f":
         return array
     least, largest = int(array.min()), int(array.max())
-    for dtype in (np.int8, np.int16, np.int32):
-        if np.iinfo(dtype).min <= least and largest <= np.iinfo(dtype).max:
+    for dtype, limit in _NARROW:
+        if -limit <= least and largest < limit:
             return array.astype(dtype, copy=False)
     return array
 

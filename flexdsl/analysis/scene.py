@@ -23,8 +23,8 @@ from flexdsl.ir import Expr, evaluate
 
 Array = NDArray[Any]
 
-LANES = 1 << 12  # boxes judged at once
-POINTS = 1 << 18  # pairs evaluated at once
+LANES = 1 << 11  # boxes judged at once
+POINTS = 1 << 15  # pairs evaluated at once
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,12 +28,12 @@ Array = NDArray[Any]
 
 LONG = 200  # characters of a mask in a message
 LEAF = 8  # a box of at most LEAF x LEAF pairs is evaluated
-BOXES = 1792  # of a level that are cut further together, which bounds the memory
+BOXES = 896  # of a level that are cut further together, which bounds the memory
 BANDS = 16  # of a level with very many boxes
 WIDE_LEVEL = 512  # a level with fewer boxes is cut by 4, since each level has a fixed cost
 CROWD = 16  # boxes of a level for each of its rows and columns: the mask has pairs everywhere
 MANY = 1 << 20  # undecided tiles that are expected, of which a user is told
-TILES = 1 << 12  # undecided tiles treated at once
+TILES = 1 << 11  # undecided tiles treated at once
 # Where a rectangle is looked at, as fractions of its height and width: in all pairs of a row and a
 # column, since most of a mask knows one of them alone, and is worked out once for each.
 CORNERS = np.array([[0, 0.5, 1], [0, 0.5, 1]])
@@ -247,9 +247,10 @@ def _seen(
     scene: Scene, rects: Rects, of: Array, points: Array, has_true: Array, has_false: Array
 ) -> tuple[Rects, Array]:
     """The rectangles that are open after a look at points of each, and whose pieces they are."""
-    witnesses = _witnesses(scene, rects, points)
-    has_true[of[witnesses.any(axis=1)]] = True
-    has_false[of[~witnesses.all(axis=1)]] = True
+    for part in chunks(len(rects), POINTS // points.shape[1] ** 2):
+        witnesses = _witnesses(scene, rects[part], points)
+        has_true[of[part][witnesses.any(axis=1)]] = True
+        has_false[of[part][~witnesses.all(axis=1)]] = True
     open_ = ~(has_true & has_false)[of]
     return rects[open_], of[open_]
 

@@ -7,7 +7,6 @@ and ALWAYS are proofs. Boxes are given from outside; nothing here subdivides.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -25,18 +24,14 @@ from flexdsl.analysis.domain import (
     Interval,
     Truth,
     Value,
-    index_interval,
 )
-from flexdsl.analysis.interval import TRANSFER
 from flexdsl.analysis.ranges import lanes_of
+from flexdsl.analysis.steps import Box, Known, Step, interval_of, step_of
 from flexdsl.analysis.values import Bindings, specialise
 from flexdsl.errors import InternalError
 from flexdsl.ir import Capture, Expr, Op, Type
 from flexdsl.ir.ops import NEGATED
 
-Box = Mapping[str, tuple[Array, Array]]  # inclusive int64 range of each variable, one lane a box
-Known = dict[Expr, Value]
-Step = Callable[[Known, Box], Value]
 Compiled = tuple[list[Expr], Step]  # the nodes that a step needs, and the step
 
 ORDERED = frozenset({Op.LT, Op.LE, Op.GT, Op.GE, Op.EQ})
@@ -125,23 +120,7 @@ class Judge:
             form = self._forms.of(node)
             if form.terms != ((node, 1),):
                 return [a for a, _ in form.terms], partial(_linear_step, form)
-        return self._compile_plain(node)
-
-    def _compile_plain(self, node: Expr) -> Compiled:
-        match node.op:
-            case Op.CONST:
-                value = _constant(node)
-                return [], lambda known, box: value
-            case Op.VAR:
-                return [], partial(_variable_step, str(node.attribute))
-            case Op.PARAM:
-                low, high = self.bindings.ranges[str(node.attribute)]
-                anywhere = index_interval(low, high, max(abs(low), abs(high)))
-                return [], lambda known, box: anywhere
-            case Op.LOAD:
-                return list(node.args), partial(_load_step, node, self.bindings)
-            case _:
-                return list(node.args), partial(_transfer_step, node)
+        return list(node.args), step_of(node, self.bindings)
 
     def _band(self, op: Op, args: tuple[Expr, ...]) -> Band | None:
         """The band that a comparison of indices is, with a positive first coefficient."""
@@ -233,77 +212,12 @@ def _negated(compiled: Compiled) -> Compiled:
     return needed, negated
 
 
-def _constant(node: Expr) -> Value:
-    value = node.attribute
-    if isinstance(value, bool):
-        return TRUE if value else FALSE
-    if isinstance(value, int):
-        return index_interval(value, value, abs(value))
-    assert isinstance(value, float)
-    if np.isnan(value):
-        return Interval(np.asarray(-np.inf), np.asarray(np.inf), 0, np.True_)
-    return Interval(np.asarray(value), np.asarray(value))
-
-
-def _variable_step(name: str, known: Known, box: Box) -> Value:
-    lo, hi = box[name]
-    # Positions and counts are natural numbers: the largest upper end bounds the magnitude.
-    return Interval(lo, hi, abs(int(hi.max())) if hi.size else 0)
-
-
-def _load_step(node: Expr, bindings: Bindings, known: Known, box: Box) -> Value:
-    """From the array's extremes over the index ranges; a range past the array is cut to it.
-
-    An array that is not bound may hold anything.
-    """
-    assert isinstance(node.attribute, Capture)
-    array = bindings.arrays.get(node.attribute.name)
-    indices = [_interval(known[a]) for a in node.args]
-    if array is None or not array.size:
-        return UNBOUNDED if node.type is Type.INDEX else _unknown(node.type)
-    table = bindings.table(node.attribute.name)
-    lo, hi = table.extremes([i.lo for i in indices], [i.hi for i in indices])
-    if node.type is Type.BOOL:
-        return Truth(lo != 0, hi != 0)
-    if node.type is Type.FLOAT:
-        lo, hi = lo.astype(np.float64), hi.astype(np.float64)
-        nan = np.isnan(lo) | np.isnan(hi)
-        return Interval(np.where(nan, -np.inf, lo), np.where(nan, np.inf, hi), 0, nan)
-    lo, hi = lo.astype(np.int64), hi.astype(np.int64)
-    # A huge negative number has no int64 magnitude: the two ends are bounded apart.
-    magnitude = table.magnitude
-    if magnitude >= HALF and lo.size:
-        magnitude = max(abs(int(lo.min())), abs(int(hi.max())))
-    if magnitude < HALF:
-        return Interval(lo, hi, magnitude)
-    return Interval(
-        np.where(lo <= -HALF, -LIMIT, np.minimum(lo, LIMIT)),
-        np.where(hi >= HALF, LIMIT, np.maximum(hi, -LIMIT)),
-        LIMIT,
-    )
-
-
-def _unknown(type: Type) -> Value:
-    if type is Type.BOOL:
-        return Truth(np.asarray(False), np.asarray(True))
-    return Interval(np.asarray(-np.inf), np.asarray(np.inf), 0, np.True_)
-
-
-def _transfer_step(node: Expr, known: Known, box: Box) -> Value:
-    return TRANSFER[node.op](*(known[a] for a in node.args))
-
-
-def _interval(value: Value) -> Interval:
-    assert isinstance(value, Interval)
-    return value
-
-
 def _sum(form: Linear, known: Known) -> Interval:
     """The interval of a linear form."""
     magnitude = abs(form.constant)
     lo: Array = np.asarray(0, np.int64)
     hi = lo
-    ranges = [(_interval(known[atom]), c) for atom, c in form.terms]
+    ranges = [(interval_of(known[atom]), c) for atom, c in form.terms]
     magnitude += sum(r.magnitude * abs(c) for r, c in ranges)
     if magnitude >= HALF:
         return UNBOUNDED
@@ -337,15 +251,16 @@ def _elements_step(
     if array is None or not array.size:
         return truth
     table = bindings.table(load.attribute.name)
-    indices = [_interval(known[a]) for a in load.args]
+    indices = [interval_of(known[a]) for a in load.args]
     ends = [i.lo for i in indices], [i.hi for i in indices]
     unsure = truth.maybe & table.are_few(*ends)
     if not unsure.any():
         return truth
     # What is unbounded has one lane for all boxes, whatever the lanes of its operands.
-    lanes = (end.shape for n in needed for end in (_interval(known[n]).lo, _interval(known[n]).hi))
+    ranges = [interval_of(known[n]) for n in needed]
+    lanes = (end.shape for r in ranges for end in (r.lo, r.hi))
     unsure = np.broadcast_to(unsure, np.broadcast_shapes(unsure.shape, *lanes))
-    chosen = {n: _lanes_of(_interval(known[n]), unsure) for n in needed}
+    chosen = {n: _lanes_of(r, unsure) for n, r in zip(needed, ranges, strict=True)}
     elements = table.members(*(lanes_of(e, unsure) for e in ends)).astype(np.int64)
     always, possible = np.ones(elements.shape[1:], np.bool_), np.zeros(elements.shape[1:], np.bool_)
     for element in elements:

@@ -29,7 +29,7 @@ from flexdsl.analysis.values import specialise
 from flexdsl.ir import Expr, Op, apply, const
 
 Array = NDArray[Any]
-POSITIONS = 1 << 14  # of an axis, evaluated at once
+POSITIONS = 1 << 13  # of an axis, evaluated at once
 LOOKS = 1 << 24  # at positions of axes: with more of them proofs are faster
 RUNS = 1 << 11  # of all parts, overlaid at once
 
@@ -120,11 +120,8 @@ def _united(tables: list[RunTable], scene: Scene) -> Iterator[Runs]:
     The list is empty in the end: the table of all is made without them.
     """
     rows = tables[0].rows
-    before = np.cumsum(sum(np.diff(table.offsets) for table in tables))
-    cuts = np.searchsorted(before, np.arange(RUNS, int(before[-1]), RUNS), side="right")
-    bounds = np.unique([0, *cuts, rows])
     shared, is_told = 0, False
-    for first, stop in pairwise(bounds):
+    for first, stop in pairwise(_bounds(tables)):
         row, start, end, live, full = _overlaid(
             [table.chosen(np.arange(first, stop)) for table in tables], scene.grid
         )
@@ -137,6 +134,13 @@ def _united(tables: list[RunTable], scene: Scene) -> Iterator[Runs]:
         sure = row[~unsure] + first, start[~unsure], end[~unsure], full[~unsure]
         yield _with_shared(sure, rects, scene)
     tables.clear()
+
+
+def _bounds(tables: list[RunTable]) -> Array:
+    """The rows at which parts of about RUNS runs of all tables begin, and where the last ends."""
+    before = np.cumsum(sum(np.diff(table.offsets) for table in tables))
+    cuts = np.searchsorted(before, np.arange(RUNS, int(before[-1]), RUNS), side="right")
+    return np.unique([0, *cuts, len(before)])
 
 
 def _with_shared(sure: Runs, rects: Rects, scene: Scene) -> Runs:
@@ -157,8 +161,8 @@ def _overlaid(tables: list[RunTable], grid: Grid) -> tuple[Array, Array, Array, 
     at = np.concatenate([begins, ends])
     order = np.argsort(at, kind="stable")
     at = at[order]
-    live = np.cumsum(np.repeat([1, -1], len(begins))[order])
-    full = np.cumsum(np.concatenate([fulls, -fulls])[order])
+    steps = np.repeat(np.array([1, -1], np.int8), len(begins)), np.concatenate([fulls, -fulls])
+    live, full = (np.cumsum(step[order], dtype=np.int32) for step in steps)
     some = np.flatnonzero((live[:-1] > 0) & (at[:-1] < at[1:]))
     row, start = np.divmod(at[some], width)
     return row, start, start + at[some + 1] - at[some], live[some], full[some] > 0
@@ -168,7 +172,7 @@ def _ends(tables: list[RunTable], width: int) -> Iterator[tuple[Array, Array, Ar
     """Where runs begin and end, counted through all rows, and is each full? 0 or 1."""
     for table in tables:
         first = table.row_of_runs() * width
-        yield first + table.starts, first + table.stops, table.full_runs().astype(np.int64)
+        yield first + table.starts, first + table.stops, table.full_runs().astype(np.int8)
 
 
 def _tiles_of(row: Array, start: Array, stop: Array, grid: Grid) -> Rects:

@@ -1,23 +1,26 @@
 """How long plans take, how large they are, and how both grow with the length; one CPU core.
 
-    python -m flexdsl.bench.plans [--plot FILE] [--device cuda]
+    python -m flexdsl.bench.plans [--json FILE] [--plot FILE] [--device cuda]
 
-Masks of every way to a plan at 16384 to 1048576 tokens and tiles of 128 x 128: milliseconds, bytes
-of the table, and peak memory while it is made. Nothing is asserted, and no kernel of attention
-runs. With a device it is the planner there that is measured (`device_plans.py`).
+Masks of every way to a plan at 16384 to 1048576 tokens and tiles of 128 x 128: milliseconds of the
+processor, bytes of the table, and peak memory while it is made; and by which power of the length
+time and bytes grow. Nothing is asserted, and no kernel of attention runs. With a device it is the
+planner there that is measured (`device_plans.py`).
 
 Peak bytes are all that is allocated at once: the table itself and what is still sorted or joined,
-but not what the mask captures. A large table takes 1.5 to 4 times its own bytes. A small one takes
-what is looked at together, 16384 positions or 4096 tiles of a few numbers each: some 2 MB, whatever
-the length is.
+but not what the mask captures. A large table takes 1.5 to 4 times its own bytes, and so does that
+of its transpose. A small one takes what is looked at together, 12288 positions or 2048 boxes of a
+few numbers each: 0.3 to 2 MB, whatever the length is. Extremes of what a mask captures, four times
+as large as that, come on top where they are asked for.
 """
 
 from __future__ import annotations
 
+import json
 import time
 import tracemalloc
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +30,13 @@ import torch
 
 import flexdsl as fx
 from flexdsl.bench.device_plans import measure_on, table_of_device
+from flexdsl.bench.machine import describe, find_machine
 from flexdsl.bench.report import check_picture
 
 LENGTHS = (1 << 14, 1 << 16, 1 << 18, 1 << 20)
-REPEATS = 5
+HEADS = 8  # of masks that differ by head
+REPEATS = 7
+SCHEMA = 1  # of the JSON
 
 
 @dataclass(frozen=True)
@@ -38,8 +44,9 @@ class Figure:
     """One plan.
 
     Attributes:
-        seconds: the least of several times. After the first plan of a mask its nodes, linear forms
-            and proofs are remembered, so that a first one takes longer.
+        seconds: of the processor, the least of several times.
+        first_seconds: the same of the first plan of a mask like this, whose nodes, linear forms
+            and proofs are not remembered yet; measured once.
         nbytes: of its table.
         peak: bytes that were allocated at once while it was made.
     """
@@ -48,6 +55,7 @@ class Figure:
     tokens: int
     kind: str
     seconds: float
+    first_seconds: float
     nbytes: int
     peak: int
 
@@ -112,6 +120,13 @@ def document_starts(tokens: int) -> Callable[..., Any]:
     return lambda b, h, q, kv: start[q] <= kv <= q
 
 
+def elastic_windows(tokens: int) -> Callable[..., Any]:
+    """MoA's windows of each head, of 5 to 50 % of the length beside 64 sinks."""
+    spans = fx.stdlib.moa_spans(np.linspace(0, 1024, HEADS), np.linspace(0.05, 0.5, HEADS), tokens)
+    sinks, local = (torch.from_numpy(x) for x in spans)
+    return lambda b, h, q, kv: q >= kv and (kv // 64 < sinks[h] or q // 64 - kv // 64 < local[h])
+
+
 def _ids(tokens: int) -> torch.Tensor:
     cuts = np.random.default_rng(0).choice(tokens - 1, tokens // 256 - 1, replace=False) + 1
     return torch.from_numpy(np.cumsum(np.bincount(cuts, minlength=tokens))).int()
@@ -124,6 +139,7 @@ MASKS: dict[str, Callable[[int], Callable[..., Any]]] = {
     "prefix-LM": lambda n: lambda b, h, q, kv: q >= kv or kv < 1024,
     "chunks": lambda n: lambda b, h, q, kv: q // 1000 == kv // 1000 and q >= kv,
     "block diffusion": block_diffusion,
+    "elastic windows": elastic_windows,
     "document starts": document_starts,
     "documents": documents,
     "2-D neighbourhood": neighbourhood,
@@ -131,9 +147,7 @@ MASKS: dict[str, Callable[[int], Callable[..., Any]]] = {
     "dilated window": lambda n: lambda b, h, q, kv: (q - kv) % 5 == 0 and abs(q - kv) <= 1000,
     "stride": lambda n: lambda b, h, q, kv: q >= kv and (q - kv) % 512 == 0,
     "blocks at a stride": lambda n: strided_blocks,
-    "and of each head": lambda n: strided_blocks,
 }
-HEADS = {"and of each head": 8}  # 1 of all others
 
 
 def measure(name: str, tokens: int, repeats: int = REPEATS) -> Figure:
@@ -141,28 +155,74 @@ def measure(name: str, tokens: int, repeats: int = REPEATS) -> Figure:
     mask = fx.mask_mod(MASKS[name](tokens))
     _ = mask.program  # reading the function is no part of planning
     times = []
-    heads = HEADS.get(name, 1)
-    for _ in range(repeats):
-        start = time.perf_counter()
-        plan = fx.plan(mask, tokens, tokens, heads=heads)
-        times.append(time.perf_counter() - start)
+    for _ in range(1 + repeats):
+        start = time.process_time()
+        plan = fx.plan(mask, tokens, tokens, heads=HEADS)
+        times.append(time.process_time() - start)
     tracemalloc.start()
-    plan = fx.plan(mask, tokens, tokens, heads=heads)
+    plan = fx.plan(mask, tokens, tokens, heads=HEADS)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    return Figure(name, tokens, plan.kind, min(times), plan.nbytes, peak)
+    return Figure(name, tokens, plan.kind, min(times[1:]), times[0], plan.nbytes, peak)
+
+
+@dataclass(frozen=True)
+class Growth:
+    """By which powers of the length the plans of a mask grow, from its shortest to its longest.
+
+    Attributes:
+        seconds, nbytes: slopes of least squares in logarithms; None of a plan without a table.
+    """
+
+    name: str
+    seconds: float
+    nbytes: float | None
+
+
+def growth(figures: list[Figure]) -> list[Growth]:
+    """The growth of each mask that was measured at two lengths or more."""
+    found = []
+    for name in dict.fromkeys(f.name for f in figures):
+        rows = [f for f in figures if f.name == name]
+        if len(rows) > 1:
+            nbytes = _power(rows, "nbytes") if all(f.nbytes for f in rows) else None
+            found.append(Growth(name, _power(rows, "seconds"), nbytes))
+    return found
+
+
+def _power(rows: list[Figure], what: str) -> float:
+    tokens, values = (np.log([getattr(f, n) for f in rows]) for n in ("tokens", what))
+    return float(np.polyfit(tokens, values, 1)[0])
 
 
 def table(figures: list[Figure]) -> str:
-    """Lines of text: a row for each mask and length."""
-    head = f"{'mask':20}{'tokens':>9}  {'kind':12}{'ms':>9}{'bytes':>10}{'peak bytes':>12}"
-    return "\n".join(
-        [head]
-        + [
-            f"{f.name:20}{f.tokens:9}  {f.kind:12}{1e3 * f.seconds:9.2f}{f.nbytes:10}{f.peak:12}"
-            for f in figures
-        ]
+    """Lines of text: a row for each mask and length, and one for the growth of each mask."""
+    head = (
+        f"{'mask':20}{'tokens':>9}  {'kind':12}{'ms':>9}{'first ms':>10}{'bytes':>10}"
+        f"{'peak bytes':>12}"
     )
+    rows = [
+        f"{f.name:20}{f.tokens:9}  {f.kind:12}{1e3 * f.seconds:9.2f}{1e3 * f.first_seconds:10.2f}"
+        f"{f.nbytes:10}{f.peak:12}"
+        for f in figures
+    ]
+    grown = [
+        f"{g.name}: time grows as tokens^{g.seconds:.2f}"
+        + ("" if g.nbytes is None else f", bytes as tokens^{g.nbytes:.2f}")
+        for g in growth(figures)
+    ]
+    return "\n".join([head, *rows, *grown])
+
+
+def write_json(path: Path, figures: list[Figure]) -> None:
+    """All figures: {"schema", "machine", "figures", "growth"}."""
+    document = {
+        "schema": SCHEMA,
+        "machine": describe(find_machine("cpu")),
+        "figures": [asdict(f) for f in figures],
+        "growth": [asdict(g) for g in growth(figures)],
+    }
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 def plot(path: Path, figures: list[Figure]) -> None:
@@ -175,27 +235,36 @@ def plot(path: Path, figures: list[Figure]) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Picture
 
-    picture = Picture(figsize=(12, 5), layout="constrained")
+    picture = Picture(figsize=(12, 6.5), layout="constrained")
     FigureCanvasAgg(picture)
     left, right = picture.subplots(1, 2)
-    for name in dict.fromkeys(f.name for f in figures):
+    powers = {g.name: g.seconds for g in growth(figures)}
+    for k, name in enumerate(dict.fromkeys(f.name for f in figures)):
         rows = [f for f in figures if f.name == name]
         tokens = [f.tokens for f in rows]
-        style = "-" if rows[-1].kind == "closed-form" else "--"
-        left.loglog(tokens, [1e3 * f.seconds for f in rows], style, marker=".", label=name)
+        style = {
+            "color": f"C{k % 10}",
+            "linestyle": "-" if rows[-1].kind == "closed-form" else "--",
+            "marker": ".x+"[k // 10 % 3],
+        }
+        label = f"{name}: tokens^{powers[name]:.2f}" if name in powers else name
+        left.loglog(tokens, [1e3 * f.seconds for f in rows], label=label, **style)
         if rows[-1].nbytes:
-            right.loglog(tokens, [f.nbytes for f in rows], style, marker=".", label=name)
+            right.loglog(tokens, [f.nbytes for f in rows], **style)
     left.set(xlabel="tokens", ylabel="ms to plan", title="time (dashed: a table)")
     right.set(xlabel="tokens", ylabel="bytes", title="table of runs")
-    left.legend(fontsize=8)
+    picture.legend(loc="outside lower center", ncols=4, fontsize=8)
     picture.savefig(path, dpi=150)
 
 
 @click.command()
 @click.option("--only", multiple=True, type=click.Choice(list(MASKS)), help="This mask.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--plot", "plot_path", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--device", help="Where plans of documents are made by kernels instead: cuda.")
-def main(only: tuple[str, ...], plot_path: Path | None, device: str | None) -> None:
+def main(
+    only: tuple[str, ...], json_path: Path | None, plot_path: Path | None, device: str | None
+) -> None:
     """Measure how long plans take at four lengths."""
     if device is not None:
         click.echo(table_of_device([measure_on(device, n) for n in LENGTHS]))
@@ -204,6 +273,8 @@ def main(only: tuple[str, ...], plot_path: Path | None, device: str | None) -> N
         check_picture(plot_path)
     figures = [measure(name, tokens) for name in only or MASKS for tokens in LENGTHS]
     click.echo(table(figures))
+    if json_path is not None:
+        write_json(json_path, figures)
     if plot_path is not None:
         plot(plot_path, figures)
 

@@ -67,6 +67,9 @@ NUMPY: dict[Op, Callable[..., Array]] = {
 
 DTYPES: dict[Type, Any] = {Type.BOOL: np.bool_, Type.INDEX: np.int64}  # a float's is asked for
 
+# A node, its function where that needs the operands alone, and those that no later node needs.
+_Step = tuple[Expr, Callable[..., Array] | None, tuple[Expr, ...]]
+
 
 def evaluate(
     expr: Expr,
@@ -96,26 +99,26 @@ def evaluate_all(
     """`evaluate` of several expressions, what they share once."""
     done: dict[Expr, Array] = {}
     with np.errstate(all="ignore"):
-        for node, finished in _in_order(exprs):
-            done[node] = _evaluate_node(node, done, variables, values, float_dtype)
+        for node, function, finished in _in_order(exprs):
+            if function is None:
+                done[node] = _evaluate_node(node, done, variables, values, float_dtype)
+            else:
+                done[node] = function(*[done[a] for a in node.args])
             for operand in finished:
                 del done[operand]
     return [done[expr] for expr in exprs]
 
 
 @lru_cache(maxsize=512)
-def _in_order(exprs: tuple[Expr, ...]) -> tuple[tuple[Expr, tuple[Expr, ...]], ...]:
-    """The nodes of expressions, operands first, each with the operands that no later one needs.
-
-    The analysis asks of one mask many times.
-    """
+def _in_order(exprs: tuple[Expr, ...]) -> tuple[_Step, ...]:
+    """The nodes of expressions, operands first. The analysis asks of one mask many times."""
     order = list(walk(*exprs))
     last_use = {operand: node for node in order for operand in node.args}
     finished: dict[Expr, list[Expr]] = {node: [] for node in order}
     for operand, node in last_use.items():
         if operand not in exprs:
             finished[node].append(operand)
-    return tuple((node, tuple(finished[node])) for node in order)
+    return tuple((node, NUMPY.get(node.op), tuple(finished[node])) for node in order)
 
 
 def _evaluate_node(
@@ -143,7 +146,5 @@ def _evaluate_node(
             cut = zip(args, array.shape, strict=True)
             clipped = tuple(np.minimum(np.maximum(i, 0), n - 1) for i, n in cut)
             return np.asarray(array[clipped]).astype(dtype, copy=False)
-        case Op.TO_FLOAT | Op.TO_INDEX:
+        case _:  # a conversion
             return args[0].astype(dtype)
-        case _:
-            return NUMPY[node.op](*args)

@@ -80,6 +80,7 @@ class Expr:
         return print_expr(self)
 
 
+_NONE = frozenset[str]()
 _NODES: weakref.WeakValueDictionary[tuple[Any, ...], Expr] = weakref.WeakValueDictionary()
 
 
@@ -90,10 +91,10 @@ def intern(op: Op, args: tuple[Expr, ...], attribute: Attribute, type: Type) -> 
     key = (op, args, label, type)
     node = _NODES.get(key)
     if node is None:
-        variables = frozenset[str]().union(*(a.variables for a in args))
+        variables = _NONE.union(*[a.variables for a in args])
         if op is Op.VAR:
             variables = frozenset({str(attribute)})
-        loads = op is Op.LOAD or any(a.loads for a in args)
+        loads = op is Op.LOAD or True in [a.loads for a in args]
         node = Expr(op, args, attribute, type, variables, loads)
         _NODES[key] = node
     return node
@@ -102,17 +103,19 @@ def intern(op: Op, args: tuple[Expr, ...], attribute: Attribute, type: Type) -> 
 def walk(*roots: Expr) -> Iterator[Expr]:
     """Every node below `roots` once, operands before the nodes that use them."""
     seen: set[Expr] = set()
-    stack: list[tuple[Expr, bool]] = [(root, False) for root in reversed(roots)]
-    while stack:
-        node, expanded = stack.pop()
-        if node in seen:
-            continue
-        if expanded or not node.args:
-            seen.add(node)
-            yield node
-            continue
-        stack.append((node, True))
-        stack.extend((arg, False) for arg in reversed(node.args))
+    stack: list[Expr] = []
+    for root in roots:
+        if root not in seen:
+            stack.append(root)
+        while stack:
+            node = stack[-1]
+            for arg in node.args:
+                if arg not in seen:
+                    stack.append(arg)
+                    break
+            else:
+                seen.add(stack.pop())
+                yield node
 
 
 # Asked about the same few programs many times in each call of attention.

@@ -49,8 +49,9 @@ def _check_constant(op: Op, args: Args) -> None:
 
 
 def _fold(op: Op, args: Args) -> Expr | None:
-    if any(a.op is not Op.CONST for a in args):
-        return None
+    for arg in args:
+        if arg.op is not Op.CONST:
+            return None
     try:
         value = SCALAR[op](*(a.attribute for a in args))
     except ZeroDivisionError as error:

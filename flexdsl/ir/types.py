@@ -22,6 +22,8 @@ class Type(Enum):
 class DType(Enum):
     """The element type of a captured tensor, by the name that the text form uses."""
 
+    __hash__ = object.__hash__  # as above: it is part of the key of a load
+
     BOOL = "bool"
     U8 = "u8"
     I8 = "i8"

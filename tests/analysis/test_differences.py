@@ -104,6 +104,19 @@ def test_what_is_learned_stays():
     assert rest == "score + biases[of_difference_0[q + zero_at - kv], h]"
 
 
+@pytest.mark.parametrize("score", [stdlib.retention(4), stdlib.lightning_decay(4)], ids=str)
+def test_decays_stay_as_they_are_written(score):
+    """Measured: as long forward as a load of a table, and less backward."""
+    assert find_tables(score.expr) == () and not list(describe_tables(score.expr))
+
+
+def test_two_exponentials_are_worth_a_table():
+    score = fx.score_mod(lambda s, b, h, q, kv: s + fx.exp(0.1 * (kv - q)) * fx.exp2(kv - q - 1.0))
+    (table,) = find_tables(score.expr)
+    (told,) = describe_tables(score.expr)
+    assert repr(table.number) == "exp(0.1 * -q) * exp2(-q - 1.0)" and "2 exponentials" in told
+
+
 def test_integers_of_64_bits_keep_them():
     """A parameter may have 64 bits, and so may the elements of a tensor."""
     of = [lambda s, b, h, q, kv: s + 0.5 * kv * (WIDE[abs(q - kv)] // 2)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -45,6 +46,29 @@ GLOBAL = stdlib.longformer(256, global_tokens=np.arange(1 << 17) % 1000 == 0), 1
 def test_tables_by_the_form_of_the_mask_take_less_than_four_times_their_bytes(mask, length):
     plan, peak = peak_of(lambda: fx.plan(mask, length, length, heads=8))
     assert plan.kind == "table" and peak < 4 * plan.nbytes
+
+
+@pytest.mark.parametrize("name", ["documents", "2-D neighbourhood", "3-D tiles"])
+def test_the_table_along_the_other_axis_takes_less_than_four_times_its_bytes(name):
+    mask = fx.mask_mod(plans.MASKS[name](TOKENS))
+    made = fx.plan(mask, TOKENS, TOKENS)
+    plan, peak = peak_of(lambda: replace(made).transposed())
+    assert plan.kind == "table" and peak < 4 * plan.nbytes
+
+
+SMALL = {
+    "neighborhood": (stdlib.neighborhood((256, 512), 7, stride=2, dilation=2), 1 << 17),
+    "shifted_window": (stdlib.shifted_window((252, 518), 7), 252 * 518),
+    "sliding_tile": (stdlib.sliding_tile((30, 48, 80), (3, 3, 3), text=256), 115456),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_small_table_takes_a_megabyte_at_most(name):
+    """What is looked at together is as much whatever the length is."""
+    mask, length = SMALL[name]
+    plan, peak = peak_of(lambda: fx.plan(mask, length, length))
+    assert plan.kind == "table" and plan.nbytes < MB // 8 and peak < MB
 
 
 @pytest.mark.parametrize("name", ["causal", "sinks + window", "chunks", "block diffusion"])
