@@ -47,9 +47,9 @@ def full_in_union_only(ends: Ends) -> bool:
     Such a tile is live in two of them, and covered at every outer position: at the first, the
     last, and wherever a condition changes. What no interval covers alone is then suspect.
     """
-    if len(ends.form.plain) > 1:
-        if any(_is_suspect(ends, tiles, full) for tiles, full in _near(ends)):
-            return True
+    several = len(ends.form.plain) > 1
+    if several and any(_is_suspect(ends, tiles, full) for tiles, full in _near(ends)):
+        return True
     return ends.form.sieved is not None and bool(ends.form.plain) and _is_full_by_sieve(ends)
 
 
