@@ -13,10 +13,10 @@ up to i - 2. Three places are enough for dS of the first consumer, and two for t
 
 Keys and values never change their places. ptxas keeps the addresses of all their parts in registers
 through the whole program and spills them, unless they are made of what it cannot know: `nought`,
-which is 0. Those of the keys for dQ are always; those of the values are where rows have loads whose
-results take registers too. For all of them, for dQ's alone, and for none, on an H200 (torch
-2.11.0+cu130, triton 3.6.0, 2026-11-26), D 128, microseconds: full 5498, 5034 and 6186; causal 2806,
-2558 and 3144; a window 848, 884 and 1053; packed documents 1009, 1153 and 1327.
+which is 0. For both of them, and for the keys of dQ alone, on an H200 (torch 2.11.0+cu130, triton
+3.6.0, 2026-11-26), D 128, microseconds: full 4935 and 4882, causal 2520 and 2525, grouped heads
+2565 and 2582, softcap 2810 and 2923, a neighbourhood 1040 and 1086, packed documents 931 and 1001;
+D 64, causal 2808 and 2852. For none it was full 6186 where the keys alone were 5034.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def _write_step(
         body.line("d_key_tile = warpgroup_mma_init(d_key_tile)")
         body.line("last = counted(at - 1)")
         body.line("mbarrier.arrive(query_free.index(last % STAGES), count=1)")
-    _write_start_weights(body, spec.head_dim, "nought + GROUP" if loads.all else "GROUP")
+    _write_start_weights(body, spec.head_dim)
     body.line("scores = warpgroup_mma_wait(1, deps=[scores])")
     _write_weights(body, spec, masked, early, lowering, outer)
     _write_d_scores(body, spec.head_dim, first)
@@ -145,13 +145,9 @@ def _write_step(
     return early
 
 
-def _write_start_weights(body: Block, dim: int, mine: str) -> None:
-    """Write the start of dP.
-
-    Args:
-        mine: source of the place of the consumer's values.
-    """
-    values, d_out = matrix("value", 0, mine, GROUP_ROWS, dim), _d_out(dim)
+def _write_start_weights(body: Block, dim: int) -> None:
+    """Write the start of dP."""
+    values, d_out = matrix("value", 0, "nought + GROUP", GROUP_ROWS, dim), _d_out(dim)
     start = "zero, use_acc=False, is_async=True"
     body.line(f"d_weights = warpgroup_mma({values}, {d_out}.permute((1, 0)), {start})")
 
