@@ -41,11 +41,8 @@ BITS_BACKWARD += [
 EVALUATED_BACKWARD = [f"neighborhood@cuda:90@bf16@backward@{d}" for d in (64, 128)]
 JOBS += [*OF_BITS, *(f"neighborhood@{t}@bf16@mask_bits" for t in ("cuda:90", "hip:gfx942"))]
 JOBS += [*BITS_BACKWARD, *EVALUATED_BACKWARD, "neighborhood@cuda:90@bf16@mask_bits_key"]
-JOBS += [
-    *OF_HOPPER,
-    *OF_HOPPER_BACKWARD,
-    *(f"full@cuda:90@bf16@backward_sums@{d}" for d in (96, 128)),
-]
+JOBS += [*OF_HOPPER, *OF_HOPPER_BACKWARD]
+JOBS += [f"full@cuda:90@bf16@backward_sums@{d}" for d in (96, 128)]
 JOBS += [f"{name}@cuda:90@bf16@plan_states" for name in ("document", "neighborhood", "sinks")]
 JOBS += [f"document@{t}@bf16@plan_states" for t in ("cuda:80", "hip:gfx942")]
 JOBS += [f"document@{t}@bf16@plan_refine" for t in ("cuda:90", "cuda:80", "hip:gfx942")]
