@@ -9,6 +9,8 @@ from .backward_tiles import tile_columns
 
 # (D, Dv): a value's pieces must be those of a query, whose place in shared memory the output takes.
 HEAD_DIMS = frozenset({(64, 64), (96, 96), (128, 128), (192, 128), (256, 256)})
+# Of these D = Dv. Each of a consumer's 128 threads has 240 registers. dK and dV of 64 keys take
+# (D + Dv) / 2 of them, and scores, dP and dQ of a tile of 64 rows another 96.
 BACKWARD_HEAD_DIMS = (64, 96, 128)
 # Columns of products (`factors.py`) that shared memory has room for in the backward kernel, by the
 # columns of its tiles.
