@@ -12,6 +12,7 @@ kernels, in the layout of an accumulator; plans give the same tiles in another o
     outputs.py   what it does with its output: weights times values, and the stores
     registers.py what it has registers for
     backward.py  the kernel of dK, dV and the sums of dQ
+    backward_tiles.py  the columns and rows of its tiles
     early_loads.py  what is loaded apart from where it is used, of either kernel
     works.py     programs that stay: how the producer finds works and tells the consumers
     row_loads.py what it loads for each row, a tile ahead

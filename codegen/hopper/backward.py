@@ -22,6 +22,7 @@ from ..tiles import descriptors, names_of_kernel
 from ..writer import Block
 from . import mask_bits
 from .backward_consumer import D_SCORES_PLACES, GROUPS, write_consumer
+from .backward_tiles import in_tiles
 from .module import (
     BARRIERS,
     GROUP_ROWS,
@@ -85,16 +86,18 @@ def generate_backward(spec: KernelSpec) -> Kernel:
     """The kernel of dK, dV and the sums of dQ.
 
     Args:
-        spec: its head dimensions are equal, 64 or 128; nothing captured is learned. Its closed
+        spec: its head dimensions are equal, at most 128; nothing captured is learned. Its closed
             form, where there is one, is of query positions for each key.
 
     Returns:
-        A kernel whose entry is `backward`, of four warps, BLOCK_N = 128 and BLOCK_M = 8192 / D. Its
-        grid is as many programs as the GPU has at a time, but no more than there are works:
+        A kernel whose entry is `backward`, of four warps, BLOCK_N = 128 and BLOCK_M =
+        `query_rows(D)`. Its grid is as many programs as the GPU has at a time, but no more than
+        there are works:
         `kv_tiles` for each head of dK from `first_head` on. The counter of works is 0 before it
         runs, and after. The heads may be all query heads; or the key heads, to which launches for
         one query head of each group after the other add: `member` is 0 in the first one.
     """
+    spec = in_tiles(spec)
     dim = spec.head_dim
     others = dict.fromkeys(("value", "d_out", "d_key", "d_value"), dim)
     fixed = (

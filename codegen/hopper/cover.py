@@ -5,10 +5,15 @@ What the runtime does then (take the portable kernel, or refuse) is not decided 
 
 from __future__ import annotations
 
+from .backward_tiles import tile_columns
+
 # (D, Dv): a value's pieces must be those of a query, whose place in shared memory the output takes.
 HEAD_DIMS = frozenset({(64, 64), (96, 96), (128, 128), (192, 128), (256, 256)})
-BACKWARD_HEAD_DIMS = (64, 128)
-# Columns of products (`factors.py`) that shared memory has room for in the backward kernel, by D.
+# Of these D = Dv. Each of a consumer's 128 threads has 240 registers. dK and dV of 64 keys take
+# (D + Dv) / 2 of them, and scores, dP and dQ of a tile of 64 rows another 96.
+BACKWARD_HEAD_DIMS = (64, 96, 128)
+# Columns of products (`factors.py`) that shared memory has room for in the backward kernel, by the
+# columns of its tiles.
 _COLUMNS = {64: 16, 128: 32}
 
 
@@ -46,13 +51,17 @@ def backward_reason(
         columns: of the matrices whose product is added to the scores.
     """
     if head_dim != value_dim or head_dim not in BACKWARD_HEAD_DIMS:
-        return f"its backward takes head dimensions 64 and 128, not {head_dim}/{value_dim}"
+        known, last = ", ".join(map(str, BACKWARD_HEAD_DIMS[:-1])), BACKWARD_HEAD_DIMS[-1]
+        return (
+            f"its backward takes head dimensions {known} and {last}, not {head_dim}/{value_dim}:"
+            " dK and dV of 64 keys have to stay in the registers of 128 threads"
+        )
     if learned:
         return "it does not add up gradients of captured tensors"
     if deterministic:
         return "it adds dQ up by atomics, and deterministic algorithms were asked for"
     if rows >= 2**31:
         return "it counts the rows of all heads in 32 bits"
-    if columns > (most := _COLUMNS[head_dim]):
+    if columns > (most := _COLUMNS[tile_columns(head_dim)]):
         return f"its shared memory has room for {most} columns of products, not for {columns}"
     return None

@@ -1,10 +1,11 @@
 """The sums of dQ in memory: how the backward kernel adds to them, and the kernel that reads them.
 
-A query tile has two halves of 64 x 64 sums, halves of its columns at D 128 and of its rows at D 64.
-A half is 4096 floats, in the order in which an accumulator's registers lie: each thread adds four
-floats at a time, each warp 512 bytes in a row. All left halves stand one after the other, and so do
-all right ones. A half has as many bytes as its tile has in 16 bits, so that the left halves may lie
-in the memory of dQ itself: a tile's sums are read before its dQ is written over them.
+A query tile has two halves of 64 x 64 sums: halves of its 128 columns, or of the rows of a tile of
+64 columns. A half is 4096 floats, in the order in which an accumulator's registers lie: each thread
+adds four floats at a time, each warp 512 bytes in a row. All left halves stand one after the other,
+and so do all right ones. A half has as many bytes as its tile has in 16 bits, so that the left
+halves may lie in the memory of dQ itself, where that is whole tiles: a tile's sums are read before
+its dQ is written over them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from ..kernel import Argument, Kernel, KernelSpec, Role
 from ..module import write_module
 from ..writer import Block
+from .backward_tiles import tile_columns
 
 # Place of a half's elements in the registers of a warpgroup after `add_query_sums` reorders them.
 PART = (
@@ -36,13 +38,13 @@ def generate_backward_sums(spec: KernelSpec) -> Kernel:
     """The kernel that makes dQ of the sums, times the scale; portable Triton.
 
     Args:
-        spec: its head dimension is 64 or 128; of the score, only whether there is one counts.
+        spec: its head dimension is at most 128; of the score, only whether there is one counts.
 
     Returns:
         A kernel whose entry is `backward_sums` and whose grid is `q_tiles` programs for each head
         of dK from `first_head` on, of the query tiles of the kernel that added the sums up.
     """
-    dim = spec.head_dim
+    columns = tile_columns(spec.head_dim)
     arguments = (
         Argument("d_query_64", Role.DESCRIPTOR, "d_query", 64, 64),
         *SUMS,
@@ -64,10 +66,10 @@ def generate_backward_sums(spec: KernelSpec) -> Kernel:
         body.line(f"{half} = tl.permute({values}, (1, 4, 2, 0, 3, 5)).reshape([64, 64])")
     body.comment("The left sums may lie where dQ is to be: no thread writes before all have read.")
     body.line("tl.debug_barrier()")
-    for half, at in (("left", "q_start, 0"), ("right", _PLACE_OF_RIGHT[dim])):
+    for half, at in (("left", "q_start, 0"), ("right", _PLACE_OF_RIGHT[columns])):
         value = f"({half} * {factor}).to(d_query_64.dtype).reshape([1, 1, 64, 64])"
         body.line(f"d_query_64.store([b, h, {at}], {value})")
-    plain = KernelSpec(None, spec.score, None, dim, dim)
+    plain = KernelSpec(None, spec.score, None, columns, columns)
     title = "Gradient of the queries from its sums"
     text = write_module(title, "backward_sums", plain, arguments, set(), body)
     return Kernel(text, "backward_sums", arguments)

@@ -16,6 +16,7 @@ from torch import Tensor
 from flexdsl.analysis.differences import without_loads
 from flexdsl.analysis.gradient import LearnedLoad, Reduction
 from flexdsl.codegen import Phase
+from flexdsl.codegen.hopper.backward_tiles import QUERY_ELEMENTS, query_rows
 from flexdsl.runtime import bind
 from flexdsl.runtime.blocks import aligned, aligned_rows
 from flexdsl.runtime.call import Call, Kernels, Slot, loads_of, row_stride, tile_counts
@@ -32,10 +33,10 @@ _GIVEN: tuple[Slot, ...] = (
     ("rows", "lse"),
 )
 _D_LSE: Slot = ("rows", "d_lse")
-# Of the kernel of a Hopper GPU: elements of a tile of dQ and of half of one, keys of a program, and
-# programs that take a part of the heads so long that its end does not count: three for each of 132
+# Of the kernel of a Hopper GPU: sums of half a tile of dQ, keys of a program, and programs that
+# take a part of the heads so long that its end does not count: three for each of 132
 # multiprocessors.
-_TILE, _HALF, _KEYS, _ENOUGH = 8192, 4096, 128, 396
+_HALF, _KEYS, _ENOUGH = QUERY_ELEMENTS // 2, 128, 396
 
 
 def backward(
@@ -140,30 +141,30 @@ def _hopper(
 ) -> Backward:
     """Gradients of q, k and v by the one kernel of a Hopper GPU; dQ is added up in float32.
 
-    Half of the sums lies in the memory of dQ itself, unless a last tile of its rows is cut. The
-    other half is beside it, for one part of the heads after the other. Where heads share keys and
-    have work enough each, parts are of one query head for each key head, and add to dK and dV.
-    Else each query head has its own, which are added up here.
+    Half of the sums lies in the memory of dQ itself, if that is whole tiles: none is cut, and none
+    has more columns than dQ. The other half is beside it, for one part of the heads after the
+    other. Where heads share keys and have work enough each, parts are of one query head for each
+    key head, and add to dK and dV. Else each query head has its own, which are added up here.
     """
     q, k, v = (call.tensors[name] for name in ("query", "key", "value"))
     group, kv_tiles = q.shape[1] // k.shape[1], -(-k.shape[2] // _KEYS)
     members = group if k.shape[0] * k.shape[1] * kv_tiles >= _ENOUGH else 1
-    q_tiles, cut = divmod(q.shape[2], _TILE // q.shape[3])
-    q_tiles += cut > 0
+    q_tiles = -(-q.shape[2] // query_rows(q.shape[3]))
+    whole = q_tiles * QUERY_ELEMENTS == q.shape[2] * q.shape[3]
     heads = q.shape[1] // members
-    made = [_gradient("query", q.shape, q.dtype, zeroed=not cut)]
+    made = [_gradient("query", q.shape, q.dtype, zeroed=whole)]
     for name, x in (("key", k), ("value", v)):
         made.append(_gradient(name, (q.shape[0], heads, *x.shape[2:]), x.dtype))
     parts = _parts_of_heads(q.shape[0] * heads, kv_tiles, members)
     of_half = (len(parts[0]), q_tiles, _HALF)
     inside: dict[Slot, Slot] = {}
-    if cut:
-        work[("sums", "left")] = of_half
-    else:
+    if whole:
         inside[("sums", "left")] = "tensors", "d_query"
+    else:
+        work[("sums", "left")] = of_half
     work |= {("sums", "right"): of_half, COUNTER: (1,)}
     sizes = {"result_heads": heads, "members": members}
-    sizes["left_tiles"] = q_tiles if cut else q_tiles * members
+    sizes["left_tiles"] = q_tiles * members if whole else q_tiles
     steps = _steps_of_heads(phases, parts, sizes, q_tiles * _HALF * 4)
     run = _pass(kernels, steps, call, (*made, *learned), work, inside)
 

@@ -52,7 +52,8 @@ class Machine:
         return 0
 
 machine.MACHINE = Machine()
-q, k, v = (torch.zeros(2, 3, 300, 128, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
+shape = 2, 3, 300, int(sys.argv[2])
+q, k, v = (torch.zeros(shape, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
 out = fx.load(sys.argv[1], window=77)(q, k, v)
 torch.autograd.grad(out.sum(), (q, k, v))  # of a number: for others torch itself imports sympy
 """
@@ -78,8 +79,13 @@ def program(hopper: Bundle, fake: Path) -> Path:
     return example(hopper, fake, fake / "sliding_window")
 
 
-def example(bundle: Bundle, fake: Path, made: Path) -> Path:
-    sources = EXAMPLE / "main.c", bundle.folder / "sliding_window.c"
+def example(bundle: Bundle, fake: Path, made: Path, dim: int = 128) -> Path:
+    """The example for a bundle of that head dimension."""
+    text = (EXAMPLE / "main.c").read_text()
+    assert "DIM = 128," in text
+    main = made.with_suffix(".c")
+    main.write_text(text.replace("DIM = 128,", f"DIM = {dim},"))
+    sources = main, bundle.folder / "sliding_window.c"
     gcc(*STRICT, f"-I{bundle.folder}", *sources, "-o", made, fake / "libcuda.so.1", "-lm")
     return made
 
@@ -123,6 +129,27 @@ def test_c_and_python_launch_the_same(
     compare(hopper, "90", entries, fake, program, tmp_path)
 
 
+def test_c_and_python_launch_the_same_in_tiles_wider_than_tensors(
+    fake: Path, tmp_path: Path
+) -> None:
+    """Blocks of 128 columns of tensors of 96; sums of dQ have room for 128."""
+    fx.build(IN_C, out=tmp_path / "dist", target="cuda:90", head_dims=[96], jobs=2)
+    bundle = open_bundle(tmp_path / "dist")
+    program = example(bundle, fake, tmp_path / "sliding_window", 96)
+    entries = ["forward", "backward_rows", "backward", "backward_sums"]
+    compare(bundle, "90", entries, fake, program, tmp_path, 96)
+    (code,) = (k for k in kernels_of(bundle) if k.entry == "backward")
+    lines = (tmp_path / "c.log").read_text().splitlines()
+    (words,) = (line.split()[4:] for line in lines if line.startswith("backward "))
+    left, right, counter, *_ = (
+        int.from_bytes(bytes.fromhex(word), "little")
+        for kind, word in zip(layout_of(code).types, words, strict=True)
+        if kind == "pointer"
+    )
+    tiles = 2 * 3 * -(-300 // 64)
+    assert min(right - left, counter - right) >= tiles * 64 * 64 * 4
+
+
 def test_c_and_python_launch_the_same_without_a_copy_engine(fake: Path, tmp_path: Path) -> None:
     fx.build(IN_C, out=tmp_path / "dist", target="cuda:80", jobs=2)
     bundle = open_bundle(tmp_path / "dist")
@@ -132,12 +159,18 @@ def test_c_and_python_launch_the_same_without_a_copy_engine(fake: Path, tmp_path
 
 
 def compare(
-    bundle: Bundle, gpu: str, entries: list[str], fake: Path, program: Path, folder: Path
+    bundle: Bundle,
+    gpu: str,
+    entries: list[str],
+    fake: Path,
+    program: Path,
+    folder: Path,
+    dim: int = 128,
 ) -> None:
     """Hold the launches of C and of Python on a GPU of that capability against each other."""
     logs = folder / "c.log", folder / "python.log"
     in_c = [str(program), str(bundle.folder), "2", "3", "300", "77"]
-    in_python = [sys.executable, "-c", IN_PYTHON, str(bundle.folder)]
+    in_python = [sys.executable, "-c", IN_PYTHON, str(bundle.folder), str(dim)]
     for command, log in zip((in_c, in_python), logs, strict=True):
         done = run(command, fake, log, bundle, gpu)
         assert done.returncode == 0, done.stderr

@@ -22,7 +22,7 @@ JOBS += [f"{name}@{target}@fp16" for name in SOME for target in OTHERS]
 BACKWARD = ("backward_rows", "backward_query", "backward_key")
 JOBS += [f"softcap@cuda:90@bf16@{phase}" for phase in BACKWARD]
 JOBS += [f"document@{target}@fp16@{phase}" for target in OTHERS for phase in BACKWARD[1:]]
-# Kernels in Gluon: the forward one of head dimension 128, the backward one of 64 and 128.
+# Kernels in Gluon: the forward one of head dimension 128, the backward one of 64, 96 and 128.
 OF_HOPPER = [f"{name}@cuda:90@bf16@forward@128" for name in VARIANTS]
 OF_HOPPER += [f"{name}@cuda:90@fp16@forward@{d}" for name in ("sinks", "alibi") for d in (96, 256)]
 OF_HOPPER_BACKWARD = [
@@ -30,6 +30,7 @@ OF_HOPPER_BACKWARD = [
     for name in ("causal", "document", "softcap", "products")
     for d in (64, 128)
 ]
+OF_HOPPER_BACKWARD += ["softcap@cuda:90@fp16@backward@96"]  # in tiles of 128 columns
 # Those that read their mask as bits: two and three consumers, a score without loads and with one.
 OF_BITS = [f"full@cuda:90@bf16@bits@{d}" for d in (64, 96, 128, 256)]
 OF_BITS += [f"{n}@cuda:90@fp16@bits@{d}" for n in ("softcap", "relative_bias") for d in (64, 128)]
@@ -40,7 +41,8 @@ BITS_BACKWARD += [
 EVALUATED_BACKWARD = [f"neighborhood@cuda:90@bf16@backward@{d}" for d in (64, 128)]
 JOBS += [*OF_BITS, *(f"neighborhood@{t}@bf16@mask_bits" for t in ("cuda:90", "hip:gfx942"))]
 JOBS += [*BITS_BACKWARD, *EVALUATED_BACKWARD, "neighborhood@cuda:90@bf16@mask_bits_key"]
-JOBS += [*OF_HOPPER, *OF_HOPPER_BACKWARD, "full@cuda:90@bf16@backward_sums@128"]
+JOBS += [*OF_HOPPER, *OF_HOPPER_BACKWARD]
+JOBS += [f"full@cuda:90@bf16@backward_sums@{d}" for d in (96, 128)]
 JOBS += [f"{name}@cuda:90@bf16@plan_states" for name in ("document", "neighborhood", "sinks")]
 JOBS += [f"document@{t}@bf16@plan_states" for t in ("cuda:80", "hip:gfx942")]
 JOBS += [f"document@{t}@bf16@plan_refine" for t in ("cuda:90", "cuda:80", "hip:gfx942")]

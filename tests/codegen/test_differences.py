@@ -215,7 +215,7 @@ def test_hopper_kernels(name, lengths):
     options = {"q_len": q_len, "kv_len": kv_len, "q_offset": q_offset, "backend": "hopper"}
     options |= {"kv_heads": 2, "dtype": torch.float16}
     for mask in (CAUSAL, WINDOW):
-        for dim in (64, 128):
+        for dim in (64, 96, 128):
             dims = {"head_dim": dim, "value_dim": dim}
             expect(mask, SCORES[name], **options, **dims)
             if q_offset < kv_len:

@@ -108,7 +108,7 @@ def test_source_of_a_mod_for_hopper() -> None:
         ("backward_key", "hopper", 64, "no kernel for target 'hopper'.*'forward', 'backward'"),
         ("backward", "triton", 64, "no kernel for target 'triton'.*'backward_query'"),
         ("forward", "hopper", 80, "head dimensions 80/80 are none of"),
-        ("backward", "hopper", 256, "takes head dimensions 64 and 128"),
+        ("backward", "hopper", 256, "takes head dimensions 64, 96 and 128"),
         ("factors", "triton", 64, "writes the factors of products, and there are none"),
         ("differences", "triton", 64, "writes tables of q - kv, and there are none"),
     ],

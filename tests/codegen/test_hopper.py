@@ -20,6 +20,7 @@ from tests.codegen.biased import dense, expect_biased, expect_exact
 from tests.codegen.oracle import expect, expect_gradients, gradients
 from tests.codegen.variants import CAUSAL, HEADS, VARIANTS
 
+BACKWARD_DIMS = (64, 96, 128)
 HALVES = [torch.float16, torch.bfloat16]
 DIMS = [(64, 64), (96, 96), (128, 128), (192, 128), (256, 256)]
 HALF = {"dtype": torch.float16, "backend": "hopper"}
@@ -88,7 +89,7 @@ BY_ROWS += ("keys that count", "of keys")
 def test_bounds_by_rows(name: str, contents: str, q_len: int, kv_len: int, q_offset: int) -> None:
     mask = by_rows(contents)[name]
     lengths = {"q_len": q_len, "kv_len": kv_len, "q_offset": q_offset, "batch": 2}
-    for dim in (64, 128):
+    for dim in BACKWARD_DIMS:
         dims = {"head_dim": dim, "value_dim": dim, "dtype": torch.float16, "backend": "hopper"}
         expect(mask, **lengths, **dims)
         expect_gradients(mask, **lengths, **dims)
@@ -101,7 +102,7 @@ def test_bounds_by_rows(name: str, contents: str, q_len: int, kv_len: int, q_off
 def test_documents_by_offsets(make: Callable[..., Mod], dtype: torch.dtype) -> None:
     offsets = [0, 200, 201, 330, 600]
     mask = make(offsets=offsets)
-    for dim in (64, 128):
+    for dim in BACKWARD_DIMS:
         dims = {"head_dim": dim, "value_dim": dim, "dtype": dtype, "backend": "hopper"}
         for kv_heads in (1, HEADS):
             expect(mask, q_len=600, kv_len=600, kv_heads=kv_heads, **dims)
@@ -171,7 +172,7 @@ def test_products(name: str, head_dim: int, value_dim: int, dtype: torch.dtype) 
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("dim", [64, 128])
+@pytest.mark.parametrize("dim", BACKWARD_DIMS)
 @pytest.mark.parametrize("name", FACTORS)
 def test_gradients_under_products(name: str, dim: int) -> None:
     dims = {"head_dim": dim, "value_dim": dim, "dtype": torch.bfloat16, "backend": "hopper"}
@@ -240,7 +241,7 @@ def test_strided_inputs() -> None:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_gradients_of_variants(name: str, dtype: torch.dtype) -> None:
     v = VARIANTS[name]
-    for dim in (64, 128):
+    for dim in BACKWARD_DIMS:
         dims = {"head_dim": dim, "value_dim": dim}
         expect_gradients(v.mask, v.score, **dims, dtype=dtype, backend="hopper")
 
@@ -250,29 +251,33 @@ def test_gradients_of_variants(name: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(("q_len", "kv_len", "q_offset"), LENGTHS)
 def test_gradients_of_lengths(name: str, q_len: int, kv_len: int, q_offset: int) -> None:
     lengths = {"q_len": q_len, "kv_len": kv_len, "q_offset": q_offset, "batch": 2}
-    for dim in (64, 128):
+    for dim in BACKWARD_DIMS:
         dims = {"head_dim": dim, "value_dim": dim, "dtype": torch.float16}
         v = VARIANTS[name]
         expect_gradients(v.mask, VARIANTS["softcap"].score, **lengths, **dims, backend="hopper")
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("dim", [96, 128])
 @pytest.mark.parametrize("kv_heads", [1, 2])
-def test_gradients_of_groups(kv_heads: int) -> None:
+def test_gradients_of_groups(kv_heads: int, dim: int) -> None:
     mask = fx.mask_mod(lambda b, h, q, kv: q >= kv and q - kv < 90 * (h + 1) + 5 * b)
     lengths = {"q_len": 300, "kv_len": 300, "batch": 2}
-    dims = {"head_dim": 128, "value_dim": 128, "dtype": torch.bfloat16}
+    dims = {"head_dim": dim, "value_dim": dim, "dtype": torch.bfloat16}
     expect_gradients(mask, kv_heads=kv_heads, **lengths, **dims, backend="hopper")
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("dim", [64, 128])
+@pytest.mark.parametrize("dim", BACKWARD_DIMS)
 @pytest.mark.parametrize("length", [384, 350])
 @pytest.mark.parametrize("kv_heads", [HEADS, 2, 1])
 def test_gradients_of_heads_in_parts(
     kv_heads: int, length: int, dim: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sums in the memory of dQ, and of a cut tile beside it; of groups, dK added up by launches."""
+    """Sums in the memory of dQ, and beside it where that is no whole tiles.
+
+    Of groups, dK is added up by launches.
+    """
     monkeypatch.setattr(triton_backward, "_ENOUGH", 1)  # what takes a large call otherwise
     lengths = {"q_len": length, "kv_len": length, "batch": 3, "kv_heads": kv_heads}
     dims = {"head_dim": dim, "value_dim": dim, "dtype": torch.float16}
@@ -287,6 +292,25 @@ def test_scores_far_below_zero() -> None:
     low = fx.score_mod(lambda s, b, h, q, kv: s - 20000.0)
     dims = {"head_dim": 64, "value_dim": 64, "dtype": torch.float16}
     expect_gradients(None, low, q_len=200, kv_len=200, **dims, backend="hopper")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_columns_past_the_end_are_not_read(dtype: torch.dtype) -> None:
+    """The 96 columns of each tensor are some of 128, whose others are NaN."""
+    generator = torch.Generator(device="cuda").manual_seed(96)
+    wide = torch.randn(4, 2, HEADS, 200, 128, device="cuda", generator=generator).to(dtype)
+    wide[..., 96:] = float("nan")
+
+    def step(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        *inputs, d_out = tensors
+        leaves = [x.detach().requires_grad_() for x in inputs]
+        out = fx.attention(*leaves, mask=CAUSAL, backend="hopper")
+        return out, *torch.autograd.grad(out, leaves, d_out)
+
+    parts = [x[..., :96] for x in wide]
+    for x, y in zip(step(*parts), step(*(x.contiguous() for x in parts)), strict=True):
+        torch.testing.assert_close(x, y, atol=1e-3, rtol=1e-2)
 
 
 @pytest.mark.gpu
@@ -335,7 +359,10 @@ def test_reasons(call: tuple[int, str, int, int], reason: str) -> None:
 
 def test_reasons_of_the_backward() -> None:
     assert backward_reason(128, 128, 4096, False, False) is None
-    assert "64 and 128" in str(backward_reason(256, 256, 4096, False, False))
+    for dims in ((256, 256), (192, 128)):
+        why = "takes head dimensions 64, 96 and 128, not {}/{}: dK and dV of 64 keys".format(*dims)
+        assert why in str(backward_reason(*dims, 4096, False, False))
+    assert backward_reason(96, 96, 4096, False, False, 32) is None
     assert "captured" in str(backward_reason(128, 128, 4096, True, False))
     assert "deterministic" in str(backward_reason(128, 128, 4096, False, True))
     assert "32 bits" in str(backward_reason(64, 64, 2**31, False, False))

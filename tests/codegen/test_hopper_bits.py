@@ -13,7 +13,7 @@ from flexdsl import stdlib
 from flexdsl.mod import Mod
 from flexdsl.runtime import mask_bits, triton_backward
 from tests.codegen.oracle import expect, expect_gradients
-from tests.codegen.test_hopper import DIMS, HALF, HALF_CUDA, LENGTHS
+from tests.codegen.test_hopper import BACKWARD_DIMS, DIMS, HALF, HALF_CUDA, LENGTHS
 from tests.codegen.variants import HEADS, VARIANTS
 
 
@@ -82,7 +82,7 @@ def test_gradients_of_masks_read_as_bits(name: str, q_len: int, kv_len: int, q_o
     mask = as_bits("cuda")[name]
     options = {"q_len": q_len, "kv_len": kv_len, "q_offset": q_offset, "batch": 2, **HALF}
     options |= {"on_cpu": as_bits("cpu")[name]}
-    for dim in (64, 128):
+    for dim in BACKWARD_DIMS:
         expect_gradients(mask, **options, head_dim=dim, value_dim=dim)
     expect_gradients(mask, VARIANTS["softcap"].score, **options, head_dim=64, value_dim=64)
     expect_gradients(mask, VARIANTS["alibi"].score, **options, head_dim=128, value_dim=128)
@@ -90,7 +90,7 @@ def test_gradients_of_masks_read_as_bits(name: str, q_len: int, kv_len: int, q_o
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["neighborhood", "strided_heads", "of each batch"])
-@pytest.mark.parametrize("dim", [64, 128])
+@pytest.mark.parametrize("dim", BACKWARD_DIMS)
 @pytest.mark.parametrize("length", [384, 350])
 @pytest.mark.parametrize("kv_heads", [HEADS, 2, 1])
 def test_gradients_of_heads_in_parts_with_bits(

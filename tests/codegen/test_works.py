@@ -231,7 +231,7 @@ def pairs(name: str) -> Any:
 
 @pytest.mark.parametrize("phase", [Phase.FORWARD, Phase.BACKWARD])
 @pytest.mark.parametrize("name", ["none", "causal", "grid", "every third"])
-@pytest.mark.parametrize("dim", [64, 128])
+@pytest.mark.parametrize("dim", [64, 96, 128])
 def test_consumers_come_to_the_bits_of_their_tiles(dim: int, name: str, phase: Phase) -> None:
     """A work's first tile has those that its notes say, and each masked one after it the next."""
     forward, dense = phase is Phase.FORWARD, pairs(name)

@@ -145,7 +145,10 @@ def test_reasons_on_a_hopper_gpu() -> None:
 
     assert "16-bit elements, not fp32" in say(128, SINGLE)
     assert "head dimensions 80/80 are none of" in say(80, HALF)
-    assert "backward by portable kernels, since its backward takes" in say(96, HALF)
+    assert "backward by portable kernels, since its backward takes" in say(256, HALF)
+    at_96 = say(96, HALF).partition("\nbackward:\n")[2]
+    assert "  backward: gluon, tile 64 x 128" in at_96
+    assert "  backward_sums: triton, tile 64 x 64" in at_96
     learned = say(128, HALF, SCORES["learned slopes"])
     assert "since it does not add up gradients of captured tensors" in learned
     assert "gradient of slope by slope[h]: the keys of each query row" in learned

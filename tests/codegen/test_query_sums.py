@@ -1,0 +1,175 @@
+"""The sums of dQ of a Hopper GPU's backward pass, for head dimensions that are tiles and for fewer.
+
+The kernel that adds them up needs such a GPU. Here dense products stand in its place, which know
+where an accumulator's registers lie and nothing of `query_sums.py`; the kernels before and after it
+run under Triton's interpreter, with the sizes, parts and offsets of the runtime.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from flexdsl.codegen import Kernel, Language, Phase, Role, unbound_spec
+from flexdsl.codegen.unbound import GENERATORS
+from flexdsl.ir import Program
+from flexdsl.runtime import bind, launch, triton_backward, triton_forward
+from flexdsl.runtime.blocks import Blocks
+from flexdsl.runtime.call import Call, value_of
+from flexdsl.runtime.descriptors import describe
+from flexdsl.runtime.tuning import configs
+from tests.codegen.oracle import error
+from tests.codegen.variants import VARIANTS
+
+OF_TILES = {64: 64, 96: 128, 128: 128}  # columns of a tile, by those of a tensor
+PHASES = (Phase.BACKWARD_ROWS, Phase.BACKWARD, Phase.BACKWARD_SUMS)
+WITHOUT_GPU = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="beside a GPU kernels are not interpreted"
+)
+
+
+def in_registers(half: Tensor) -> Tensor:
+    """64 x 64 sums as 4096 floats: by columns of 8, warp, lane, rows of 8, and the last column.
+
+    Which thread has what: PTX ISA, "Register fragments for wgmma.mma_async.m64nNk16", D.
+    """
+    found = torch.empty(4096)
+    for row in range(64):
+        for column in range(64):
+            warp, lane = row // 16, row % 8 * 4 + column % 8 // 2
+            place = column // 8 * 512 + warp * 128 + lane * 4 + row % 16 // 8 * 2 + column % 2
+            found[place] = half[row, column]
+    return found
+
+
+ORDER = in_registers(torch.arange(4096.0).reshape(64, 64)).long()
+
+
+def add_tile(sums: Tensor, tile: int, half: Tensor) -> None:
+    """Add 64 x 64 numbers to the sums of a half that begin at the tile of that number."""
+    sums.view(-1)[tile * 4096 : (tile + 1) * 4096] += half.reshape(-1)[ORDER].float()
+
+
+@dataclass
+class Dense:
+    """The kernels of a backward pass, dense products in the place of the one for Hopper."""
+
+    hopper: bool = True
+    against_preparing: str = "nothing runs before"
+
+    def backward_phases(self, call: Call) -> tuple[Phase, ...]:
+        return PHASES
+
+    def run(self, phase: Phase, call: Call) -> None:
+        if phase is not Phase.BACKWARD:
+            launch.run(phase, call)
+            return
+        assert call.heads is not None
+        for place, flat_head in enumerate(call.heads):
+            _of_head(call, place, flat_head)
+
+
+def _of_head(call: Call, place: int, flat_head: int) -> None:
+    """dK and dV of a head, which is full, and the sums of its dQ, at a place among those here."""
+    sizes, lengths = call.sizes, call.bound.lengths
+    b, result_head = divmod(flat_head, sizes["result_heads"])
+    h = result_head * sizes["members"] + sizes["member"]
+    kv_head = h // (lengths.heads // call.tensors["key"].shape[1])
+    q, d_out = (call.tensors[n][b, h].double() for n in ("query", "d_out"))
+    k, v = (call.tensors[n][b, kv_head].double() for n in ("key", "value"))
+    lse, delta = (call.rows[n][b, h, : len(q), None].double() for n in ("lse_log2", "delta"))
+    weights = (q @ k.T * call.scale - lse * torch.log(torch.tensor(2.0))).exp()
+    d_scores = weights * (d_out @ v.T - delta)
+    for name, found in (("d_value", weights.T @ d_out), ("d_key", d_scores.T @ q * call.scale)):
+        before = call.tensors[name][b, result_head]
+        before.copy_(found + before if sizes["member"] else found)
+    columns = OF_TILES[q.shape[1]]
+    rows = 8192 // columns
+    q_tiles = -(-len(q) // rows)
+    sums = torch.zeros(q_tiles * rows, columns, dtype=torch.float64)
+    sums[: len(q), : q.shape[1]] = d_scores @ k
+    for i, tile in enumerate(sums.split(rows)):
+        left, right = tile.split(64, 1) if columns == 128 else tile.split(64, 0)
+        add_tile(call.sums["left"], place * sizes["left_tiles"] + i, left)
+        add_tile(call.sums["right"], place * q_tiles + i, right)
+
+
+@WITHOUT_GPU
+@pytest.mark.parametrize("dim", OF_TILES)
+@pytest.mark.parametrize("length", [128, 130, 60])
+@pytest.mark.parametrize(("kv_heads", "enough"), [(4, 1), (2, 1), (1, 1), (1, 999)])
+def test_gradients_of_dense_sums(
+    kv_heads: int, enough: int, length: int, dim: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Heads in parts, or dK and dV of each query head; with tiles that are whole, cut and wider."""
+    monkeypatch.setattr(triton_backward, "_ENOUGH", enough)
+    generator = torch.Generator().manual_seed(dim + length)
+    shapes = [(3, heads, length, dim) for heads in (4, kv_heads, kv_heads, 4)]
+    q, k, v, d_out = (torch.randn(s, generator=generator).half() for s in shapes)
+    bound = bind.bind(*bind_nothing(q, k), (64, 64), ())
+    scale = dim**-0.5
+    forward = launch.compiling("triton", q, v)
+    out, lse = triton_forward.forward(forward, bound, scale, q, k, v)(q, k, v)
+    given = (q, k, v), out, lse, d_out, None
+    run = triton_backward.backward(Dense(), bound, scale, *given)
+    exact = [x.double().requires_grad_() for x in (q, k, v)]
+    group = 4 // kv_heads
+    of_q = [exact[0], *(x.repeat_interleave(group, 1) for x in exact[1:])]
+    dense = torch.nn.functional.scaled_dot_product_attention(*of_q)
+    wanted = torch.autograd.grad(dense, exact, d_out.double())
+    for name, x, y in zip("qkv", run(*given), wanted, strict=True):
+        assert x.shape == y.shape and error(x, y) < 2e-3, name
+
+
+def bind_nothing(q: Tensor, k: Tensor) -> tuple[Any, Any, bind.Lengths]:
+    """No mask, no score, and the lengths of such tensors."""
+    lengths = bind.lengths_of(q, k, 0)
+    reading = bind.read(None, None, lengths, q.device)
+    return reading.mask, reading.score, lengths
+
+
+@pytest.mark.parametrize("name", ["causal", "document", "softcap", "products"])
+@pytest.mark.parametrize("mask_bits", [False, True])
+def test_the_kernel_knows_the_columns_of_tiles_alone(name: str, mask_bits: bool) -> None:
+    """What was read, compiled and timed of D 128 is so of D 96."""
+    mods = (VARIANTS[name].mask, VARIANTS[name].score)
+    programs: list[Program | None] = [None if m is None else m.program for m in mods]
+    for phase, language in (
+        (Phase.BACKWARD, Language.GLUON),
+        (Phase.BACKWARD_SUMS, Language.TRITON),
+    ):
+        texts: dict[int, str] = {}
+        for dim in (64, 96, 128):
+            spec = unbound_spec(*programs, dim, dim, phase, products=True)
+            if mask_bits:
+                spec = replace(spec, mask=None, closed_form=None, mask_bits=True)
+            texts[dim] = GENERATORS[phase, language](spec).source
+        assert texts[96] == texts[128] != texts[64]
+
+
+@pytest.mark.parametrize("dim", OF_TILES)
+@pytest.mark.parametrize("phase", PHASES[1:])
+def test_descriptors_have_blocks_of_tiles_and_lengths_of_tensors(phase: Phase, dim: int) -> None:
+    (config, *_) = configs(phase, 90, dim, 2, hopper=True)
+    kernel: Kernel = GENERATORS[phase, config.language](unbound_spec(None, None, dim, dim, phase))
+    shape = (2, 4, 130, dim)
+    names = ("query", "key", "value", "d_out", "d_query", "d_key", "d_value")
+    tensors = {n: torch.zeros(shape, dtype=torch.bfloat16) for n in names}
+    bound = bind.bind(*bind_nothing(tensors["query"], tensors["key"]), (64, 64), ())
+    call = Call(bound, 1.0, tensors, {}, hopper=True)
+    width = OF_TILES[dim] if phase is Phase.BACKWARD else 64
+    rows = {"query": 8192 // OF_TILES[dim], "d_out": 8192 // OF_TILES[dim]}
+    found = [a for a in kernel.arguments if a.role is Role.DESCRIPTOR]
+    assert len(found) == (6 if phase is Phase.BACKWARD else 1)
+    for argument in found:
+        blocks = value_of(argument, call, None, None, config)
+        assert isinstance(blocks, Blocks)
+        assert blocks.shape == list(shape)
+        assert blocks.block == [1, 1, rows.get(argument.of, 64), width]
+        assert blocks.strides[2] * 2 % 16 == 0
+        described = describe(blocks, config.language)
+        assert getattr(described, "padding", "zero") == "zero"
