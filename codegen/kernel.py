@@ -46,7 +46,7 @@ class Role(Enum):
     GRADIENT_STRIDE = "int32 or int64 stride of that gradient along dimension `index`, in elements"
     TABLE = (
         "pointer to an int32 array of the plan's run table: offsets, full_ends, starts, stops;"
-        " first_bits where there are bits of masked tiles"
+        " first_bits where there are bits of masked tiles, kinds where consumers skip tiles"
     )
     STATES = "pointer to one int8 state a tile: 0 empty, 1 partial, 2 full"
     COUNTS = "pointer to one int32 number a row of the run table: runs, full_runs, merged_from"
@@ -101,6 +101,8 @@ class KernelSpec:
         tables: what the score loads from tables of q - kv.
         mask_bits: the mask of a tile is read from bits that were made with the table; `mask` is
             None then.
+        skips: with such bits, consumers of the forward kernel skip tiles that have no pair for
+            their own rows; the table says which.
     """
 
     mask: Program | None
@@ -117,6 +119,7 @@ class KernelSpec:
     products: tuple[Product, ...] = ()
     tables: tuple[DifferenceTable, ...] = ()
     mask_bits: bool = False
+    skips: bool = False
 
 
 @dataclass(frozen=True)

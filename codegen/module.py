@@ -107,6 +107,8 @@ def write_docstring(
         module.line(f"{table.capture.name}: {print_expr(table.term)}")
     if spec.mask_bits:
         module.line("mask: bits of masked tiles, made with the plan")
+    if spec.skips:
+        module.line("consumers skip tiles that have no pair for their own rows")
     if any(a.of == "key" for a in arguments):
         module.line(f"plan: {_describe_plan(spec)}")
     module.line('"""\n')

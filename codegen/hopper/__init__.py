@@ -8,7 +8,8 @@ kernels, in the layout of an accumulator; plans give the same tiles in another o
     schedule.py  the order of the tiles
     module.py    the module around a kernel, shared memory and barriers
     scores.py    the matrix products of the scores, and the copies of what is in them
-    forward.py   the forward kernel
+    forward.py   the forward kernel: what its sides share, and the producer
+    forward_consumer.py  its consumers, with or without tiles that they skip
     outputs.py   what it does with its output: weights times values, and the stores
     registers.py what it has registers for
     backward.py  the kernel of dK, dV and the sums of dQ

@@ -68,7 +68,8 @@ def _write_work(body: Block, spec: KernelSpec, lowering: Lowering) -> None:
     body.line(f"d_value_tile = gl.zeros([{GROUP_ROWS}, {dim}], gl.float32, OUT)")
     body.line(f"d_key_tile = gl.zeros([{GROUP_ROWS}, {dim}], gl.float32, OUT)")
     if spec.mask_bits:
-        mask_bits.write_words(body, QUERIES, GROUPS, "", lowering)
+        mask_bits.write_place(body, QUERIES, GROUPS, lowering)
+        mask_bits.write_words(body, "")
     body.line("\n# The first tile.")
     early = _write_step(body, spec, None, True, lowering, scope)
     body.line("before = q_tile")
@@ -139,7 +140,8 @@ def _write_step(
     write_next_loads(body, spec, loads, early, lowering, outer)
     if spec.mask_bits and masked:
         body.comment("Before this tile's atomics, as what is loaded for rows.")
-        mask_bits.write_words(body, QUERIES, GROUPS, f"after == {MASKED}", lowering)
+        mask_bits.write_next_place(body, QUERIES, GROUPS)
+        mask_bits.write_words(body, f"after == {MASKED}")
     _write_gradients(body, spec.head_dim, first)
     write_count(body)
     return early

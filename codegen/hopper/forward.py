@@ -1,32 +1,24 @@
 """The forward kernel for Hopper, in Gluon: a producer warp and consumer warpgroups.
 
 A program stays on its multiprocessor and takes one query tile after the other (`works.py`). The
-producer brings tiles into shared memory by the copy engine. Each consumer has 64 query rows; it
-starts the product of the next scores, then that of the weights at hand with their values, and
-computes the next softmax while the second one runs. The order of issue was found by experiment on
-an H200; FlashAttention 3 (arXiv 2407.08608) describes the same overlap within a warpgroup. Masked
-and full tiles share a loop: with a loop each, ptxas packed and unpacked the weights carried from
-one to the other in every tile. The first tile of a work is always masked. A mask is evaluated, or
-read as bits (`mask_bits.py`).
-Which calls this kernel covers is said in `cover.py`.
+producer brings tiles into shared memory by the copy engine. Each consumer has 64 query rows
+(`forward_consumer.py`). Here are the arguments, what both sides share, and the producer. Which
+calls this kernel covers is said in `cover.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from flexdsl.ir import Expr
-
 from ..factors import FACTOR_TENSORS, dims_of_scores, score_products
 from ..forward import write_query_program
-from ..kernel import Argument, Kernel, KernelSpec, Role, pieces
+from ..kernel import Argument, Kernel, KernelSpec, Role
 from ..loops import KEYS
-from ..lower import Lowering, Scope, Text
-from ..tiles import descriptors, loads_at, names_of_kernel, tile_scope, write_allowed
+from ..lower import Lowering, Scope
+from ..tiles import descriptors, names_of_kernel
 from ..writer import Block
 from . import mask_bits
-from .early_loads import Loads
-from .key_loads import loads_of_keys, write_first_loads, write_keys, write_more_loads
+from .forward_consumer import write_consumer
 from .module import (
     BARRIERS,
     GROUP_ROWS,
@@ -35,40 +27,14 @@ from .module import (
     Partition,
     allocate,
     helpers_of,
-    matrix,
     names_of_mods,
     write_barriers,
     write_hopper_module,
     write_partitions,
 )
-from .outputs import (
-    write_operands,
-    write_rescale,
-    write_results,
-    write_start_out,
-    write_wait_out,
-    write_zeros,
-)
-from .registers import held_queries
-from .schedule import end_of_tiles, write_schedule
-from .scores import (
-    keys_of,
-    rows_of,
-    write_group_fetches,
-    write_start_scores,
-    write_tile_fetches,
-)
-from .works import (
-    MASKED,
-    NAMES,
-    NEXT_WORK,
-    NOTES,
-    NOTHING,
-    Works,
-    write_count,
-    write_leave_tile,
-    write_read_tile,
-)
+from .schedule import write_schedule
+from .scores import keys_of, rows_of, write_group_fetches, write_tile_fetches
+from .works import NAMES, NEXT_WORK, NOTES, Works, write_leave_tile
 
 _SIZES = ("q_len", "kv_len", "q_offset", "heads", "all_heads", "group", "q_tiles")
 _ROWS: Mapping[str, int | str] = {
@@ -117,7 +83,7 @@ def generate_forward(spec: KernelSpec) -> Kernel:
     tiles = _write_shared_memory(body, spec, works)
     producer, masks = _producer(spec, works, lowering, tiles)
     consumer = Block(1)
-    _write_consumer(consumer, spec, works, masks, lowering)
+    write_consumer(consumer, spec, works, masks, lowering)
     arguments = (*fixed, *lowering.arguments.values())
     partitions = (
         producer,
@@ -194,7 +160,7 @@ def _write_key_fetch(block: Block, spec: KernelSpec, tile: str, after: str) -> N
     block.line("stage = at % STAGES")
     block.line("phase = at // STAGES & 1 ^ 1")
     block.line("mbarrier.wait(key_free.index(stage), phase)")
-    write_leave_tile(block, tile, after)
+    write_leave_tile(block, tile, after, spec.skips)
     row = f"{tile} * BLOCK_N"
     write_tile_fetches(block, "key_ready.index(stage)", keys_of(spec), row, "BLOCK_N")
 
@@ -206,161 +172,3 @@ def _write_value_fetch(block: Block, spec: KernelSpec, tile: str) -> None:
     row = f"{tile} * BLOCK_N"
     write_tile_fetches(block, "value_ready.index(stage)", value, row, "BLOCK_N")
     block.line("at += 1")
-
-
-def _write_consumer(
-    block: Block, spec: KernelSpec, works: Works, masks: bool, lowering: Lowering
-) -> None:
-    _write_layouts(block, spec)
-    block.line(f"zero = gl.zeros([{GROUP_ROWS}, BLOCK_N], gl.float32, SCORES)")
-    with works.of_consumer(block) as body:
-        first = f"{works.place} * {spec.consumers} + " if works.places > 1 else ""
-        body.line(f"mine = {first}GROUP")
-        _write_work(body, spec, works, masks, lowering)
-        if works.places == 1:
-            body.line("tma.store_wait(0)")
-            works.write_free(body, works.place)
-    if works.places > 1:
-        block.line("tma.store_wait(0)")
-
-
-def _write_work(
-    body: Block, spec: KernelSpec, works: Works, masks: bool, lowering: Lowering
-) -> None:
-    body.line(f"row = q_start + GROUP * {GROUP_ROWS} + gl.arange(0, {GROUP_ROWS}, ROWS)")
-    clipped = "gl.minimum(row, q_len - 1)" if loads_at("q", spec) else "row"
-    body.line(f"q = (q_offset + {clipped})[:, None]")
-    known = {"b": "b", "h": "h", "q": "q", "q_first": "(q_offset + q_start)"}
-    scope = Scope(body.block(), None, known)
-    body.line(f'max_log2 = gl.full([{GROUP_ROWS}], -float("inf"), gl.float32, ROWS)')
-    body.line(f"total = gl.zeros([{GROUP_ROWS}], gl.float32, ROWS)")
-    write_zeros(body, spec)
-    if spec.mask_bits:
-        mask_bits.write_words(body, KEYS, spec.consumers, "", lowering)
-    for i, name in enumerate(held_queries(spec)):
-        tile = matrix("query", i, "mine", GROUP_ROWS, pieces(spec.head_dim)[i][1])
-        body.line(f"{name} = {tile}.load(QUERIES)")
-    body.line("\n# The first tile: nothing to weigh with yet.")
-    _write_start_scores(body, spec)
-    if works.places > 1:
-        body.comment("The place of the work before is free when its output is stored.")
-        with body.indented("if nth_work > 0:") as before:
-            before.line("tma.store_wait(0)")
-            works.write_free(before, f"1 - {works.place}")
-    loads = loads_of_keys(spec)
-    early = write_first_loads(body, spec, loads, lowering, scope)
-    _write_wait_scores(body, 0)
-    _write_weights(body, spec, "True", early, lowering, scope)
-    write_operands(body, spec)
-    with body.indented(f"while after != {NOTHING}:") as tile:
-        _write_step(tile, spec, masks, loads, early, lowering, scope)
-    body.line("\n# The last tile's values.")
-    body.line("before = counted(at - 1)")
-    write_start_out(body, spec)
-    write_wait_out(body, spec)
-    write_results(body, spec)
-
-
-def _write_layouts(body: Block, spec: KernelSpec) -> None:
-    """Write the layouts: of scores, of their rows and keys, and of outputs and their operands."""
-    accumulator = "gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, {}, 16])"
-    body.line(f"SCORES: {accumulator.format('BLOCK_N')}")
-    body.line("ROWS: gl.constexpr = gl.SliceLayout(1, SCORES)")
-    body.line("KEYS: gl.constexpr = gl.SliceLayout(0, SCORES)")
-    for i, (_, width) in enumerate(pieces(spec.value_dim)):
-        body.line(f"OUT_{i}: {accumulator.format(width)}")
-        body.line(f"WEIGHTS_{i}: gl.constexpr = gl.DotOperandLayout(0, OUT_{i}, 2)")
-    if held_queries(spec):
-        body.line("QUERIES: gl.constexpr = gl.DotOperandLayout(0, SCORES, 2)")
-    if spec.mask_bits:
-        mask_bits.write_layout(body, KEYS)
-
-
-def _write_step(
-    body: Block,
-    spec: KernelSpec,
-    masks: bool,
-    loads: Loads,
-    early: dict[Expr, Text],
-    lowering: Lowering,
-    scope: Scope,
-) -> None:
-    """Write the work of one tile: its scores and weights, and the values of the one before."""
-    masked = "masked" if masks else ""
-    if masks:
-        body.line(f"masked = after == {MASKED}")
-    _write_start_scores(body, spec)
-    body.line("before = counted(at - 2)")
-    write_start_out(body, spec)
-    write_more_loads(body, spec, loads, masked, early, lowering, scope)
-    if spec.mask_bits:
-        mask_bits.write_words(body, KEYS, spec.consumers, masked, lowering)
-    _write_wait_scores(body, len(pieces(spec.value_dim)))
-    _write_weights(body, spec, masked, early, lowering, scope)
-    write_wait_out(body, spec)
-    write_rescale(body, spec)
-    write_operands(body, spec)
-
-
-def _write_start_scores(body: Block, spec: KernelSpec) -> None:
-    body.line("stage = at % STAGES")
-    body.line("mbarrier.wait(key_ready.index(stage), at // STAGES & 1)")
-    write_count(body)
-    write_start_scores(body, rows_of(spec), keys_of(spec), "BLOCK_N", "mine", held_queries(spec))
-    write_read_tile(body, "kv_tile")
-
-
-def _write_wait_scores(body: Block, outstanding: int) -> None:
-    body.line(f"scores = warpgroup_mma_wait({outstanding}, deps=[scores])")
-    body.line("mbarrier.arrive(key_free.index(stage), count=1)")
-
-
-def _write_weights(
-    body: Block,
-    spec: KernelSpec,
-    masked: str,
-    early: dict[Expr, Text],
-    lowering: Lowering,
-    outer: Scope,
-) -> None:
-    """Write the modified scores, the mask, and one step of the online softmax.
-
-    Args:
-        masked: source of the bool that the mask is to be looked at; "" where it never is.
-        early: source of what has been loaded for the tile's keys.
-    """
-    scope = tile_scope(body, outer, "kv")
-    scope.known.update(early)
-    if spec.score is not None:
-        write_keys(scope.block, spec)
-        scope.block.line("score = scores * scale")
-        scope.unscaled = ("scores", "scale")
-        (modified,) = lowering.lower([spec.score.expr], scope)
-        scope.block.line(f"scores = {modified}")
-    if masked == "True":
-        _write_mask(scope.block, spec, early, lowering, outer)
-    elif masked:
-        with scope.block.indented(f"if {masked}:") as block:
-            _write_mask(block, spec, early, lowering, outer)
-    factor = "LOG2E" if spec.score is not None else "scale"
-    found = "weights, rescale, max_log2, total"
-    body.line(f"{found} = softmax(scores, max_log2, total, {factor})")
-
-
-def _write_mask(
-    block: Block, spec: KernelSpec, early: dict[Expr, Text], lowering: Lowering, outer: Scope
-) -> None:
-    """Write the end of the keys and the mask.
-
-    It has a scope of its own: what the score computed may stand in registers that are needed here.
-    """
-    if spec.mask_bits:
-        block.line(f'scores = gl.where({mask_bits.allowed(KEYS)}, scores, -float("inf"))')
-        return
-    if spec.score is None:
-        write_keys(block, spec)
-    scope = tile_scope(block, outer, "kv")
-    scope.known.update(early)
-    # An `if` for the end alone was tried: it made spills where there had been none.
-    allowed = write_allowed(spec, lowering, scope, f"(key_index < {end_of_tiles(spec, 'kv_len')})")
-    scope.block.line(f'scores = gl.where({allowed}, scores, -float("inf"))')

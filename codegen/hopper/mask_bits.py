@@ -50,21 +50,29 @@ def write_layout(block: Block, axis: Axis) -> None:
     block.line("bit = 1 << (column % 64 // 8 * 4 + place * 2 + column % 2)")
 
 
-def write_words(block: Block, axis: Axis, groups: int, masked: str, lowering: Lowering) -> None:
-    """Write the loads of the words of a work's first tile, or of the next one if it is masked.
+def write_place(block: Block, axis: Axis, groups: int, lowering: Lowering) -> None:
+    """Write where the words of a work's first tile are.
 
     Args:
         groups: consumers, which have 64 outer positions of a tile each.
-        masked: source of the bool that it is masked; "" for the first one, which always is.
     """
-    if masked:
-        block.line(f"words_at += {2 * groups} * {axis.block}")
-        block.line(f"words = gl.load(words_at, mask={masked}, other=0)")
-        return
     words = lowering.argument(Role.MASK_BITS, "mask_words")
     first = f"({BITS_TILE} * {groups} + GROUP) * (2 * {axis.block})"
     block.line(f"words_at = {words} + word + {first}")
-    block.line("words = gl.load(words_at)")
+
+
+def write_next_place(block: Block, axis: Axis, groups: int) -> None:
+    """Write the step to the words of the next tile."""
+    block.line(f"words_at += {2 * groups} * {axis.block}")
+
+
+def write_words(block: Block, masked: str) -> None:
+    """Write the loads of the words of a tile.
+
+    Args:
+        masked: source of the bool that it is masked; "" for a work's first one, which always is.
+    """
+    block.line(f"words = gl.load(words_at{masked and f', mask={masked}, other=0'})")
 
 
 def allowed(axis: Axis) -> str:

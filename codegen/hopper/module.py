@@ -76,7 +76,7 @@ RESERVED = frozenset(
     warpgroup_mma_wait barriers softmax
     producer consumer GROUP STAGES step stage phase before first_tile last_step turn
     leading_run leading_kind second_run second_kind kind first_stop following next_start next_stop
-    next_kind q_of_tile kv_of_tile
+    next_kind later later_kind own unfreed q_of_tile kv_of_tile
     next_work nth_work taken query_place key_place mine note after masked notes leave read counted
     QUERIES query_0 query_1 query_2
     work_notes tile_notes query_free

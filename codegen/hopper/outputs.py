@@ -1,7 +1,7 @@
 """The output of a consumer of the Hopper forward kernel: weights times values, and the stores.
 
 A head dimension that is no power of two has its output in pieces. When the products start, and what
-they are waited for with, is for `forward.py`.
+they are waited for with, is for `forward_consumer.py`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def write_operands(body: Block, spec: KernelSpec) -> None:
 
 def write_start_out(body: Block, spec: KernelSpec) -> None:
     """Write the start of the product of the weights of step `before` with their values."""
-    body.line("mbarrier.wait(value_ready.index(before % STAGES), before // STAGES & 1)")
+    write_wait_values(body)
     for i, (_, width) in enumerate(pieces(spec.value_dim)):
         values = matrix("value", i, "before % STAGES", "BLOCK_N", width)
         product = f"warpgroup_mma(weights_{i}, {values}, out_tile_{i}, is_async=True)"
@@ -45,6 +45,16 @@ def write_wait_out(body: Block, spec: KernelSpec) -> None:
     count = len(pieces(spec.value_dim))
     names = ", ".join(f"{n}_{i}" for n in ("out_tile", "weights") for i in range(count))
     body.line(f"{names} = warpgroup_mma_wait(0, deps=[{names}])")
+    write_free_values(body)
+
+
+def write_wait_values(body: Block) -> None:
+    """Write the wait for the values of step `before`."""
+    body.line("mbarrier.wait(value_ready.index(before % STAGES), before // STAGES & 1)")
+
+
+def write_free_values(body: Block) -> None:
+    """Write the release of their place."""
     body.line("mbarrier.arrive(value_free.index(before % STAGES), count=1)")
 
 

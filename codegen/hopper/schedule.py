@@ -99,7 +99,14 @@ class _Apart(Schedule):
 
 @dataclass(frozen=True)
 class _Runs(Schedule):
-    """From a table: its masked runs, then its full ones, so that the first tile is a masked one."""
+    """From a table: its masked runs, then its full ones, so that the first tile is a masked one.
+
+    Attributes:
+        kinds: source of what the notes say of the tiles of each run, in the table's order, where
+            consumers skip tiles; "" elsewhere.
+    """
+
+    kinds: str
 
     @contextmanager
     def loop(self, block: Block) -> Iterator[Block]:
@@ -111,15 +118,20 @@ class _Runs(Schedule):
             for end in ("start", "stop"):
                 loaded = f"gl.load({end}s + following, mask=turn + 1 < last_run, other=0)"
                 runs.line(f"next_{end} = {loaded}")
+            if self.kinds:
+                _write_following(runs, "(turn + 2)", "later", "later_kind", self.kinds)
             # A `for` whose ends the loop around it carries keeps the first ones in Triton 3.6, 3.7.
             with runs.indented(f"while {tile} < run_stop:") as body:
                 yield body
                 body.line(f"{tile} += 1")
             runs.line(f"{tile} = next_start\nrun_stop = next_stop\nkind = next_kind")
-            _write_following(runs, "(turn + 2)", "following", "next_kind")
+            if self.kinds:
+                runs.line("following = later\nnext_kind = later_kind")
+            else:
+                _write_following(runs, "(turn + 2)", "following", "next_kind", "")
 
 
-def _write_following(block: Block, turn: str, run: str, kind: str) -> None:
+def _write_following(block: Block, turn: str, run: str, kind: str, kinds: str) -> None:
     """Write which run has a turn, and the kind of its tiles; of turns past the last one, nothing.
 
     Masked runs come first, which stand behind the full ones in the table.
@@ -127,6 +139,9 @@ def _write_following(block: Block, turn: str, run: str, kind: str) -> None:
     block.line(f"{run} = {turn} + (full_end - first_run)")
     past = f"{run} - (last_run - first_run)"
     block.line(f"{run} = gl.where({run} < last_run, {run}, {past})")
+    if kinds:
+        block.line(f"{kind} = gl.load({kinds} + {run}, mask={turn} < last_run, other={NOTHING})")
+        return
     of_run = f"gl.where({run} < full_end, {FULL}, {MASKED})"
     block.line(f"{kind} = gl.where({turn} < last_run, {of_run}, {NOTHING})")
 
@@ -140,7 +155,7 @@ def write_schedule(
         rows: outer positions of a work.
     """
     if spec.closed_form is None:
-        return _write_runs(axis, lowering, scope)
+        return _write_runs(axis, spec.skips, lowering, scope)
     if spec.closed_form.by_rows:
         _write_outer(spec.closed_form, rows, scope)
     found = write_segments(axis, spec.closed_form, lowering, scope)
@@ -220,19 +235,20 @@ def _write_span(segment: Segment, count: str, lowering: Lowering, block: Block) 
     return _Span(start, count, end)
 
 
-def _write_runs(axis: Axis, lowering: Lowering, scope: Scope) -> Schedule:
+def _write_runs(axis: Axis, skips: bool, lowering: Lowering, scope: Scope) -> Schedule:
     table = [lowering.argument(Role.TABLE, n) for n in ("offsets", "full_ends", "starts", "stops")]
     strides = [lowering.argument(Role.TABLE_STRIDE, n, 0, f"table_stride_{n}") for n in "bh"]
+    kinds = lowering.argument(Role.TABLE, "kinds") if skips else ""
     block = scope.block
     block.line(f"row_of_runs = b * {strides[0]} + h * {strides[1]} + {axis.outer_tile}")
     block.line(f"first_run = gl.load({table[0]} + row_of_runs)")
     block.line(f"full_end = gl.load({table[1]} + row_of_runs)")
     block.line(f"last_run = gl.load({table[0]} + row_of_runs + 1)")
-    _write_following(block, "first_run", "leading_run", "leading_kind")
-    _write_following(block, "(first_run + 1)", "second_run", "second_kind")
+    _write_following(block, "first_run", "leading_run", "leading_kind", kinds)
+    _write_following(block, "(first_run + 1)", "second_run", "second_kind", kinds)
     for name, ends in (("first_tile", table[2]), ("first_stop", table[3])):
         loaded = f"gl.load({ends} + leading_run, mask=first_run < last_run, other=0)"
         block.line(f"{name} = {loaded}")
     after_first = "gl.where(first_tile + 1 < first_stop, leading_kind, second_kind)"
     after = f"gl.where({axis.tile} + 1 < run_stop, kind, next_kind)"
-    return _Runs(axis, True, after_first, after)
+    return _Runs(axis, True, after_first, after, kinds)

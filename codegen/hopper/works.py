@@ -20,6 +20,8 @@ NEXT_WORK = "next_work"  # the counter
 # What comes after a tile in its work, as its note says. Masked tiles come before full ones.
 NOTHING, FULL, MASKED = 0, 1, 2
 _NO_WORK = -1
+# Where consumers skip tiles, bit _GROUPS + g says that consumer g computes what comes after.
+_GROUPS, _MOST_GROUPS = 2, 3
 
 NOTES = '''\
 @gluon.jit
@@ -158,18 +160,42 @@ def write_count(block: Block) -> None:
     block.line("at = counted(at + 1)")
 
 
-def write_leave_tile(block: Block, tile: str, after: str) -> None:
-    """Write the note of a tile at place `stage`: which one it is, and what comes after it."""
-    block.line(f"leave(tile_notes.index(stage), {tile} * 4 + {after})")
+def kind_for(kind: int, groups: int) -> int:
+    """What notes say of tiles of a kind, where consumers skip tiles.
+
+    Args:
+        groups: bit g: consumer g computes them.
+    """
+    return groups << _GROUPS | kind
+
+
+def write_leave_tile(block: Block, tile: str, after: str, skips: bool = False) -> None:
+    """Write the note of a tile at place `stage`: which one it is, and what comes after it.
+
+    Args:
+        skips: consumers skip tiles.
+    """
+    block.line(f"leave(tile_notes.index(stage), {tile} * {1 << _shift(skips)} + {after})")
 
 
 def tile_in_note(place: str) -> str:
     """The source of the tile that the note at a place is of."""
-    return f"read(tile_notes.index({place})) >> 2"
+    return f"read(tile_notes.index({place})) >> {_GROUPS}"
 
 
-def write_read_tile(block: Block, tile: str) -> None:
-    """Write what the note at place `stage` says, into `tile` and `after`."""
+def write_read_tile(block: Block, tile: str, skips: bool = False) -> None:
+    """Write what the note at place `stage` says, into `tile` and `after`.
+
+    Args:
+        skips: consumers skip tiles; `own` is not 0 where what comes after is the consumer's own.
+    """
     block.line("note = read(tile_notes.index(stage))")
-    block.line(f"{tile} = note >> 2")
-    block.line("after = note & 3")
+    block.line(f"{tile} = note >> {_shift(skips)}")
+    block.line(f"after = note & {(1 << _GROUPS) - 1}")
+    if skips:
+        block.line(f"own = note & ({1 << _GROUPS} << GROUP)")
+
+
+def _shift(skips: bool) -> int:
+    """Bits of a note below the number of the tile."""
+    return _GROUPS + _MOST_GROUPS if skips else _GROUPS

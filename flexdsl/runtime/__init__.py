@@ -16,6 +16,7 @@
                        -> replay                        either, launched again by the driver
                     -> device_plan, extremes, members   plans made on the device, by kernels
                     -> mask_bits                        masks evaluated once for a plan, by a kernel
+                    -> own_tiles                        which rows of a tile have a pair
               -> operator_compiled, operator_paths      the same, as torch.compile traces it
               -> reference                              dense float64, the oracle
     load      -> eager                                  of a bundle: no compiler is imported

@@ -35,6 +35,7 @@ from flexdsl.runtime import bind, device_plan, machine, mask_bits
 from flexdsl.runtime.blocks import blocks_of, flat_blocks
 from flexdsl.runtime.differences import differences_of
 from flexdsl.runtime.low_rank import score_of_kernel
+from flexdsl.runtime.own_tiles import OwnTiles, own_tiles
 from flexdsl.runtime.run_table import DeviceTable, TableWithBits, grows, table_of_kernel, to_device
 from flexdsl.runtime.tuning import Config
 
@@ -51,7 +52,9 @@ _BY_TILES = (Phase.FORWARD, Phase.BACKWARD_QUERY, Phase.BACKWARD_KEY)
 # A field of `Call` that holds tensors, and a name in it.
 Slot = tuple[str, str]
 
-_TABLES: WeakKeyDictionary[BlockPlan, dict[torch.device, DeviceTable]] = WeakKeyDictionary()
+# By device, and with kinds of runs or without.
+_TABLES: WeakKeyDictionary[BlockPlan, dict[tuple[torch.device, bool], DeviceTable]]
+_TABLES = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,12 +154,24 @@ class Call:
             self.bound.products,
             self.bound.tables,
             bits,
+            plan is not None and self.own_tiles(phase, plan, config) is not None,
         )
 
     def reads_bits(self, phase: Phase, plan: BlockPlan, config: Config) -> bool:
         """Does a kernel read the mask of its masked tiles as bits?"""
         has_table = plan.closed_form is None and may_read_bits(phase, config)
         return has_table and mask_bits.reason_against(self.bound, plan) is None
+
+    def own_tiles(self, phase: Phase, plan: BlockPlan, config: Config) -> OwnTiles | None:
+        """The tiles of each consumer of a kernel whose consumers skip the others; None elsewhere.
+
+        Where there are less products for the softmax to hide behind it has not been measured.
+        """
+        dim = max(self.tensors[n].shape[3] for n in ("query", "value"))
+        if phase is not Phase.FORWARD or not 64 < dim <= 128 or config.consumers != 2:
+            return None
+        found = own_tiles(plan) if self.reads_bits(phase, plan, config) else None
+        return found if found is not None and found.pays else None
 
     def _wide(self) -> frozenset[Capture]:
         values = self.values
@@ -338,7 +353,7 @@ def _table_stride(axis: str, plan: BlockPlan, call: Call) -> int:
 
 
 def table_of(
-    arguments: Iterable[Argument], plan: BlockPlan | None, call: Call, launch: device_plan.Launch
+    arguments: Sequence[Argument], plan: BlockPlan | None, call: Call, launch: device_plan.Launch
 ) -> DeviceTable | None:
     """What a kernel reads of its plan on the device; None where it reads no table.
 
@@ -349,18 +364,27 @@ def table_of(
     roles = {a.role for a in arguments}
     if plan is None or Role.TABLE not in roles:
         return None
-    table = _device_table(plan, call, launch)
+    skips = any(a.role is Role.TABLE and a.of == "kinds" for a in arguments)
+    table = _device_table(plan, skips, call, launch)
     if Role.MASK_BITS not in roles:
         return table
     return mask_bits.with_bits(table, plan, call.bound, call.device, launch)
 
 
-def _device_table(plan: BlockPlan, call: Call, launch: device_plan.Launch) -> DeviceTable:
-    """The plan's table: made on the device for its kind, else uploaded once for a plan."""
+def _device_table(
+    plan: BlockPlan, skips: bool, call: Call, launch: device_plan.Launch
+) -> DeviceTable:
+    """The plan's table: made on the device for its kind, else uploaded once for a plan.
+
+    Args:
+        skips: it is for consumers that skip tiles.
+    """
     device = call.device
     if plan.device is not None:
         return device_plan.find_table(plan, call.bound, device, launch)
     tables = _TABLES.setdefault(plan, {})
-    if device not in tables:
-        tables[device] = to_device(table_of_kernel(plan), device)
-    return tables[device]
+    if (device, skips) not in tables:
+        own = own_tiles(plan) if skips else None
+        made = (table_of_kernel(plan), device) if own is None else (own.table, device, own.kinds)
+        tables[device, skips] = to_device(*made)
+    return tables[device, skips]

@@ -180,12 +180,18 @@ def _kernel(phase: Phase, call: Call, gpu: int) -> list[str]:
 
 def _mask(phase: Phase, call: Call, plan: BlockPlan, config: Config) -> list[str]:
     """How a kernel knows the mask of a tile, where there is a choice or no mask."""
+    from flexdsl.codegen.hopper.module import GROUP_ROWS
     from flexdsl.runtime.call import may_read_bits
     from flexdsl.runtime.mask_bits import bits_nbytes, mib, reason_against
 
     if call.reads_bits(phase, plan, config):
         size = mib(bits_nbytes(plan))
-        return [f"its mask is read as bits, which are written once for the plan: {size}"]
+        lines = [f"its mask is read as bits, which are written once for the plan: {size}"]
+        own = call.own_tiles(phase, plan, config)
+        if own is not None:
+            part = f"{own.skipped} of {own.tiles} tiles of {GROUP_ROWS} rows in masked tiles"
+            lines.append(f"its consumers skip {part}, which have no pair")
+        return lines
     if call.spec(phase, plan, config).mask is None:
         return ["it has no mask: every pair of every live tile is allowed"]
     if may_read_bits(phase, config):

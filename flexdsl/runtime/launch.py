@@ -191,7 +191,7 @@ def kernel_of(phase: Phase, language: Language, spec: KernelSpec) -> Kernel:
         *(p and p.expr for p in (spec.mask, spec.score)),
         *(spec.closed_form, spec.head_dim, spec.value_dim),
         *(spec.clamped, spec.wide, spec.heavy_last, spec.grouped, spec.learned, spec.consumers),
-        *(spec.products, spec.tables, spec.mask_bits),
+        *(spec.products, spec.tables, spec.mask_bits, spec.skips),
     )
     if key not in _KERNELS:
         _KERNELS[key] = GENERATORS[phase, language](spec)

@@ -101,7 +101,10 @@ def _make(
     words[of_tile : 2 * of_tile].fill_(-1)
     table = replace(table, full_ends=_full_ends(table, plan))
     made = TableWithBits(
-        table.offsets, table.full_ends, table.starts, table.stops, _first_bits(table, plan), words
+        *(table.offsets, table.full_ends, table.starts, table.stops),
+        _first_bits(table, plan),
+        words,
+        kinds=table.kinds,
     )
     given: dict[str, Any] = {**vars(made), **given_of(plan, bound.mask_values)}
     tensors = {n: not_empty(v) for n, v in bound.mask_values.items() if isinstance(v, Tensor)}

@@ -22,6 +22,7 @@ class DeviceTable:
     """int32 tensors on the device; see `RunTable` for their meaning.
 
     Attributes:
+        kinds: of each run, for consumers that skip tiles (`own_tiles.py`); None in other tables.
         bits: what is remembered of the mask in its masked tiles (`mask_bits.py`).
     """
 
@@ -29,6 +30,7 @@ class DeviceTable:
     full_ends: Tensor
     starts: Tensor
     stops: Tensor
+    kinds: Tensor | None = field(default=None, kw_only=True)
     bits: Memory = field(default_factory=lambda: Memory(1), init=False)
 
 
@@ -68,13 +70,17 @@ def grows(plan: BlockPlan) -> bool:
     return bool(of_outer[len(of_outer) - half :].sum() > 1.5 * of_outer[:half].sum())
 
 
-def to_device(table: RunTable, device: torch.device) -> DeviceTable:
-    """The table on `device`."""
+def to_device(
+    table: RunTable, device: torch.device, kinds: np.ndarray | None = None
+) -> DeviceTable:
+    """The table on `device`, with the kinds of its runs where consumers skip tiles."""
     arrays = (table.offsets, table.full_ends, table.starts, table.stops)
-    return DeviceTable(*(_upload(np.ascontiguousarray(a, dtype=np.int32), device) for a in arrays))
+    uploaded = (_upload(a, device) for a in arrays)
+    return DeviceTable(*uploaded, kinds=None if kinds is None else _upload(kinds, device))
 
 
 def _upload(array: np.ndarray, device: torch.device) -> Tensor:
+    array = np.ascontiguousarray(array, dtype=np.int32)
     # A kernel's pointer must be valid even where there is no run to read.
     padded = array if array.size else np.zeros(1, np.int32)
     return torch.from_numpy(padded.copy()).to(device)

@@ -2,7 +2,8 @@
 
 Usage: python -m tests.aot.compile_all VARIANT@TARGET@DTYPE[@PHASE[@HEAD_DIM]] ...
 
-The phases "bits" and "backward_bits" are kernels of a Hopper GPU that read their mask as bits.
+The phases "bits" and "backward_bits" are kernels of a Hopper GPU that read their mask as bits, and
+"skipping" is that of the forward pass whose consumers skip tiles.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from flexdsl.codegen import Language, Phase, unbound_spec
 from flexdsl.codegen.unbound import GENERATORS
 from tests.codegen.variants import VARIANTS, Variant
 
-READ_BITS = {"bits": Phase.FORWARD, "backward_bits": Phase.BACKWARD}
+READ_BITS = {"bits": Phase.FORWARD, "skipping": Phase.FORWARD, "backward_bits": Phase.BACKWARD}
 
 
 def facts(job: str) -> dict[str, object]:
@@ -34,7 +35,8 @@ def facts(job: str) -> dict[str, object]:
     dims = (variant.head_dim, variant.value_dim) if len(more) < 2 else (int(more[1]),) * 2
     if more and more[0] in READ_BITS:
         shape = Shape(parse_target(target), dtype, *dims)
-        compiled = compile_job(reading_bits(READ_BITS[more[0]], variant, shape))
+        skips = more[0] == "skipping"
+        compiled = compile_job(reading_bits(READ_BITS[more[0]], variant, shape, skips))
     else:
         compiled = compile_kernel(
             variant.mask,
@@ -66,12 +68,12 @@ def facts(job: str) -> dict[str, object]:
     }
 
 
-def reading_bits(phase: Phase, variant: Variant, shape: Shape) -> Job:
+def reading_bits(phase: Phase, variant: Variant, shape: Shape, skips: bool) -> Job:
     """The kernel of the variant's score whose mask is bits."""
     score = None if variant.score is None else variant.score.program
     job = job_of(phase, None, score, shape)
     spec = unbound_spec(None, score, shape.head_dim, shape.value_dim, phase)
-    spec = replace(spec, closed_form=None, mask_bits=True)
+    spec = replace(spec, closed_form=None, mask_bits=True, skips=skips)
     of_hopper = (c for _, c in job.candidates if c.language is Language.GLUON)
     generate = GENERATORS[phase, Language.GLUON]
     kernels = tuple((generate(replace(spec, consumers=c.consumers)), c) for c in of_hopper)

@@ -34,6 +34,10 @@ OF_HOPPER_BACKWARD += ["softcap@cuda:90@fp16@backward@96"]  # in tiles of 128 co
 # Those that read their mask as bits: two and three consumers, a score without loads and with one.
 OF_BITS = [f"full@cuda:90@bf16@bits@{d}" for d in (64, 96, 128, 256)]
 OF_BITS += [f"{n}@cuda:90@fp16@bits@{d}" for n in ("softcap", "relative_bias") for d in (64, 128)]
+# Of those, consumers that skip tiles; there are two.
+SKIPPING = [f"full@cuda:90@bf16@skipping@{d}" for d in (96, 128)]
+SKIPPING += [f"{n}@cuda:90@fp16@skipping@128" for n in ("softcap", "relative_bias")]
+OF_BITS += SKIPPING
 BITS_BACKWARD = [f"full@cuda:90@bf16@backward_bits@{d}" for d in (64, 128)]
 BITS_BACKWARD += [
     f"{n}@cuda:90@fp16@backward_bits@{d}" for n in ("softcap", "relative_bias") for d in (64, 128)

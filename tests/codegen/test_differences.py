@@ -117,7 +117,7 @@ def test_gradients_of_what_a_table_finds_the_place_of(kernels):
         gradients.append(torch.autograd.grad(out, inputs, d_out.to(out)))
     for a, b in zip(*gradients, strict=True):
         assert error(a, b) < 5e-6
-    tables = [key[-2] for key in kernels if key[0] is Phase.BACKWARD_DIAGONAL]
+    tables = [key[-3] for key in kernels if key[0] is Phase.BACKWARD_DIAGONAL]
     assert [len(found) for found in tables] == [2]
 
 

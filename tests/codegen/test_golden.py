@@ -46,6 +46,7 @@ KERNELS += [("document", Phase.PLAN_REFINE, Language.TRITON)]
 KERNELS += [("neighborhood", p, Language.TRITON) for p in (Phase.MASK_BITS, Phase.MASK_BITS_KEY)]
 # Whatever the mask is.
 READ_BITS = [("bits", phase, Language.GLUON) for phase in (Phase.FORWARD, Phase.BACKWARD)]
+READ_BITS += [("skipping", Phase.FORWARD, Language.GLUON)]
 
 
 def path_of(name: str, phase: Phase, language: Language) -> Path:
@@ -66,7 +67,7 @@ def test_text_of_a_kernel_that_reads_its_mask_as_bits(
     name: str, phase: Phase, language: Language, update_golden: bool
 ) -> None:
     spec = replace(unbound_spec(None, None, 128, 128), closed_form=None, mask_bits=True)
-    kernel = GENERATORS[phase, language](spec)
+    kernel = GENERATORS[phase, language](replace(spec, skips=name == "skipping"))
     expect_text(kernel, path_of(name, phase, language), update_golden)
 
 

@@ -178,3 +178,59 @@ def test_a_cuda_graph_makes_bits_anew() -> None:
         for found, wanted in zip(captured, step(), strict=True):
             # dQ is added up in whatever order programs come by.
             torch.testing.assert_close(found, wanted, rtol=1e-2, atol=2e-3)
+
+
+def near(b: Any, h: Any, q: Any, kv: Any) -> Any:
+    """A grid of 32 columns in tiles of 8 x 8, one after the other; three rows and columns away."""
+    rows = q // 256 * 8 + q % 64 // 8 - kv // 256 * 8 - kv % 64 // 8
+    columns = q // 64 % 4 * 8 + q % 8 - kv // 64 % 4 * 8 - kv % 8
+    return rows >= -3 and rows <= 3 and columns >= -3 and columns <= 3
+
+
+# Masks of which many tiles have no pair for 64 of their 128 rows.
+SKIPPED = {
+    "grid in tiles": fx.mask_mod(near),
+    "of heads": fx.mask_mod(
+        lambda b, h, q, kv: (q // 64 + kv // 128 + h) % 2 == 0 and (q + kv) % 3 > 0
+    ),
+    "with full tiles": fx.mask_mod(
+        lambda b, h, q, kv: (
+            (q // 128 + kv // 128) % 3 == 0 or (q // 64 % 4 == kv // 99 and (q + kv) % 5 > 0)
+        )
+    ),
+    "first rows": fx.mask_mod(lambda b, h, q, kv: q % 128 < 64 and (q + kv) % 5 > 0),
+    "last rows": fx.mask_mod(lambda b, h, q, kv: q % 128 >= 64 and (q + kv) % 5 > 0),
+}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", SKIPPED)
+@pytest.mark.parametrize(("q_len", "kv_len"), [(390, 390), (512, 700), (70, 640)])
+@pytest.mark.parametrize("dim", [96, 128])
+def test_consumers_that_skip_tiles(dim: int, q_len: int, kv_len: int, name: str) -> None:
+    options = {"q_len": q_len, "kv_len": kv_len, "batch": 2, "head_dim": dim, "value_dim": dim}
+    expect(SKIPPED[name], **options, **HALF)
+    expect(SKIPPED[name], VARIANTS["softcap"].score, **options, **HALF)
+    expect(SKIPPED[name], VARIANTS["alibi"].score, **options, **HALF)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", SKIPPED)
+def test_which_consumers_skip_tiles(name: str) -> None:
+    for dim, skips in ((64, False), (128, True)):
+        q, k, v = (torch.randn(2, HEADS, 640, dim, **HALF_CUDA) for _ in range(3))
+        assert ("its consumers skip" in fx.explain(q, k, v, mask=SKIPPED[name])) == skips
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", SKIPPED)
+def test_programs_of_many_works_skip_tiles(name: str) -> None:
+    """Each goes through a dozen, in whatever order it gets them: results have the same bits."""
+    q, k, v = (torch.randn(4, 32, 1664, 128, **HALF_CUDA) for _ in range(3))
+    mask = SKIPPED[name]
+    wanted, wanted_lse = fx.attention(q, k, v, mask=mask, return_lse=True, backend="triton")
+    first, lse = fx.attention(q, k, v, mask=mask, return_lse=True, backend="hopper")
+    torch.testing.assert_close(first, wanted, rtol=1e-2, atol=2e-3)
+    torch.testing.assert_close(lse, wanted_lse, rtol=1e-4, atol=1e-4)
+    for _ in range(20):
+        assert torch.equal(fx.attention(q, k, v, mask=mask, backend="hopper"), first)

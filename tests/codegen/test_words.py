@@ -56,8 +56,11 @@ def run(axis: Axis, inner: int, memory: Any, *following: str) -> dict[str, Any]:
     """
     block, known = Block(0), names(axis, inner, memory)
     mask_bits.write_layout(block, axis)
-    for masked in ("", *following):
-        mask_bits.write_words(block, axis, 2, masked, Lowering(Names(set()), language="gl"))
+    mask_bits.write_place(block, axis, 2, Lowering(Names(set()), language="gl"))
+    mask_bits.write_words(block, "")
+    for masked in following:
+        mask_bits.write_next_place(block, axis, 2)
+        mask_bits.write_words(block, masked)
     block.line(f"allowed = {mask_bits.allowed(axis)}")
     block.line(f"spread_words = spread(words, {axis.block}, SCORES)")
     exec(mask_bits.SPREAD, known)

@@ -168,9 +168,9 @@ def test_bits_are_made_once_while_captured_tensors_stay():
     assert mask_bits.with_bits(*options) is not made
 
 
-def explained(mask, gpu=90, length=600, dtype=torch.float16, heads=2):
+def explained(mask, gpu=90, length=600, dtype=torch.float16, heads=2, dim=64):
     """What `explain` says of a forward and of a backward pass on a GPU of that capability."""
-    q, k, v = (torch.randn(1, heads, length, 64, dtype=dtype) for _ in range(3))
+    q, k, v = (torch.randn(1, heads, length, dim, dtype=dtype) for _ in range(3))
     lengths = bind.lengths_of(q, k, 0)
     reading = bind.read(bind.source_of(mask, Kind.MASK), None, lengths, q.device)
     bound = replace(bind.bind(reading.mask, None, lengths, (0, 0)), plan=reading.plan)

@@ -1,0 +1,272 @@
+"""The consumers of the forward kernel for Hopper: scores, softmax and output of 64 rows each.
+
+A consumer starts the product of the next scores, then that of the weights at hand with their
+values, and computes the next softmax while the second one runs. The order of issue was found by
+experiment on an H200; FlashAttention 3 (arXiv 2407.08608) describes the same overlap within a
+warpgroup. Masked and full tiles share a loop: with a loop each, ptxas packed and unpacked the
+weights carried from one to the other in every tile. The first tile of a work is always masked. A
+mask is evaluated, or read as bits (`mask_bits.py`).
+
+Tiles that follow on each other in this way are a stretch. It ends where a work ends; in kernels
+that skip tiles, before one that has no pair for the consumer's own rows, too. There is one text for
+all stretches, and no product runs on from one to the next: a consumer that waits for later tiles
+has given back the places of all earlier ones. What brings the tiles is `forward.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flexdsl.ir import Expr
+
+from ..kernel import KernelSpec, pieces
+from ..loops import KEYS
+from ..lower import Lowering, Scope, Text
+from ..tiles import loads_at, tile_scope, write_allowed
+from ..writer import Block
+from . import mask_bits
+from .early_loads import Loads
+from .key_loads import loads_of_keys, write_first_loads, write_keys, write_more_loads
+from .module import GROUP_ROWS, matrix
+from .outputs import (
+    write_free_values,
+    write_operands,
+    write_rescale,
+    write_results,
+    write_start_out,
+    write_wait_out,
+    write_wait_values,
+    write_zeros,
+)
+from .registers import held_queries
+from .schedule import end_of_tiles
+from .scores import keys_of, rows_of, write_start_scores
+from .works import MASKED, NOTHING, Works, write_count, write_read_tile
+
+
+@dataclass(frozen=True)
+class _Tiles:
+    """What the texts of a work's tiles have in common.
+
+    Attributes:
+        masks: a tile after a work's first one may be masked.
+        scope: of what is known of the work.
+    """
+
+    spec: KernelSpec
+    works: Works
+    masks: bool
+    loads: Loads
+    lowering: Lowering
+    scope: Scope
+
+
+def write_consumer(
+    block: Block, spec: KernelSpec, works: Works, masks: bool, lowering: Lowering
+) -> None:
+    """Write the body of the function that a consumer runs.
+
+    Args:
+        masks: a tile after a work's first one may be masked.
+    """
+    _write_layouts(block, spec)
+    block.line(f"zero = gl.zeros([{GROUP_ROWS}, BLOCK_N], gl.float32, SCORES)")
+    with works.of_consumer(block) as body:
+        first = f"{works.place} * {spec.consumers} + " if works.places > 1 else ""
+        body.line(f"mine = {first}GROUP")
+        scope = _write_rows(body, spec)
+        tiles = _Tiles(spec, works, masks, loads_of_keys(spec), lowering, scope)
+        _write_work(body, tiles)
+        if works.places == 1:
+            body.line("tma.store_wait(0)")
+            works.write_free(body, works.place)
+    if works.places > 1:
+        block.line("tma.store_wait(0)")
+
+
+def _write_layouts(body: Block, spec: KernelSpec) -> None:
+    """Write the layouts: of scores, of their rows and keys, and of outputs and their operands."""
+    accumulator = "gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, {}, 16])"
+    body.line(f"SCORES: {accumulator.format('BLOCK_N')}")
+    body.line("ROWS: gl.constexpr = gl.SliceLayout(1, SCORES)")
+    body.line("KEYS: gl.constexpr = gl.SliceLayout(0, SCORES)")
+    for i, (_, width) in enumerate(pieces(spec.value_dim)):
+        body.line(f"OUT_{i}: {accumulator.format(width)}")
+        body.line(f"WEIGHTS_{i}: gl.constexpr = gl.DotOperandLayout(0, OUT_{i}, 2)")
+    if held_queries(spec):
+        body.line("QUERIES: gl.constexpr = gl.DotOperandLayout(0, SCORES, 2)")
+    if spec.mask_bits:
+        mask_bits.write_layout(body, KEYS)
+
+
+def _write_rows(body: Block, spec: KernelSpec) -> Scope:
+    """Write what is known of the rows of a work, and their softmax and output before any tile."""
+    body.line(f"row = q_start + GROUP * {GROUP_ROWS} + gl.arange(0, {GROUP_ROWS}, ROWS)")
+    clipped = "gl.minimum(row, q_len - 1)" if loads_at("q", spec) else "row"
+    body.line(f"q = (q_offset + {clipped})[:, None]")
+    known = {"b": "b", "h": "h", "q": "q", "q_first": "(q_offset + q_start)"}
+    scope = Scope(body.block(), None, known)
+    body.line(f'max_log2 = gl.full([{GROUP_ROWS}], -float("inf"), gl.float32, ROWS)')
+    body.line(f"total = gl.zeros([{GROUP_ROWS}], gl.float32, ROWS)")
+    write_zeros(body, spec)
+    return scope
+
+
+def _write_work(body: Block, tiles: _Tiles) -> None:
+    spec = tiles.spec
+    if spec.mask_bits:
+        mask_bits.write_place(body, KEYS, spec.consumers, tiles.lowering)
+        if not spec.skips:
+            mask_bits.write_words(body, "")
+    for i, name in enumerate(held_queries(spec)):
+        tile = matrix("query", i, "mine", GROUP_ROWS, pieces(spec.head_dim)[i][1])
+        body.line(f"{name} = {tile}.load(QUERIES)")
+    if spec.skips:
+        _write_stretches(body, tiles)
+    else:
+        body.line("\n# The first tile: nothing to weigh with yet.")
+        _write_stretch(body, tiles, f"after != {NOTHING}", "True", "nth_work")
+    write_results(body, spec)
+
+
+def _write_stretches(body: Block, tiles: _Tiles) -> None:
+    """Write the loop over a work's stretches of tiles that are the consumer's own.
+
+    The first tile of a work is every consumer's.
+    """
+    body.line(f"own = 1\nafter = {MASKED}")
+    if tiles.works.places > 1:
+        body.line("unfreed = nth_work")
+    with body.indented("while own != 0:") as stretch:
+        stretch.line(f"masked = after == {MASKED}")
+        mask_bits.write_words(stretch, "masked")
+        stretch.comment("The first tile of a stretch: nothing to weigh with yet.")
+        _write_stretch(stretch, tiles, "own != 0", "masked", "unfreed")
+        with stretch.indented(f"while (own == 0) & (after != {NOTHING}):") as other:
+            _write_skipped(other, tiles.spec)
+        mask_bits.write_next_place(stretch, KEYS, tiles.spec.consumers)
+
+
+def _write_stretch(body: Block, tiles: _Tiles, goes_on: str, masked: str, unfreed: str) -> None:
+    """Write the work of a stretch of tiles.
+
+    Args:
+        goes_on: source of the bool that the next tile is one of it.
+        masked: source of the bool that the mask of the first one is to be looked at.
+        unfreed: name of a number, above 0 if the output of the work before may not be out yet.
+    """
+    spec, works = tiles.spec, tiles.works
+    _write_start_scores(body, spec)
+    if works.places > 1:
+        body.comment("The place of the work before is free when its output is stored.")
+        with body.indented(f"if {unfreed} > 0:") as before:
+            before.line("tma.store_wait(0)")
+            works.write_free(before, f"1 - {works.place}")
+            if spec.skips:
+                before.line(f"{unfreed} = 0")
+    early = write_first_loads(body, spec, tiles.loads, tiles.lowering, tiles.scope)
+    _write_wait_scores(body, 0)
+    _write_weights(body, tiles, masked, early)
+    if spec.skips:  # Earlier stretches have made a part of the output.
+        write_rescale(body, spec)
+    write_operands(body, spec)
+    with body.indented(f"while {goes_on}:") as tile:
+        _write_step(tile, tiles, early)
+    body.line("\n# The last tile's values.")
+    body.line("before = counted(at - 1)")
+    write_start_out(body, spec)
+    write_wait_out(body, spec)
+
+
+def _write_skipped(body: Block, spec: KernelSpec) -> None:
+    """Write the way past a tile that is not the consumer's: it gives back the places unread."""
+    mask_bits.write_next_place(body, KEYS, spec.consumers)
+    _write_wait_keys(body)
+    write_read_tile(body, "kv_tile", skips=True)
+    body.line("mbarrier.arrive(key_free.index(stage), count=1)")
+    body.comment("Before they come, an arrival would be of the tile that has the place now.")
+    body.line("before = counted(at - 1)")
+    write_wait_values(body)
+    write_free_values(body)
+
+
+def _write_step(body: Block, tiles: _Tiles, early: dict[Expr, Text]) -> None:
+    """Write the work of one tile: its scores and weights, and the values of the one before."""
+    spec, masked = tiles.spec, "masked" if tiles.masks else ""
+    if masked:
+        body.line(f"masked = after == {MASKED}")
+    _write_start_scores(body, spec)
+    body.line("before = counted(at - 2)")
+    write_start_out(body, spec)
+    write_more_loads(body, spec, tiles.loads, masked, early, tiles.lowering, tiles.scope)
+    if spec.mask_bits:
+        mask_bits.write_next_place(body, KEYS, spec.consumers)
+        mask_bits.write_words(body, masked)
+    _write_wait_scores(body, len(pieces(spec.value_dim)))
+    _write_weights(body, tiles, masked, early)
+    write_wait_out(body, spec)
+    write_rescale(body, spec)
+    write_operands(body, spec)
+
+
+def _write_wait_keys(body: Block) -> None:
+    """Write the wait for the keys of the tile at hand, which is counted."""
+    body.line("stage = at % STAGES")
+    body.line("mbarrier.wait(key_ready.index(stage), at // STAGES & 1)")
+    write_count(body)
+
+
+def _write_start_scores(body: Block, spec: KernelSpec) -> None:
+    _write_wait_keys(body)
+    write_start_scores(body, rows_of(spec), keys_of(spec), "BLOCK_N", "mine", held_queries(spec))
+    write_read_tile(body, "kv_tile", spec.skips)
+
+
+def _write_wait_scores(body: Block, outstanding: int) -> None:
+    body.line(f"scores = warpgroup_mma_wait({outstanding}, deps=[scores])")
+    body.line("mbarrier.arrive(key_free.index(stage), count=1)")
+
+
+def _write_weights(body: Block, tiles: _Tiles, masked: str, early: dict[Expr, Text]) -> None:
+    """Write the modified scores, the mask, and one step of the online softmax.
+
+    Args:
+        masked: source of the bool that the mask is to be looked at; "" where it never is.
+        early: source of what has been loaded for the tile's keys.
+    """
+    spec, lowering = tiles.spec, tiles.lowering
+    scope = tile_scope(body, tiles.scope, "kv")
+    scope.known.update(early)
+    if spec.score is not None:
+        write_keys(scope.block, spec)
+        scope.block.line("score = scores * scale")
+        scope.unscaled = ("scores", "scale")
+        (modified,) = lowering.lower([spec.score.expr], scope)
+        scope.block.line(f"scores = {modified}")
+    if masked == "True":
+        _write_mask(scope.block, tiles, early)
+    elif masked:
+        with scope.block.indented(f"if {masked}:") as block:
+            _write_mask(block, tiles, early)
+    factor = "LOG2E" if spec.score is not None else "scale"
+    found = "weights, rescale, max_log2, total"
+    body.line(f"{found} = softmax(scores, max_log2, total, {factor})")
+
+
+def _write_mask(block: Block, tiles: _Tiles, early: dict[Expr, Text]) -> None:
+    """Write the end of the keys and the mask.
+
+    It has a scope of its own: what the score computed may stand in registers that are needed here.
+    """
+    spec = tiles.spec
+    if spec.mask_bits:
+        block.line(f'scores = gl.where({mask_bits.allowed(KEYS)}, scores, -float("inf"))')
+        return
+    if spec.score is None:
+        write_keys(block, spec)
+    scope = tile_scope(block, tiles.scope, "kv")
+    scope.known.update(early)
+    # An `if` for the end alone was tried: it made spills where there had been none.
+    end = f"(key_index < {end_of_tiles(spec, 'kv_len')})"
+    allowed = write_allowed(spec, tiles.lowering, scope, end)
+    scope.block.line(f'scores = gl.where({allowed}, scores, -float("inf"))')
