@@ -107,7 +107,7 @@ def _longformer(device: torch.device) -> fx.Mod:
 
 
 def _neighborhood_in_tiles(device: torch.device, side: int) -> fx.Mod:
-    order = fx.stdlib.TileOrder((side, side), (8, 16))
+    order = fx.stdlib.TileOrder((side, side), (8, 8))
     return fx.stdlib.neighborhood((side, side), 13).in_order(order)
 
 

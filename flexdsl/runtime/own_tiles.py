@@ -4,8 +4,10 @@ A query tile has 64 rows for each consumer. Of a masked tile, some may have no p
 those tiles (`codegen/hopper/forward_consumer.py`). Which ones is what the plan of tiles of 64 rows
 says, so it is known where the host makes tables, and of masks without captured tensors alone: what
 those contain may change while the plan stays right. Masked runs are split where their consumers
-change, and put in an order: first those of all consumers, then those of each, so that a consumer
-has tiles of its own to go through one after the other. Which calls take this, says `call.py`.
+change, and put in an order: first those of all consumers, then one of each in turn, so that all of
+them have work at a time. A neighbourhood of 13 x 13 on 96 x 96 in tiles of 8 x 8 took 279
+microseconds without skipping, 243 with each consumer's tiles together, and 238 in turn (H200, torch
+2.11.0+cu130, triton 3.6.0, 2026-11-26). Which calls take this, says `call.py`.
 """
 
 from __future__ import annotations
@@ -74,7 +76,7 @@ def _find(plan: BlockPlan) -> OwnTiles:
     full, row_of_runs = table.full_runs(), table.row_of_runs()
     row, tile = _tiles_of(row_of_runs[~full], table.starts[~full], table.stops[~full])
     groups = _groups(plan, row, tile, consumers)
-    order = np.lexsort((tile, groups, groups != everyone, row))
+    order = _in_turn(row, tile, groups, everyone)
     row, tile, groups = row[order], tile[order], groups[order]
     same = (np.diff(row) == 0) & (np.diff(groups) == 0) & (np.diff(tile) == 1)
     opens = np.concatenate([[True], ~same])[: len(row)]
@@ -93,6 +95,17 @@ def _find(plan: BlockPlan) -> OwnTiles:
     )
     skipped = sum(int((groups >> g & 1 == 0).sum()) for g in range(consumers))
     return OwnTiles(made, kinds[in_rows].astype(np.int32), consumers * len(row), skipped)
+
+
+def _in_turn(row: Array, tile: Array, groups: Array, everyone: int) -> Array:
+    """The order of masked tiles, row by row: those of all consumers, then of each group in turn."""
+    key = row.astype(np.int64) * (everyone + 1) + groups
+    of_group = np.lexsort((tile, key))
+    sorted_keys = key[of_group]
+    nth = np.empty(len(key), np.int64)
+    nth[of_group] = np.arange(len(key)) - np.searchsorted(sorted_keys, sorted_keys)
+    shared = groups == everyone
+    return np.lexsort((groups, nth, ~shared, row))
 
 
 def _tiles_of(row: Array, start: Array, stop: Array) -> tuple[Array, Array]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -53,15 +54,20 @@ def check(plan, dense):
             sorted(t for t, _ in part) for part in wanted
         ]
         assert all(own.kinds[run] == everyone << 2 | FULL for _, run in full)
-        order = []
+        order, met = [], Counter()
         for tile, run in masked:
             columns = rows[:, tile * width : (tile + 1) * width]
             has = [columns[g * 64 : (g + 1) * 64].any() for g in range(consumers)]
             groups = sum(1 << g for g in range(consumers) if has[g])
             assert own.kinds[run] == groups << 2 | MASKED
-            order.append((groups != everyone, groups, tile))
+            order.append((groups != everyone, met[groups], groups, tile))
+            met[groups] += 1
             pairs += has
         assert order == sorted(order)
+        for some in met:
+            assert [t for *_, g, t in order if g == some] == sorted(
+                t for *_, g, t in order if g == some
+            )
     assert (own.tiles, own.skipped) == (len(pairs), len(pairs) - sum(pairs))
 
 
