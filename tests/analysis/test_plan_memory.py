@@ -56,6 +56,19 @@ def test_the_table_along_the_other_axis_takes_less_than_four_times_its_bytes(nam
     assert plan.kind == "table" and peak < 4 * plan.nbytes
 
 
+WINDOWS = {
+    "window_2d": stdlib.window_2d((1022, 1022), 7),
+    "shifted_window": stdlib.shifted_window((1022, 1022), 7),
+}
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_a_table_of_windows_is_found_in_parts_of_the_rows(name):
+    """Nothing is as long as the axis: the windows of 7 x 7 are cut into 150000 runs of keys."""
+    plan, peak = peak_of(lambda: fx.plan(WINDOWS[name], 1022 * 1022, 1022 * 1022))
+    assert plan.kind == "table" and peak < 4 * plan.nbytes
+
+
 SMALL = {
     "neighborhood": (stdlib.neighborhood((256, 512), 7, stride=2, dilation=2), 1 << 17),
     "shifted_window": (stdlib.shifted_window((252, 518), 7), 252 * 518),
