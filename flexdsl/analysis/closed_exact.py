@@ -109,7 +109,8 @@ def _is_full_by_sieve(ends: Ends) -> bool:
         at, inner = _masked(*ends.tiles(tiles))
         if len(at) > MOST_MASKED:
             return True
-        (near,) = np.nonzero(_leave_little(ends, tiles[at], inner))
+        little = [_leave_little(ends, tiles[at[x]], inner[x]) for x in chunks(len(at), TILES)]
+        near = np.flatnonzero(np.concatenate([np.zeros(0, np.bool_), *little]))
         for first in range(0, ends.rows if len(near) else 0, rows):
             if _is_suspect_by_sieve(ends, tiles[at][near] + first, inner[near]):
                 return True

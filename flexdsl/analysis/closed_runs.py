@@ -26,8 +26,8 @@ from flexdsl.ir import Expr, evaluate_all
 
 Array = NDArray[Any]
 Ranges = tuple[Array, Array]  # starts and stops
-ROWS = 1 << 13  # outer positions evaluated at once
-TILES = 1 << 12  # outer tiles looked at together
+ROWS = 1 << 12  # outer positions evaluated at once
+TILES = 1 << 11  # outer tiles looked at together
 STRETCHES = 1 << 18  # of outer tiles looked at together
 TILE_ENDS = "live_lower", "live_upper", "full_lower", "full_upper"
 
@@ -226,7 +226,6 @@ class Ends:
         Args:
             together: about so many rows at a time.
         """
-        b, h, _, _ = self.tile_rows(tiles)
         tile, (told, starts) = tiles % self.outer_tiles, self._telling(intervals)
         begin, counts = starts[tile], (starts[1:] - starts[:-1])[tile]
         before = np.cumsum(counts)
@@ -238,7 +237,8 @@ class Ends:
             of = np.repeat(np.arange(stop - start), counts[part])
             row = np.arange(len(of)) + (begin[part] - first)[of]
             position = (row if told is None else told[row]) + offset
-            variables = {"b": b[part][of], "h": h[part][of], self.outer: position}
+            b, h = self.tile_rows(tiles[part])[:2]
+            variables = {"b": b[of], "h": h[of], self.outer: position}
             low, high = self._ends_of(intervals, variables)
             yield Rows(part, of, first, low, high)
 
@@ -250,7 +250,7 @@ class Ends:
             told = telling_rows(intervals, prover, size)
             starts = np.minimum(np.arange(self.outer_tiles + 1) * size, self.outer_len)
             starts = starts if told is None else np.searchsorted(told, starts)
-            self._told[intervals] = told, starts
+            self._told[intervals] = told, starts.astype(np.int32)
         return self._told[intervals]
 
     def table(self) -> RunTable:

@@ -19,7 +19,7 @@ from flexdsl.analysis.scene import Scene
 from flexdsl.analysis.strided import derive_form
 from flexdsl.analysis.table import Runs, RunTable, merged, of_all_groups, table_of_runs
 
-ROWS = 1 << 11  # looked at together
+ROWS = 1 << 10  # looked at together
 MOST_ROWS = 1 << 21  # positions of q, of all batches and heads that differ: then proofs are faster
 
 

@@ -59,8 +59,9 @@ def telling_rows(intervals: Intervals, prover: Prover, size: int) -> Array | Non
     starts = _starts([r for r in reads if isinstance(r, _Read)], prover, size)
     if not any(grows):
         return starts
-    lasts = np.append(starts[1:], prover.positions[1]) - 1
-    return np.stack([starts, lasts], axis=1).reshape(-1)
+    told = np.repeat(starts, 2)
+    told[1:-1:2], told[-1] = starts[1:] - 1, prover.positions[1] - 1
+    return told
 
 
 def _growth(low: int | None, high: int | None) -> int | None:
@@ -101,13 +102,13 @@ def _starts(reads: list[_Read], prover: Prover, size: int) -> Array:
         for read in reads
         for line in _lines(prover.bindings.arrays[read.name], read.dimension)
     ]
-    found = [np.zeros(1, np.int64)]
+    found = [np.zeros(1, np.int32)]
     for part in chunks(length - 1, TOGETHER):
         opens = np.zeros(part.stop - part.start, np.bool_)
         opens[-(part.start + 1) % size :: size] = True
         for line, shift in lines:
             _compare(line, part.start + shift, opens)
-        found.append(np.flatnonzero(opens) + part.start + 1)
+        found.append((np.flatnonzero(opens) + part.start + 1).astype(np.int32))
     return np.concatenate(found)
 
 
