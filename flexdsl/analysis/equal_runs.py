@@ -33,7 +33,7 @@ from flexdsl.ir import Expr, Op, var
 
 Array = NDArray[Any]
 POSITIONS = 3 << 12  # of an axis, evaluated at once
-BAND = 3 << 9  # pairs of runs treated together
+BAND = 1 << 11  # pairs of runs treated together
 PARTS, MOST = 32, 1 << 12  # parts where there are many, and pairs of each then
 LOOKS = 1 << 24  # at values of all positions
 LARGEST = 2**62  # of a number that stands for the values of several equalities

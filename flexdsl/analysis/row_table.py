@@ -9,8 +9,10 @@ together: live is what one of them has, and full is what all of them fill. No pa
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flexdsl.analysis.closed_form import Declined
 from flexdsl.analysis.closed_runs import Ends, joined, listed, united
@@ -19,6 +21,7 @@ from flexdsl.analysis.scene import Scene
 from flexdsl.analysis.strided import derive_form
 from flexdsl.analysis.table import Runs, RunTable, merged, of_all_groups, table_of_runs
 
+Array = NDArray[Any]
 ROWS = 1 << 10  # looked at together
 MOST_ROWS = 1 << 21  # positions of q, of all batches and heads that differ: then proofs are faster
 
@@ -42,13 +45,13 @@ def table_by_rows(scene: Scene) -> RunTable | None:
     return of_all_groups(table_of_runs(ends.rows, _runs(ends, tiles)), scene)
 
 
-def _runs(ends: Ends, tiles: np.ndarray) -> Iterator[Runs]:
+def _runs(ends: Ends, tiles: Array) -> Iterator[Runs]:
     """The runs of these q tiles, some at a time."""
     for rows in ends.rows_of(ends.form.intervals, tiles, ROWS):
         low, high = joined(rows.low, rows.high)
         start, stop = low // ends.inner_tile, -(-high // ends.inner_tile)
         live, full = (
-            [(rows.of[row], *range_) for row, *range_ in listed(*ranges)]
+            [(rows.of[row], first, last) for row, first, last in listed(*ranges)]
             for ranges in ((start, np.where(low < high, stop, start)), ends.contained(low, high))
         )
         found = united(live, full, ends.grid.kv_tiles, np.bincount(rows.of))
