@@ -31,7 +31,7 @@ from flexdsl.ir import Expr, Op, apply, const
 Array = NDArray[Any]
 POSITIONS = 1 << 13  # of an axis, evaluated at once
 LOOKS = 1 << 24  # at positions of axes: with more of them proofs are faster
-RUNS = 3 << 9  # of all parts, overlaid at once
+RUNS = 5 << 8  # of all parts, overlaid at once
 
 
 def united_table(scene: Scene, planned: Callable[[Scene, Expr], RunTable]) -> RunTable | None:
