@@ -14,10 +14,14 @@
       -> overlay            two intervals made one, where bounds of tiles stay exact
       -> closed_form        what comes out: intervals with their bounds
       -> anchors            do rows lie side by side, whatever they load?
+      -> telling_rows       rows that tell what all rows of a tile have
       -> closed_runs        runs and counts by evaluating the ends (sieved_runs: of stretches)
       -> closed_exact       are bounds by rows, and full tiles of unions, exact?
     grid, groups, scene     the tile grid; batches and heads that are alike; the mask on rectangles
       -> subdivide, join    recursive subdivision down to single pairs; pairs of equal values
+      -> equal_runs         joined runs of equal values, of a part of the rows and the keys near it
+                            (near_keys)
+      -> row_table          the rows that tell, where no closed form of them is exact
       -> repeated           one step of rows for all, where a mask repeats along the diagonal
       -> table, facts       runs in CSR; exact pairs and empty rows
       -> transpose          runs along the other axis
@@ -37,6 +41,8 @@ EMPTY and FULL are proofs and PARTIAL is exact: a plan equals brute force over t
 never imports torch, never allocates an array of all pairs or of all tiles (`BlockPlan.to_dense` is
 for tests), and never trusts a promise of the user about sortedness, contiguity or empty rows.
 """
+
+import numpy.ma  # noqa: F401  # what np.unique imports would count as time of the first plan
 
 from flexdsl.analysis.bounds import check_loads
 from flexdsl.analysis.describe import explain_program

@@ -27,10 +27,10 @@ MOST_MASKED = 1 << 20  # tiles of a part that are looked at one by one
 def leaves_gaps(ends: Ends) -> bool:
     """Is an inner tile between bounds by rows live in no row of its outer tile?"""
     return any(
-        _has_gap(low, high, ends.inner_tile)
+        _has_gap(rows.of, *ends.live(rows.low[:, 0], rows.high[:, 0]), ends.inner_tile)
         for interval in ends.form.intervals
         if interval.by_rows and not _is_anchored(ends, interval)
-        for low, high, _, _ in ends.rows_of(interval, np.arange(ends.rows))
+        for rows in ends.rows_of((interval,), np.arange(ends.rows))
     )
 
 
@@ -109,7 +109,8 @@ def _is_full_by_sieve(ends: Ends) -> bool:
         at, inner = _masked(*ends.tiles(tiles))
         if len(at) > MOST_MASKED:
             return True
-        (near,) = np.nonzero(_leave_little(ends, tiles[at], inner))
+        little = [_leave_little(ends, tiles[at[x]], inner[x]) for x in chunks(len(at), TILES)]
+        near = np.flatnonzero(np.concatenate([np.zeros(0, np.bool_), *little]))
         for first in range(0, ends.rows if len(near) else 0, rows):
             if _is_suspect_by_sieve(ends, tiles[at][near] + first, inner[near]):
                 return True
@@ -201,15 +202,23 @@ def _any_share(live: Ranges, full: Ranges) -> Array:
     return result
 
 
-def _has_gap(low: Array, high: Array, tile: int) -> bool:
-    """Do rows [low, high) of [tiles, rows], in any order, leave a whole tile between them?"""
+def _has_gap(of: Array, low: Array, high: Array, tile: int) -> bool:
+    """Do rows [low, high) of a tile, in any order, leave a whole inner tile between them?
+
+    Args:
+        of: the outer tile of each row, from 0 on; ascends.
+    """
     # Most rows touch the next one, and then nothing is to be sorted.
-    apart = (low[:, 1:] > high[:, :-1]) | (low[:, :-1] > high[:, 1:])
-    unsure = apart.any(axis=1)
-    low, high = low[unsure], high[unsure]
-    order = np.argsort(low, axis=1)
-    low, high = np.take_along_axis(low, order, 1), np.take_along_axis(high, order, 1)
-    reached = np.maximum.accumulate(high, axis=1)[:, :-1]
-    following = low[:, 1:]
-    some = high[:, 1:] > 0  # empty rows come last
+    apart = (low[1:] > high[:-1]) | (low[:-1] > high[1:])
+    unsure = np.zeros(int(of[-1]) + 1, np.bool_)
+    unsure[of[1:][apart & (of[1:] == of[:-1])]] = True
+    chosen = np.flatnonzero(unsure[of])
+    # Counted on from tile to tile: what one of them reaches is below all of the next one.
+    before = of[chosen] * (1 + max(int(low.max()), int(high.max())))
+    low, high = low[chosen] + before, high[chosen] + before
+    order = np.argsort(low, kind="stable")
+    low, high, before = low[order], high[order], before[order]
+    reached = np.maximum.accumulate(high)[:-1] - before[1:]
+    following = low[1:] - before[1:]
+    some = (high > before)[1:] & (before[1:] == before[:-1])  # empty rows come last
     return bool((some & (-(-reached // tile) < following // tile)).any())

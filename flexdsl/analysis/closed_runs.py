@@ -7,7 +7,8 @@ for each (and a few for each stretch of a sieve). Nothing is proven here.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,18 +16,38 @@ from numpy.typing import NDArray
 
 from flexdsl.analysis.closed_form import BOTTOM, ClosedForm, Interval
 from flexdsl.analysis.grid import Grid
+from flexdsl.analysis.prove import Prover
 from flexdsl.analysis.scene import chunks
 from flexdsl.analysis.sieved_runs import Stretches, count_between
 from flexdsl.analysis.table import Runs, RunTable, merged, table_of_runs
+from flexdsl.analysis.telling_rows import Intervals, telling_rows
 from flexdsl.analysis.values import Bindings
 from flexdsl.ir import Expr, evaluate_all
 
 Array = NDArray[Any]
 Ranges = tuple[Array, Array]  # starts and stops
-ROWS = 1 << 14  # outer positions evaluated at once
-TILES = 1 << 12  # outer tiles looked at together
+ROWS = 1 << 12  # outer positions evaluated at once
+TILES = 1 << 11  # outer tiles looked at together
 STRETCHES = 1 << 18  # of outer tiles looked at together
 TILE_ENDS = "live_lower", "live_upper", "full_lower", "full_upper"
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Rows:
+    """Rows of outer tiles that follow on each other, with their ends.
+
+    Attributes:
+        tiles: which of those that were asked about.
+        of: the tile of each row, from 0 on.
+        first: the first row of each tile.
+        low, high: inner indices, [rows, intervals].
+    """
+
+    tiles: slice
+    of: Array
+    first: Array
+    low: Array
+    high: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +57,7 @@ class Ends:
     form: ClosedForm
     grid: Grid
     bindings: Bindings
+    _told: dict[Intervals, tuple[Array | None, Array]] = field(default_factory=dict)
 
     @property
     def outer(self) -> str:
@@ -106,8 +128,11 @@ class Ends:
 
     def of_rows(self, b: Array, h: Array, position: Array) -> tuple[Array, Array]:
         """Lower and upper ends at outer positions, of what has no sieve: [..., intervals]."""
-        variables = {"b": b, "h": h, self.outer: position}
-        intervals = [i for i in self.form.intervals if i.sieve is None]
+        intervals = tuple(i for i in self.form.intervals if i.sieve is None)
+        return self._ends_of(intervals, {"b": b, "h": h, self.outer: position})
+
+    def _ends_of(self, intervals: Intervals, variables: dict[str, Array]) -> tuple[Array, Array]:
+        """Lower and upper ends: [..., intervals]."""
         ends = [i.lower for i in intervals] + [i.upper for i in intervals]
         cut = self.evaluate(ends, variables)
         return cut[..., : len(intervals)], cut[..., len(intervals) :]
@@ -181,28 +206,52 @@ class Ends:
 
     def _extremes(self, interval: Interval, tiles: Array) -> Array:
         """The same of an interval that has its bounds by rows: [tiles, 4]."""
-        found = [
-            (low.min(axis=1), high.max(axis=1), full_low.max(axis=1), full_high.min(axis=1))
-            for low, high, full_low, full_high in self.rows_of(interval, tiles)
-        ]
-        return np.concatenate([np.stack(ends, axis=1) for ends in found])
+        found = []
+        for rows in self.rows_of((interval,), tiles):
+            low, high = rows.low[:, 0], rows.high[:, 0]
+            live_low, live_high = self.live(low, high)
+            ends = (live_low, np.minimum), (live_high, np.maximum)
+            whole = (low, np.maximum), (high, np.minimum)
+            found.append(np.stack([f.reduceat(x, rows.first) for x, f in (*ends, *whole)], axis=1))
+        return np.concatenate(found)
 
-    def rows_of(
-        self, interval: Interval, tiles: Array
-    ) -> Iterator[tuple[Array, Array, Array, Array]]:
-        """Ends of the rows of outer tiles, [tiles, rows], chunk by chunk: live ones and plain ones.
+    def live(self, low: Array, high: Array) -> tuple[Array, Array]:
+        """Ends of rows, for an empty one the length and 0."""
+        some = low < high
+        return np.where(some, low, self.inner_len), np.where(some, high, 0)
 
-        An empty row has the length and 0 for live ends. Rows past the end stand for the last one.
+    def rows_of(self, intervals: Intervals, tiles: Array, together: int = ROWS) -> Iterator[Rows]:
+        """Lower and upper ends in those rows of outer tiles that tell of all of them.
+
+        Args:
+            together: about so many rows at a time.
         """
-        size = self.grid.tile[0 if self.outer == "q" else 1]
-        for part in chunks(len(tiles), max(1, ROWS // size)):
-            b, h, first, last = (x[:, None] for x in self.tile_rows(tiles[part]))
-            rows = np.minimum(first + np.arange(size), last)
-            variables = {"b": b, "h": h, self.outer: rows}
-            ends = self.evaluate([interval.lower, interval.upper], variables)
-            low, high = ends[..., 0], ends[..., 1]
-            some = low < high
-            yield np.where(some, low, self.inner_len), np.where(some, high, 0), low, high
+        tile, (told, starts) = tiles % self.outer_tiles, self._telling(intervals)
+        begin, counts = starts[tile], (starts[1:] - starts[:-1])[tile]
+        before = np.cumsum(counts)
+        cuts = np.searchsorted(before, np.arange(together, before[-1], together), side="right")
+        offset = self.grid.q_offset if self.outer == "q" else 0
+        for start, stop in pairwise(np.unique([0, *cuts, len(tiles)])):
+            part = slice(start, stop)
+            first = np.cumsum(counts[part]) - counts[part]
+            of = np.repeat(np.arange(stop - start), counts[part])
+            row = np.arange(len(of)) + (begin[part] - first)[of]
+            position = (row if told is None else told[row]) + offset
+            b, h = self.tile_rows(tiles[part])[:2]
+            variables = {"b": b[of], "h": h[of], self.outer: position}
+            low, high = self._ends_of(intervals, variables)
+            yield Rows(part, of, first, low, high)
+
+    def _telling(self, intervals: Intervals) -> tuple[Array | None, Array]:
+        """The rows that tell, None for all of them, and where those of each tile begin, and end."""
+        if intervals not in self._told:
+            size = self.grid.tile[0 if self.outer == "q" else 1]
+            prover = Prover(self.outer, self.grid, self.bindings)
+            told = telling_rows(intervals, prover, size)
+            starts = np.minimum(np.arange(self.outer_tiles + 1) * size, self.outer_len)
+            starts = starts if told is None else np.searchsorted(told, starts)
+            self._told[intervals] = told, starts.astype(np.int32)
+        return self._told[intervals]
 
     def table(self) -> RunTable:
         """The runs of every outer tile."""
@@ -218,11 +267,11 @@ class Ends:
 
     def _runs_of(self, tiles: Array) -> Runs:
         """The runs of outer tiles that follow on each other."""
-        live, full = (_listed(*ranges) for ranges in self.tiles(tiles))
+        live, full = (listed(*ranges) for ranges in self.tiles(tiles))
         if self.form.sieved is not None:
             stretches = self.stretches(tiles)
             live, full = [*live, *stretches.live_runs()], [*full, *stretches.full_runs()]
-        of, start, stop, is_full = _united(live, full, -(-self.inner_len // self.inner_tile))
+        of, start, stop, is_full = united(live, full, -(-self.inner_len // self.inner_tile))
         return merged(tiles[of], start, stop, is_full)
 
     def stretches(self, tiles: Array) -> Stretches:
@@ -271,14 +320,19 @@ def _shape(variables: dict[str, Array]) -> tuple[int, ...]:
 Listed = tuple[Array, Array, Array]  # row, start and stop of ranges
 
 
-def _listed(starts: Array, stops: Array) -> list[Listed]:
+def listed(starts: Array, stops: Array) -> list[Listed]:
     """Ranges [rows, n] as n lists, without empty ones."""
     rows = [np.flatnonzero(starts[:, n] < stops[:, n]) for n in range(starts.shape[1])]
     return [(row, starts[row, n], stops[row, n]) for n, row in enumerate(rows)]
 
 
-def _united(live: list[Listed], full: list[Listed], tiles: int) -> Runs:
-    """The live ranges as disjoint runs, and whether each of them is in a full one."""
+def united(live: list[Listed], full: list[Listed], tiles: int, needed: Array | None = None) -> Runs:
+    """The live ranges as disjoint runs, and whether each of them is in a full one.
+
+    Args:
+        tiles: along the inner axis.
+        needed: in how many full ones it has to be, of each row.
+    """
     width = tiles + 1
     at, steps = [np.zeros(0, np.int64)], [np.zeros((0, 2), np.int8)]
     for kind, ranges in enumerate((live, full)):
@@ -294,7 +348,8 @@ def _united(live: list[Listed], full: list[Listed], tiles: int) -> Runs:
     depth = np.cumsum(np.concatenate(steps)[order], axis=0, dtype=np.int32)
     (k,) = np.nonzero((places[:-1] < places[1:]) & (depth[:-1, 0] > 0))
     row, start = np.divmod(places[k], width)
-    return row, start, places[k + 1] - row * width, depth[k, 1] > 0
+    enough = 1 if needed is None else needed[row]
+    return row, start, places[k + 1] - row * width, depth[k, 1] >= enough
 
 
 def covered(at: Array, starts: Array, stops: Array) -> Array:

@@ -23,6 +23,7 @@ from flexdsl.analysis.bands import Band, band_of
 from flexdsl.analysis.block_grid import block_of
 from flexdsl.analysis.grid import Grid
 from flexdsl.analysis.join import FEW, Join, join_of, sides_of, values_of
+from flexdsl.analysis.near_keys import NearKeys, near_keys
 from flexdsl.analysis.ranges import narrowed
 from flexdsl.analysis.scene import Scene, chunks
 from flexdsl.analysis.table import Runs, RunTable, merged, table_of_runs
@@ -33,6 +34,7 @@ from flexdsl.ir import Expr, Op, var
 Array = NDArray[Any]
 POSITIONS = 3 << 12  # of an axis, evaluated at once
 BAND = 1 << 11  # pairs of runs treated together
+PARTS, MOST = 32, 1 << 12  # parts where there are many, and pairs of each then
 LOOKS = 1 << 24  # at values of all positions
 LARGEST = 2**62  # of a number that stands for the values of several equalities
 
@@ -53,14 +55,16 @@ def joined_table(scene: Scene) -> RunTable | None:
     if not sides or None in found or grid.is_empty or looks > LOOKS:
         return None
     band, alike = reduce(and_, bands, Band()), _is_alike(sides, grid)
-    runs = list[Runs]()
-    for b, h in np.ndindex(grid.batch, grid.heads):
-        joined = _joined_spans(scene, sides, (b, h), alike)
-        if joined is None:
-            return None
-        runs += joined.runs(band, grid, (b * grid.heads + h) * grid.q_tiles)
-        del joined  # before the next one, and the table, are made
-    return table_of_runs(grid.batch * grid.heads * grid.q_tiles, runs)
+    groups = (_Equalities(scene, sides, g, alike) for g in np.ndindex(grid.batch, grid.heads))
+    try:
+        runs = (part for group in groups for part in group.runs(band))
+        return table_of_runs(grid.batch * grid.heads * grid.q_tiles, runs)
+    except _TooManyPairs:
+        return None
+
+
+class _TooManyPairs(Exception):
+    """So many values are equal that proofs are faster."""
 
 
 def _is_alike(sides: list[tuple[Expr, Expr]], grid: Grid) -> bool:
@@ -80,7 +84,7 @@ class _Spans:
     """Runs of positions with equal values, none of which reaches into another tile.
 
     Attributes:
-        starts: int32 [n + 1]; the first index of each, and the length of the axis.
+        starts: int32 [n + 1]; the first index of each, and where the last one ends.
         tile: positions of a tile.
     """
 
@@ -97,6 +101,9 @@ class _Spans:
     def lengths(self, span: Array) -> Array:
         """How many positions each of these has."""
         return np.asarray(self.starts[span + 1] - self.starts[span])
+
+
+_Found = tuple[_Spans, Array]  # and their values: integers [equalities, n]
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,10 +124,11 @@ class _Joined:
             yield merged(row + first_row, tile, tile + 1, area == height * width)
 
     def _whole_tiles(self) -> list[slice]:
-        """The spans of all rows in parts that end where a tile does, of about BAND pairs each."""
+        """The spans of all rows in parts that end where a tile does, BAND pairs or twice that."""
         pairs = np.cumsum(self.pairs.stop - self.pairs.first, dtype=np.int64)
+        size = min(max(BAND, int(pairs[-1]) // PARTS), MOST)
         ends = np.flatnonzero(np.diff(self.rows.tiles(slice(None)), append=-1)) + 1
-        cuts = np.searchsorted(pairs[ends - 1], np.arange(BAND, int(pairs[-1]), BAND))
+        cuts = np.searchsorted(pairs[ends - 1], np.arange(size, int(pairs[-1]), size))
         bounds = np.unique([0, *ends[cuts], len(self.rows)])
         return [slice(start, stop) for start, stop in pairwise(bounds)]
 
@@ -139,45 +147,102 @@ class _Joined:
         return number, area
 
 
-def _joined_spans(
-    scene: Scene, sides: list[tuple[Expr, Expr]], group: tuple[int, int], alike: bool
-) -> _Joined | None:
-    """The spans of one batch and head; None where too many of them are equal."""
-    keys, of_keys = _spans(scene, [g for _, g in sides], "kv", group)
-    rows, of_rows = keys, of_keys
-    if not alike:
-        rows, of_rows = _spans(scene, [f for f, _ in sides], "q", group)
-    join = join_of(*_numbers(of_rows, of_keys))
-    if join.pairs > FEW * (len(rows) + len(keys)):
-        return None
-    return _Joined(rows, keys, join)
+@dataclass(frozen=True, eq=False)
+class _Equalities:
+    """The equalities of one batch and head.
 
-
-def _spans(
-    scene: Scene, sides: list[Expr], axis: str, group: tuple[int, int]
-) -> tuple[_Spans, Array]:
-    """The spans of an axis, and their values: integers [equalities, n].
-
-    A chunk after the other is looked at: what is kept are the spans alone.
+    Attributes:
+        sides: f and g of each.
+        group: b and h.
+        alike: have rows and keys the same values in the same tiles?
     """
-    grid = scene.grid
-    length, size = (grid.q_len, grid.tile[0]) if axis == "q" else (grid.kv_len, grid.tile[1])
-    step = gcd(size, grid.q_offset) if axis == "q" else size
-    for side in sides:
-        step = block_of(side, axis, step)
+
+    scene: Scene
+    sides: list[tuple[Expr, Expr]]
+    group: tuple[int, ...]
+    alike: bool
+
+    def runs(self, band: Band) -> Iterator[Runs]:
+        """The runs of all rows of tiles, some rows at a time. Raises `_TooManyPairs`."""
+        grid, (b, h) = self.scene.grid, self.group
+        for joined in self._parts():
+            yield from joined.runs(band, grid, (b * grid.heads + h) * grid.q_tiles)
+            del joined  # before the next one is made
+
+    def _parts(self) -> Iterator[_Joined]:
+        """The spans of some rows after others, with those of the keys near to them."""
+        found = near_keys(self.scene, self.sides, self.group)
+        if found is None:
+            yield self._whole()
+            return
+        near, parts = found
+        for part in parts:
+            yield self._part(part, near)
+
+    def _whole(self) -> _Joined:
+        grid = self.scene.grid
+        keys = self._spans("kv", (0, grid.kv_tiles))
+        return _joined(keys if self.alike else self._spans("q", (0, grid.q_tiles)), keys)
+
+    def _part(self, part: tuple[int, int], near: NearKeys) -> _Joined:
+        rows = self._spans("q", part)
+        pieces = list[_Found]()
+        for first, stop in near.tiles(rows[1]):
+            known = part if self.alike and first <= part[0] < stop else (stop, stop)
+            for piece in ((first, known[0]), known, (known[1], stop)):
+                if self.alike and piece == part:
+                    pieces.append(rows)
+                elif piece[0] < piece[1]:
+                    pieces.append(self._spans("kv", piece))
+        # A number that no row has.
+        return _joined(rows, _beside(pieces, int(rows[1].max()) + 1))
+
+    def _spans(self, axis: str, tiles: tuple[int, int]) -> _Found:
+        """The spans of some tiles of an axis, from the first (inclusive) to the last (exclusive).
+
+        A chunk after the other is looked at: what is kept are the spans alone.
+        """
+        grid, sides = self.scene.grid, [pair[axis == "kv"] for pair in self.sides]
+        length, size = (grid.q_len, grid.tile[0]) if axis == "q" else (grid.kv_len, grid.tile[1])
+        step = gcd(size, grid.q_offset) if axis == "q" else size
+        for side in sides:
+            step = block_of(side, axis, step)
+        begin, end = tiles[0] * size, min(tiles[1] * size, length)
+        starts, values = list[Array](), list[Array]()
+        for part in chunks(end - begin, max(1, POSITIONS * step // size) * size):
+            part = slice(part.start + begin, part.stop + begin, step)
+            here = [values_of(self.scene, side, axis, self.group, part) for side in sides]
+            opens = np.zeros(len(here[0]), np.bool_)
+            opens[:: size // step] = True
+            for value in here:
+                opens[1:] |= value[1:] != value[:-1]
+            first = np.flatnonzero(opens)
+            starts.append((first * step + part.start).astype(np.int32))
+            values.append(narrowed(np.stack([value[first] for value in here])))
+        starts.append(np.array([end], np.int32))
+        return _Spans(np.concatenate(starts), size), np.concatenate(values, axis=1)
+
+
+def _joined(rows: _Found, keys: _Found) -> _Joined:
+    """The pairs of spans with equal values. Raises `_TooManyPairs`."""
+    join = join_of(*_numbers(rows[1], keys[1]))
+    if join.pairs > FEW * (len(rows[0]) + len(keys[0])):
+        raise _TooManyPairs
+    return _Joined(rows[0], keys[0], join)
+
+
+def _beside(pieces: list[_Found], other: int) -> _Found:
+    """The spans of pieces of keys in one; what is between two of them is one of value `other`."""
     starts, values = list[Array](), list[Array]()
-    for part in chunks(length, max(1, POSITIONS * step // size) * size):
-        part = slice(part.start, part.stop, step)
-        here = [values_of(scene, side, axis, group, part) for side in sides]
-        opens = np.zeros(len(here[0]), np.bool_)
-        opens[:: size // step] = True
-        for value in here:
-            opens[1:] |= value[1:] != value[:-1]
-        first = np.flatnonzero(opens)
-        starts.append((first * step + part.start).astype(np.int32))
-        values.append(narrowed(np.stack([value[first] for value in here])))
-    starts.append(np.array([length], np.int32))
-    return _Spans(np.concatenate(starts), size), np.concatenate(values, axis=1)
+    for before, (spans, of_spans) in zip([None, *pieces], pieces, strict=False):
+        if before is not None and before[0].starts[-1] < spans.starts[0]:
+            starts.append(before[0].starts[-1:])
+            values.append(narrowed(np.full((len(of_spans), 1), other)))
+        starts.append(spans.starts[:-1])
+        values.append(of_spans)
+    last, _ = pieces[-1]
+    joined = np.concatenate([*starts, last.starts[-1:]])
+    return _Spans(joined, last.tile), np.concatenate(values, axis=1)
 
 
 def _numbers(rows: Array, keys: Array) -> tuple[Array, Array]:

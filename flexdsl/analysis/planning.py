@@ -19,6 +19,7 @@ from flexdsl.analysis.folded import folded_table
 from flexdsl.analysis.overlay import absorb
 from flexdsl.analysis.prove import Prover
 from flexdsl.analysis.repeated import repeated_table
+from flexdsl.analysis.row_table import table_by_rows
 from flexdsl.analysis.scene import Scene
 from flexdsl.analysis.stretches import stretched_table
 from flexdsl.analysis.strided import derive_form, ways
@@ -89,6 +90,7 @@ def _table_by_form(scene: Scene) -> RunTable | None:
         (stretched_table, "from one step of rows of each stretch in which the mask repeats"),
         (looked_up_table, "by one look at each block"),
         (folded_table, "by a closed form in each pair of periods"),
+        (table_by_rows, "from the rows between which no captured value changes"),
         (_united, "from those of the parts that `or` joins"),
         (joined_table, "by joining the runs of equal values of both axes"),
     ):

@@ -210,6 +210,12 @@ class Prover:
         first, last = self._positions(inner)
         return {inner: (np.array([first]), np.array([last]))}
 
+    @property
+    def positions(self) -> tuple[int, int]:
+        """The first position of the outer axis, and how many it has."""
+        first, last = self._positions(self.outer)
+        return first, last - first + 1
+
     def _positions(self, axis: str) -> tuple[int, int]:
         """First and last position of an axis."""
         first = self.grid.q_offset if axis == "q" else 0

@@ -8,6 +8,7 @@ of several rows, on sorted rows, and on ranges that leave one block.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -55,8 +56,11 @@ class RangeTable:
         lows, highs = np.where(same, one_row[0], many[0]), np.where(same, one_row[1], many[1])
         few = self.are_few(low, high) & ~same
         if few.any():
-            chosen = self.members(*(lanes_of(ends, few) for ends in (low, high)))
-            lows[few], highs[few] = chosen.min(axis=0), chosen.max(axis=0)
+            least, *others = self.members(*(lanes_of(ends, few) for ends in (low, high)))
+            largest = least
+            for element in others:
+                least, largest = np.minimum(least, element), np.maximum(largest, element)
+            lows[few], highs[few] = least, largest
         return lows, highs
 
     def are_few(self, low: list[Array], high: list[Array]) -> Array:
@@ -66,17 +70,18 @@ class RangeTable:
         # No product of spans may wrap around: each is cut to what is too many anyway.
         return np.asarray(prod(np.minimum(span, FEW + 1) for span in spans) <= FEW)
 
-    def members(self, low: list[Array], high: list[Array]) -> Array:
-        """All elements of small boxes, some twice: [FEW or fewer, n] for ends [n]."""
+    def members(self, low: list[Array], high: list[Array]) -> Iterator[Array]:
+        """All elements of small boxes, some twice: FEW arrays or fewer, [n] for ends [n]."""
         low, high = self._inside(low), self._inside(high)
         spans = [last - first + 1 for first, last in zip(low, high, strict=True)]
         count = np.asarray(prod(spans))
-        number = np.minimum(np.arange(count.max(initial=1))[:, None], count - 1)
-        index: list[Array] = []
-        for first, span in zip(reversed(low), reversed(spans), strict=True):
-            number, within = np.divmod(number, span)
-            index.insert(0, first + within)
-        return np.asarray(self.rows[self._row(index[:-1]), index[-1]])
+        for k in range(int(count.max(initial=1))):
+            number = np.minimum(k, count - 1)
+            index: list[Array] = []
+            for first, span in zip(reversed(low), reversed(spans), strict=True):
+                number, within = np.divmod(number, span)
+                index.insert(0, first + within)
+            yield self.rows[self._row(index[:-1]), index[-1]]
 
     def _inside(self, ends: list[Array]) -> list[Array]:
         # On few lanes np.clip takes several times as long.

@@ -145,6 +145,7 @@ def table_of_runs(rows: int, parts: Iterable[Runs]) -> RunTable:
             counts[within] += np.bincount(row - row[0]).astype(np.int32)
             size = within.stop - within.start
             full_counts[within] += np.bincount(row[full] - row[0], minlength=size).astype(np.int32)
+        del row, full  # before the next part is made
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
     return RunTable(offsets, offsets[:-1] + full_counts, _drained(starts), _drained(stops))
 

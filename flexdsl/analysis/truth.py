@@ -261,9 +261,9 @@ def _elements_step(
     lanes = (end.shape for r in ranges for end in (r.lo, r.hi))
     unsure = np.broadcast_to(unsure, np.broadcast_shapes(unsure.shape, *lanes))
     chosen = {n: _lanes_of(r, unsure) for n, r in zip(needed, ranges, strict=True)}
-    elements = table.members(*(lanes_of(e, unsure) for e in ends)).astype(np.int64)
-    always, possible = np.ones(elements.shape[1:], np.bool_), np.zeros(elements.shape[1:], np.bool_)
-    for element in elements:
+    always, possible = TRUE.always, FALSE.possible
+    for found in table.members(*(lanes_of(e, unsure) for e in ends)):
+        element = found.astype(np.int64)
         of_element = step({**chosen, load: replace(chosen[load], lo=element, hi=element)}, box)
         assert isinstance(of_element, Truth)
         always, possible = always & of_element.always, possible | of_element.possible

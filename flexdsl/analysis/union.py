@@ -31,7 +31,7 @@ from flexdsl.ir import Expr, Op, apply, const
 Array = NDArray[Any]
 POSITIONS = 1 << 13  # of an axis, evaluated at once
 LOOKS = 1 << 24  # at positions of axes: with more of them proofs are faster
-RUNS = 1 << 11  # of all parts, overlaid at once
+RUNS = 5 << 8  # of all parts, overlaid at once
 
 
 def united_table(scene: Scene, planned: Callable[[Scene, Expr], RunTable]) -> RunTable | None:
@@ -122,18 +122,28 @@ def _united(tables: list[RunTable], scene: Scene) -> Iterator[Runs]:
     rows = tables[0].rows
     shared, is_told = 0, False
     for first, stop in pairwise(_bounds(tables)):
-        row, start, end, live, full = _overlaid(
-            [table.chosen(np.arange(first, stop)) for table in tables], scene.grid
+        sure, rects = _parted(
+            [table.chosen(np.arange(first, stop)) for table in tables], first, scene
         )
-        unsure = (live > 1) & ~full
-        rects = _tiles_of(row[unsure] + first, start[unsure], end[unsure], scene.grid)
         shared += len(rects)
         if not is_told and shared * rows > MANY * stop:
             is_told = True
             warn_of_cost(scene, shared * rows / stop)
-        sure = row[~unsure] + first, start[~unsure], end[~unsure], full[~unsure]
         yield _with_shared(sure, rects, scene)
+        del sure, rects  # before the next ones are made
     tables.clear()
+
+
+def _parted(tables: list[RunTable], first: int, scene: Scene) -> tuple[Runs, Rects]:
+    """The runs that one part of the mask decides, or a full one; and the single tiles of others.
+
+    Args:
+        first: the number of the first row of these tables.
+    """
+    row, start, end, live, full = _overlaid(tables, scene.grid)
+    unsure = (live > 1) & ~full
+    rects = _tiles_of(row[unsure] + first, start[unsure], end[unsure], scene.grid)
+    return (row[~unsure] + first, start[~unsure], end[~unsure], full[~unsure]), rects
 
 
 def _bounds(tables: list[RunTable]) -> Array:
@@ -157,11 +167,9 @@ def _overlaid(tables: list[RunTable], grid: Grid) -> tuple[Array, Array, Array, 
     Of the pieces that are of none there is none.
     """
     width = grid.kv_tiles + 1
-    begins, ends, fulls = (np.concatenate(x) for x in zip(*_ends(tables, width), strict=True))
-    at = np.concatenate([begins, ends])
+    at, *steps = (np.concatenate(x) for x in zip(*_ends(tables, width), strict=True))
     order = np.argsort(at, kind="stable")
     at = at[order]
-    steps = np.repeat(np.array([1, -1], np.int8), len(begins)), np.concatenate([fulls, -fulls])
     live, full = (np.cumsum(step[order], dtype=np.int32) for step in steps)
     some = np.flatnonzero((live[:-1] > 0) & (at[:-1] < at[1:]))
     row, start = np.divmod(at[some], width)
@@ -169,10 +177,15 @@ def _overlaid(tables: list[RunTable], grid: Grid) -> tuple[Array, Array, Array, 
 
 
 def _ends(tables: list[RunTable], width: int) -> Iterator[tuple[Array, Array, Array]]:
-    """Where runs begin and end, counted through all rows, and is each full? 0 or 1."""
+    """Where runs begin and end, counted through all rows; and by how much more runs, and full ones,
+    there are from there on: 1, 0 or -1.
+    """
     for table in tables:
         first = table.row_of_runs() * width
-        yield first + table.starts, first + table.stops, table.full_runs().astype(np.int8)
+        full = table.full_runs().astype(np.int8)
+        one = np.ones_like(full)
+        at = np.concatenate([first + table.starts, first + table.stops])
+        yield at, np.concatenate([one, -one]), np.concatenate([full, -full])
 
 
 def _tiles_of(row: Array, start: Array, stop: Array, grid: Grid) -> Rects:

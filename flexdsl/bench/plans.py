@@ -9,9 +9,10 @@ planner there that is measured (`device_plans.py`).
 
 Peak bytes are all that is allocated at once: the table itself and what is still sorted or joined,
 but not what the mask captures. A large table takes 1.5 to 4 times its own bytes, and so does that
-of its transpose. A small one takes what is looked at together, 12288 positions or 2048 boxes of a
-few numbers each: 0.3 to 2 MB, whatever the length is. Extremes of what a mask captures, four times
-as large as that, come on top where they are asked for.
+of its transpose. A small one, and a closed form whose ends each row loads, takes what is looked at
+together, 12288 positions, 4096 rows or 2048 boxes of a few numbers each: up to 1.25 MB, whatever
+the length is. Extremes of what a mask captures, four times as large as that, come on top where they
+are asked for.
 """
 
 from __future__ import annotations
@@ -120,6 +121,23 @@ def document_starts(tokens: int) -> Callable[..., Any]:
     return lambda b, h, q, kv: start[q] <= kv <= q
 
 
+def shared_prefix(tokens: int) -> Callable[..., Any]:
+    """Answers of 2048 tokens to one prompt, which is stored once before them."""
+    return fx.stdlib.shared_prefix([2048] * (tokens // 2048), [0] * (tokens // 2048))
+
+
+def ragged_prefixes(tokens: int) -> Callable[..., Any]:
+    """The packed documents, three of four of which continue the one before these three."""
+    lengths = torch.unique_consecutive(_ids(tokens), return_counts=True)[1].tolist()
+    return fx.stdlib.shared_prefix(lengths, [n // 4 * 4 for n in range(len(lengths))])
+
+
+def windows_2d(tokens: int) -> Callable[..., Any]:
+    """Swin's windows of 7 x 7 tokens of a square, as large as fits, in row-major order."""
+    side = int(tokens**0.5) // 7 * 7
+    return fx.stdlib.window_2d((side, side), 7)
+
+
 def elastic_windows(tokens: int) -> Callable[..., Any]:
     """MoA's windows of each head, of 5 to 50 % of the length beside 64 sinks."""
     spans = fx.stdlib.moa_spans(np.linspace(0, 1024, HEADS), np.linspace(0.05, 0.5, HEADS), tokens)
@@ -142,7 +160,10 @@ MASKS: dict[str, Callable[[int], Callable[..., Any]]] = {
     "elastic windows": elastic_windows,
     "document starts": document_starts,
     "documents": documents,
+    "shared prefix": shared_prefix,
+    "ragged prefixes": ragged_prefixes,
     "2-D neighbourhood": neighbourhood,
+    "2-D windows": windows_2d,
     "3-D tiles": sliding_tiles,
     "dilated window": lambda n: lambda b, h, q, kv: (q - kv) % 5 == 0 and abs(q - kv) <= 1000,
     "stride": lambda n: lambda b, h, q, kv: q >= kv and (q - kv) % 512 == 0,

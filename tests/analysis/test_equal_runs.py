@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexdsl import stdlib
-from flexdsl.analysis import equal_runs, make_plan, planning
+from flexdsl.analysis import equal_runs, make_plan, near_keys, planning
 from flexdsl.analysis.bands import Band
 from support.masks import LONGEST, Mask, Shape, Table, _apply2, both, captures, either, shapes
 from support.tables import check_table
@@ -56,6 +56,33 @@ def test_the_table_is_that_of_brute_force(mask, shape, band):
         table = equal_runs.joined_table(scene)
     if table is not None:
         check_table(table, mask, scene)
+
+
+@given(equalities(), shapes(), st.sampled_from([4, 30]))
+def test_parts_of_rows_beside_the_keys_near_to_them_have_the_same_table(mask, shape, queries):
+    scene = scene_of(mask, shape)
+    with patch.multiple(near_keys, POSITIONS=queries, AGAIN=100):
+        table = equal_runs.joined_table(scene)
+    if table is not None:
+        check_table(table, mask, scene)
+
+
+def test_parts_of_an_image_look_at_few_keys(monkeypatch):
+    """A part of the rows is looked at by itself, with the rows of windows that reach out of it."""
+    found = []
+    tiles = near_keys.NearKeys.tiles
+    monkeypatch.setattr(
+        near_keys.NearKeys, "tiles", lambda *args: found.append(tiles(*args)) or found[-1]
+    )
+    monkeypatch.setattr(near_keys, "POSITIONS", 28 * 42 // 4)
+    for mask in (stdlib.window_2d((28, 42), 7), stdlib.shifted_window((28, 42), 7)):
+        scene = make_plan(mask.program, 28 * 42, 28 * 42, tile=(14, 14)).scene
+        found.clear()
+        table = equal_runs.joined_table(scene)
+        assert table is not None and len(found) == 4
+        looked_at = sum(stop - start for runs in found for start, stop in runs)
+        assert scene.grid.kv_tiles <= looked_at < 2.5 * scene.grid.kv_tiles
+        check_table(table, Mask(mask), scene)
 
 
 NOT = {

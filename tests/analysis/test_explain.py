@@ -59,6 +59,9 @@ MADE = {
     "repeats along the diagonal": lambda b, h, q, kv: both(q >= kv, (q // 32 - kv // 32) % 3 == 0),
     "the parts that `or` joins": lambda b, h, q, kv: either(DOC[q] == 3, DOC[kv] == DOC[q]),
     "joining the runs of equal values": lambda b, h, q, kv: DOC[q] == DOC[kv],
+    "no captured value changes": lambda b, h, q, kv: both(
+        kv >= 600 * DOC[q], kv < 600 * DOC[q] + 9
+    ),
     "one look at each block": lambda b, h, q, kv: CHOSEN[q // 64, kv // 64],
     "subdivision of the tile grid": lambda b, h, q, kv: both(DOC[q] <= DOC[kv], q >= kv),
 }

@@ -15,6 +15,11 @@ from flexdsl.bench import plans
 
 TOKENS = 1 << 20
 MB = 1 << 20
+# What is looked at together at any length: 2048 boxes or 4096 rows, of some thirty numbers each.
+FLOOR = 5 * MB // 4
+CUTS = np.sort(np.random.default_rng(0).choice(TOKENS - 1, 4095, replace=False) + 1)
+LENGTHS = np.diff([0, *CUTS, TOKENS]).tolist()
+RANDOM = np.random.default_rng(0).integers(0, TOKENS // 64, (8, TOKENS // 64, 3))
 
 
 def peak_of(made: Callable[[], fx.BlockPlan]) -> tuple[fx.BlockPlan, int]:
@@ -53,6 +58,42 @@ def test_the_table_along_the_other_axis_takes_less_than_four_times_its_bytes(nam
     mask = fx.mask_mod(plans.MASKS[name](TOKENS))
     made = fx.plan(mask, TOKENS, TOKENS)
     plan, peak = peak_of(lambda: replace(made).transposed())
+    assert plan.kind == "table" and peak < 4 * plan.nbytes
+
+
+WINDOWS = {
+    "window_2d": stdlib.window_2d((1022, 1022), 7),
+    "shifted_window": stdlib.shifted_window((1022, 1022), 7),
+}
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_a_table_of_windows_is_found_in_parts_of_the_rows(name):
+    """Nothing is as long as the axis: the windows of 7 x 7 are cut into 150000 runs of keys."""
+    plan, peak = peak_of(lambda: fx.plan(WINDOWS[name], 1022 * 1022, 1022 * 1022))
+    assert plan.kind == "table" and peak < 4 * plan.nbytes
+
+
+ALL = {
+    "ragged prefixes": stdlib.shared_prefix(LENGTHS, [n // 4 * 4 for n in range(4096)]),
+    "whole prefixes": stdlib.shared_prefix([4096, *[2048] * 510], [0] * 511),
+    "flamingo": stdlib.flamingo([[64 * n, 64 * n + 300] for n in range(TOKENS // 64)], 64),
+    "bigbird": stdlib.bigbird(RANDOM, 64),
+    "timesformer_spatial": stdlib.timesformer_spatial(196),
+    "strided_heads": stdlib.strided_heads(64, 16, 8, 8),
+}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_plan_takes_four_times_its_bytes_or_what_is_looked_at_together(name):
+    plan, peak = peak_of(lambda: fx.plan(ALL[name], TOKENS, TOKENS, heads=8))
+    assert peak < max(4 * plan.nbytes, FLOOR)
+
+
+def test_parts_that_or_joins_take_less_than_four_times_the_bytes_of_their_table_when_it_is_small():
+    length = 1 << 17
+    mask = stdlib.bigbird(RANDOM[:, : length // 64] % (length // 64), 64)
+    plan, peak = peak_of(lambda: fx.plan(mask, length, length, heads=8))
     assert plan.kind == "table" and peak < 4 * plan.nbytes
 
 

@@ -42,9 +42,9 @@ def shift_live_bound(monkeypatch):
 
     right = Ends._tile_ends
 
-    def wrong(self, which):
-        low, high = right(self, which)
-        return low, high - (which == "live")
+    def wrong(self, rows, count):
+        low, high, full_low, full_high = right(self, rows, count)
+        return low, high - 1, full_low, full_high
 
     monkeypatch.setattr(Ends, "_tile_ends", wrong)
 
@@ -54,9 +54,9 @@ def widen_full_bound(monkeypatch):
 
     right = Ends._tile_ends
 
-    def wrong(self, which):
-        low, high = right(self, which)
-        return low, high + (which == "full")
+    def wrong(self, rows, count):
+        low, high, full_low, full_high = right(self, rows, count)
+        return low, high, full_low, full_high + 1
 
     monkeypatch.setattr(Ends, "_tile_ends", wrong)
 
@@ -75,9 +75,8 @@ def shift_transposed_bound(monkeypatch):
     monkeypatch.setattr(
         Ends,
         "_tile_ends",
-        lambda self, which: tuple(
-            x + (self.outer == "kv" and which == "live" and n == 0)
-            for n, x in enumerate(tile_ends(self, which))
+        lambda self, rows, count: tuple(
+            x + (self.outer == "kv" and n == 0) for n, x in enumerate(tile_ends(self, rows, count))
         ),
     )
 
