@@ -79,8 +79,7 @@ def _write_work(body: Block, spec: KernelSpec, lowering: Lowering) -> None:
             tile.line("before = q_tile")
     body.line("\n# What the last tile gives to dQ.")
     body.line("d_key_tile = warpgroup_mma_wait(0, deps=[d_key_tile])")
-    body.line("last = counted(at - 1)")
-    body.line("mbarrier.arrive(query_free.index(last % STAGES), count=1)")
+    _write_free_rows(body)
     _write_wait_other(body, {0: "last", 1: "last"})
     _write_start_query(body, dim)
     body.line("d_query_tile = warpgroup_mma_wait(0, deps=[d_query_tile])")
@@ -131,8 +130,7 @@ def _write_step(
     else:
         body.line(f"d_key_tile = warpgroup_mma_wait({of_scores}, deps=[d_key_tile])")
         body.line("d_key_tile = warpgroup_mma_init(d_key_tile)")
-        body.line("last = counted(at - 1)")
-        body.line("mbarrier.arrive(query_free.index(last % STAGES), count=1)")
+        _write_free_rows(body)
     _write_start_weights(body, spec.head_dim)
     body.line("scores = warpgroup_mma_wait(1, deps=[scores])")
     _write_weights(body, spec, masked, early, lowering, outer)
@@ -145,6 +143,12 @@ def _write_step(
     _write_gradients(body, spec.head_dim, first)
     write_count(body)
     return early
+
+
+def _write_free_rows(body: Block) -> None:
+    """Write that the rows of the tile before, `last`, are no longer read: its dK is done."""
+    body.line("last = counted(at - 1)")
+    body.line("mbarrier.arrive(query_free.index(last % STAGES), count=1)")
 
 
 def _write_start_weights(body: Block, dim: int) -> None:

@@ -79,10 +79,7 @@ def make_table(
     grid = plan.scene.grid
     found = states(plan, values, device, launch)
     refine(found, plan, values, launch)
-    length, block = plan.kv_len, plan.tile_shape[1]
-    if plan.outer == "kv":
-        found = found.transpose(2, 3).contiguous()
-        length, block = plan.q_len, plan.tile_shape[0]
+    found, is_cut = _along_inner(found, plan)
     outer, inner = found.shape[2:]
     room = room_for(grid.batch * grid.heads * outer, inner)
 
@@ -103,13 +100,20 @@ def make_table(
         "full_ends": full_ends,
         "starts": starts,
         "stops": stops,
-        "cut_tile": inner - 1 if length % block else inner,
+        "cut_tile": inner - 1 if is_cut else inner,
     }
     launch(Phase.PLAN_COUNTS, None, room.rows, given, {}, plan.tile_shape, device)
     torch.cumsum(runs, 0, dtype=torch.int32, out=offsets[1:])
     torch.add(offsets[:-1], full_runs, out=full_ends)
     launch(Phase.PLAN_RUNS, None, room.rows, given, {}, plan.tile_shape, device)
     return DeviceTable(offsets, full_ends, starts, stops)
+
+
+def _along_inner(found: Tensor, plan: BlockPlan) -> tuple[Tensor, bool]:
+    """States [batch, heads, outer tiles, inner tiles], and whether the last inner tile is cut."""
+    if plan.outer == "q":
+        return found, plan.kv_len % plan.tile_shape[1] > 0
+    return found.transpose(2, 3).contiguous(), plan.q_len % plan.tile_shape[0] > 0
 
 
 def states(
