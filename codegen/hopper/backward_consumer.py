@@ -137,12 +137,17 @@ def _write_step(
     _write_d_scores(body, spec.head_dim, first)
     write_next_loads(body, spec, loads, early, lowering, outer)
     if spec.mask_bits and masked:
-        body.comment("Before this tile's atomics, as what is loaded for rows.")
-        mask_bits.write_next_place(body, QUERIES, GROUPS)
-        mask_bits.write_words(body, f"after == {MASKED}")
+        _write_next_words(body)
     _write_gradients(body, spec.head_dim, first)
     write_count(body)
     return early
+
+
+def _write_next_words(body: Block) -> None:
+    """Write the loads of the mask's words of the tile after this one, if it is masked."""
+    body.comment("Before this tile's atomics, as what is loaded for rows.")
+    mask_bits.write_next_place(body, QUERIES, GROUPS)
+    mask_bits.write_words(body, f"after == {MASKED}")
 
 
 def _write_free_rows(body: Block) -> None:
