@@ -73,9 +73,11 @@ def _united(cover: Part, other: Part, outer: str) -> Part | None:
         return None
     first, last, row = var(f"{outer}_first"), var(f"{outer}_last"), var(outer)
     if cover.interval.lower is old.lower:
-        # Equal lower ends: the least and the largest are those of the tile, whoever has them.
+        # Equal lower ends: the least and the largest are those of the tile, whoever has them. That
+        # is so where each row has one of the two: else rows of neither would be counted.
         low, same = None, old.live_lower is substitute(old.lower, {row: first})
-        if not (same and old.full_lower is substitute(old.lower, {row: last})):
+        same = same and old.full_lower is substitute(old.lower, {row: last})
+        if not (same and other.is_everywhere):
             return None
     elif cover.interval.lower is BOTTOM:
         low = BOTTOM

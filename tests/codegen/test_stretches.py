@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import flexdsl as fx
@@ -18,7 +18,7 @@ from flexdsl.codegen import KernelSpec, Role
 from flexdsl.codegen.loops import KEYS, QUERIES, write_is_live, write_loops
 from flexdsl.codegen.lower import Lowering, Scope
 from flexdsl.codegen.writer import Block, Names
-from support.masks import shapes
+from support.masks import Shape, shapes
 from support.on_ints import Functions, with_helpers
 from tests.analysis.test_strided import ALL, strided
 from tests.codegen.oracle import expect, expect_gradients
@@ -70,6 +70,7 @@ class Kernel:
 
 @pytest.mark.parametrize("name", ALL)
 @given(shapes(), st.integers(-3, 40), st.integers(2, 45), st.integers(0, 6), st.booleans())
+@example(Shape(1, 19, (1, 4), 16), 0, 3, 0, True)  # of "first ones": rows of no interval
 def test_each_live_tile_is_visited_once_and_no_other(name, shape, w, s, r, turned):
     plan = make_plan(
         strided(name, w, s, r).program(),
