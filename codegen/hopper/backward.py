@@ -38,15 +38,7 @@ from .module import (
 from .query_sums import ADD_QUERY_SUMS, SIZES_OF_RESULTS, SUMS
 from .schedule import write_schedule
 from .scores import Tensor, keys_of, rows_of, write_group_fetches, write_tile_fetches
-from .works import (
-    MASKED,
-    NAMES,
-    NEXT_WORK,
-    NOTES,
-    NOTHING,
-    Works,
-    write_leave_tile,
-)
+from .works import MASKED, NAMES, NEXT_WORK, NOTES, NOTHING, Works, write_leave_tile
 
 _ROWS: Mapping[str, int | str] = {
     **dict.fromkeys(("query", "d_out"), "BLOCK_M"),

@@ -33,7 +33,7 @@ from ..tiles import loads_at, tile_scope, write_allowed
 from ..writer import Block
 from . import mask_bits
 from .early_loads import loads_of
-from .module import GROUP_ROWS, matrix, tile_bytes
+from .module import GROUP_ROWS, accumulator, matrix, tile_bytes
 from .query_sums import PART
 from .row_loads import write_first_loads, write_next_loads, write_rows
 from .schedule import end_of_tiles
@@ -90,13 +90,12 @@ def _write_work(body: Block, spec: KernelSpec, lowering: Lowering) -> None:
 
 
 def _write_layouts(body: Block, dim: int) -> None:
-    accumulator = "gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, {}, 16])"
-    body.line(f"SCORES: {accumulator.format('BLOCK_M')}")
+    body.line(f"SCORES: {accumulator('BLOCK_M')}")
     body.line("KEYS: gl.constexpr = gl.SliceLayout(1, SCORES)")
     body.line("ROWS: gl.constexpr = gl.SliceLayout(0, SCORES)")
-    body.line(f"OUT: {accumulator.format(dim)}")
+    body.line(f"OUT: {accumulator(dim)}")
     body.line("LEFT: gl.constexpr = gl.DotOperandLayout(0, OUT, 2)")
-    body.line(f"HALF: {accumulator.format(64)}")
+    body.line(f"HALF: {accumulator(64)}")
     body.line(f"PART: gl.constexpr = {PART}")
 
 

@@ -27,7 +27,7 @@ from ..writer import Block
 from . import mask_bits
 from .early_loads import Loads
 from .key_loads import loads_of_keys, write_first_loads, write_keys, write_more_loads
-from .module import GROUP_ROWS, matrix
+from .module import GROUP_ROWS, accumulator, matrix
 from .outputs import (
     write_free_values,
     write_operands,
@@ -86,12 +86,11 @@ def write_consumer(
 
 def _write_layouts(body: Block, spec: KernelSpec) -> None:
     """Write the layouts: of scores, of their rows and keys, and of outputs and their operands."""
-    accumulator = "gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, {}, 16])"
-    body.line(f"SCORES: {accumulator.format('BLOCK_N')}")
+    body.line(f"SCORES: {accumulator('BLOCK_N')}")
     body.line("ROWS: gl.constexpr = gl.SliceLayout(1, SCORES)")
     body.line("KEYS: gl.constexpr = gl.SliceLayout(0, SCORES)")
     for i, (_, width) in enumerate(pieces(spec.value_dim)):
-        body.line(f"OUT_{i}: {accumulator.format(width)}")
+        body.line(f"OUT_{i}: {accumulator(width)}")
         body.line(f"WEIGHTS_{i}: gl.constexpr = gl.DotOperandLayout(0, OUT_{i}, 2)")
     if held_queries(spec):
         body.line("QUERIES: gl.constexpr = gl.DotOperandLayout(0, SCORES, 2)")

@@ -209,6 +209,11 @@ def allocate(block: Block, tensor: str, dim: int, count: int | str, rows: int | 
     return names
 
 
+def accumulator(columns: int | str) -> str:
+    """The source of a constant: the layout of a warpgroup's product of 64 rows by `columns`."""
+    return f"gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, {columns}, 16])"
+
+
 def matrix(tensor: str, piece: int, index: str, rows: int | str, width: int) -> str:
     """The source of a tile in shared memory as a matrix of `rows` by `width`."""
     return f"{tensor}_tiles_{piece}.index({index}).reshape([{rows}, {width}])"

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from flexdsl.analysis.anchors import slope_of_anchor
 from flexdsl.analysis.closed_form import Interval
 from flexdsl.analysis.closed_runs import TILES, Ends, Ranges, covered, joined
+from flexdsl.analysis.grid import numbered
 from flexdsl.analysis.prove import Prover
 from flexdsl.analysis.scene import chunks
 from flexdsl.ir import Expr, Op, evaluate, walk
@@ -161,9 +162,7 @@ def _masked(live: Ranges, full: Ranges) -> tuple[Array, Array]:
     first = np.clip(full[0], start, stop)
     last = np.clip(full[1], first, stop)
     starts, stops = np.concatenate([start, last], axis=1), np.concatenate([first, stop], axis=1)
-    counts = (stops - starts).reshape(-1)
-    of = np.repeat(np.arange(len(counts)), counts)
-    within = np.arange(len(of)) - np.repeat(np.cumsum(counts) - counts, counts)
+    of, within = numbered((stops - starts).reshape(-1))
     return of // starts.shape[1], starts.reshape(-1)[of] + within
 
 

@@ -91,8 +91,7 @@ class Rects:
         per_rect = np.bincount(column_of, minlength=len(self)).astype(np.int64)
         first_column = np.cumsum(per_rect) - per_rect
         repeats = per_rect[row_of]
-        piece = np.repeat(np.arange(len(rows)), repeats)
-        within = np.arange(len(piece)) - np.repeat(np.cumsum(repeats) - repeats, repeats)
+        piece, within = numbered(repeats)
         parent = row_of[piece]
         r0 = rows[piece]
         c0 = columns[first_column[parent] + within]
@@ -104,9 +103,14 @@ class Rects:
 def _cuts(first: Array, stop: Array, size: int) -> tuple[Array, Array]:
     """Starts of the pieces of each range [first, stop), and the number of its range."""
     counts = -(-(stop - first) // size)
-    of = np.repeat(np.arange(len(first)), counts)
-    within = np.arange(len(of)) - np.repeat(np.cumsum(counts) - counts, counts)
+    of, within = numbered(counts)
     return first[of] + within * size, of
+
+
+def numbered(counts: Array) -> tuple[Array, Array]:
+    """What is counted, one by one: of which count each is, and its number in that, from 0."""
+    of = np.repeat(np.arange(len(counts)), counts)
+    return of, np.arange(len(of)) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
 def concatenate(parts: list[Rects]) -> Rects:

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flexdsl.analysis.grid import numbered
+
 Array = NDArray[Any]
 Runs = tuple[Array, Array, Array]  # outer tile, by its place in the arrays; start and stop
 
@@ -73,10 +75,8 @@ class Stretches:
         low, high, first, reach = (x[of] for x in (*ends, first, reach))
         nearest = -((first + reach - 1 - low) // self.period)
         after = -((first - high) // self.period)
-        counts = np.maximum(after - nearest, 0)
-        at = np.repeat(np.arange(len(of)), counts)
-        number = np.arange(len(at)) - np.repeat(np.cumsum(counts) - counts, counts) + nearest[at]
-        begin = first[at] + number * self.period
+        at, number = numbered(np.maximum(after - nearest, 0))
+        begin = first[at] + (number + nearest[at]) * self.period
         return of[at], np.maximum(begin, low[at]), np.minimum(begin + reach[at], high[at])
 
     def full_runs(self) -> Iterator[Runs]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flexdsl.analysis.grid import Grid, Rects
+from flexdsl.analysis.grid import Grid, Rects, numbered
 from flexdsl.analysis.scene import Scene
 from flexdsl.analysis.subdivide import TileMap, first_row
 
@@ -200,8 +200,6 @@ def _runs_of(tiles: TileMap, grid: Grid) -> Runs:
 
 def _rows_of(rects: Rects, grid: Grid) -> tuple[Array, Array, Array]:
     """One run for each row of tiles of each rectangle: row, start, stop."""
-    heights = rects.r1 - rects.r0
-    of = np.repeat(np.arange(len(rects)), heights)
-    within = np.arange(len(of)) - np.repeat(np.cumsum(heights) - heights, heights)
+    of, within = numbered(rects.r1 - rects.r0)
     row = (first_row(rects, grid) + rects.r0)[of] + within
     return row, rects.c0[of], rects.c1[of]

@@ -128,7 +128,10 @@ _SHARED_LIMIT = {
 
 
 # Pointers to tensors that the runtime allocates itself: they are multiples of 16 bytes.
-_OWN = (*(Role.ROWS, Role.SUMS, Role.GRADIENT, Role.FACTORS, Role.DIFFERENCES, Role.MASK_BITS),)
+_OWN = (
+    *(Role.ROWS, Role.SUMS, Role.GRADIENT),
+    *(Role.FACTORS, Role.DIFFERENCES, Role.MASK_BITS),
+)
 
 
 def _compile(job: Job, kernel: Kernel, config: Config) -> Compiled:

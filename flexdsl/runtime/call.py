@@ -154,7 +154,7 @@ class Call:
             self.bound.products,
             self.bound.tables,
             bits,
-            plan is not None and self.own_tiles(phase, plan, config) is not None,
+            bits and plan is not None and self.own_tiles(phase, plan, config) is not None,
         )
 
     def reads_bits(self, phase: Phase, plan: BlockPlan, config: Config) -> bool:
@@ -165,12 +165,13 @@ class Call:
     def own_tiles(self, phase: Phase, plan: BlockPlan, config: Config) -> OwnTiles | None:
         """The tiles of each consumer of a kernel whose consumers skip the others; None elsewhere.
 
-        Where there are less products for the softmax to hide behind it has not been measured.
+        Of a kernel that reads its mask as bits. Where there are less products for the softmax to
+        hide behind it has not been measured.
         """
         dim = max(self.tensors[n].shape[3] for n in ("query", "value"))
         if phase is not Phase.FORWARD or not 64 < dim <= 128 or config.consumers != 2:
             return None
-        found = own_tiles(plan) if self.reads_bits(phase, plan, config) else None
+        found = own_tiles(plan)
         return found if found is not None and found.pays else None
 
     def _wide(self) -> frozenset[Capture]:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flexdsl.analysis import BlockPlan
+from flexdsl.analysis.grid import numbered
 from flexdsl.analysis.table import RunTable
 from flexdsl.codegen.hopper.module import GROUP_ROWS
 from flexdsl.codegen.hopper.works import FULL, MASKED, kind_for
@@ -74,7 +75,8 @@ def _find(plan: BlockPlan) -> OwnTiles:
     table, consumers = table_of_kernel(plan), plan.tile_shape[0] // GROUP_ROWS
     everyone = (1 << consumers) - 1
     full, row_of_runs = table.full_runs(), table.row_of_runs()
-    row, tile = _tiles_of(row_of_runs[~full], table.starts[~full], table.stops[~full])
+    run, within = numbered((table.stops - table.starts)[~full])
+    row, tile = row_of_runs[~full][run], table.starts[~full][run] + within
     groups = _groups(plan, row, tile, consumers)
     order = _in_turn(row, tile, groups, everyone)
     row, tile, groups = row[order], tile[order], groups[order]
@@ -106,13 +108,6 @@ def _in_turn(row: Array, tile: Array, groups: Array, everyone: int) -> Array:
     nth[of_group] = np.arange(len(key)) - np.searchsorted(sorted_keys, sorted_keys)
     shared = groups == everyone
     return np.lexsort((groups, nth, ~shared, row))
-
-
-def _tiles_of(row: Array, start: Array, stop: Array) -> tuple[Array, Array]:
-    """Each tile of runs: its row and its number."""
-    lengths = stop.astype(np.int64) - start
-    before = np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return np.repeat(row, lengths), np.arange(len(before)) - before + np.repeat(start, lengths)
 
 
 def _groups(plan: BlockPlan, row: Array, tile: Array, consumers: int) -> Array:
