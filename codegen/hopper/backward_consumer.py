@@ -68,8 +68,8 @@ def _write_work(body: Block, spec: KernelSpec, lowering: Lowering) -> None:
     body.line(f"d_value_tile = gl.zeros([{GROUP_ROWS}, {dim}], gl.float32, OUT)")
     body.line(f"d_key_tile = gl.zeros([{GROUP_ROWS}, {dim}], gl.float32, OUT)")
     if spec.mask_bits:
-        mask_bits.write_place(body, QUERIES, GROUPS, lowering)
-        mask_bits.write_words(body, "")
+        mask_bits.write_place(body, QUERIES, GROUPS)
+        mask_bits.write_words(body, "", lowering)
     body.line("\n# The first tile.")
     early = _write_step(body, spec, None, True, lowering, scope)
     body.line("before = q_tile")
@@ -136,17 +136,17 @@ def _write_step(
     _write_d_scores(body, spec.head_dim, first)
     write_next_loads(body, spec, loads, early, lowering, outer)
     if spec.mask_bits and masked:
-        _write_next_words(body)
+        _write_next_words(body, lowering)
     _write_gradients(body, spec.head_dim, first)
     write_count(body)
     return early
 
 
-def _write_next_words(body: Block) -> None:
+def _write_next_words(body: Block, lowering: Lowering) -> None:
     """Write the loads of the mask's words of the tile after this one, if it is masked."""
     body.comment("Before this tile's atomics, as what is loaded for rows.")
     mask_bits.write_next_place(body, QUERIES, GROUPS)
-    mask_bits.write_words(body, f"after == {MASKED}")
+    mask_bits.write_words(body, f"after == {MASKED}", lowering)
 
 
 def _write_free_rows(body: Block) -> None:

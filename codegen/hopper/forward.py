@@ -32,6 +32,8 @@ from .module import (
     write_hopper_module,
     write_partitions,
 )
+from .outputs import IN_PAIRS
+from .registers import cuts_in_pairs
 from .schedule import write_schedule
 from .scores import keys_of, rows_of, write_group_fetches, write_tile_fetches
 from .works import NAMES, NEXT_WORK, NOTES, Works, write_leave_tile
@@ -97,7 +99,8 @@ def generate_forward(spec: KernelSpec) -> Kernel:
     )
     write_partitions(body, partitions[1], partitions[0], groups)
     functions = [BARRIERS, NOTES, SOFTMAX, *helpers_of(lowering.helpers)]
-    functions += [mask_bits.SPREAD] if spec.mask_bits else []
+    functions += [IN_PAIRS] if cuts_in_pairs(spec) else []
+    functions += [mask_bits.SPREAD, mask_bits.KEEP] if spec.mask_bits else []
     title = "Attention forward for Hopper"
     return write_hopper_module(title, "forward", spec, arguments, functions, partitions, body)
 

@@ -28,7 +28,7 @@ class Nothing:
         return self
 
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = _same
-    __floordiv__ = __mod__ = __and__ = __rlshift__ = __getitem__ = __neg__ = _same
+    __rtruediv__ = __floordiv__ = __mod__ = __and__ = __rlshift__ = __getitem__ = __neg__ = _same
     __eq__ = __ne__ = __lt__ = _same  # type: ignore[assignment]
     __hash__ = None  # type: ignore[assignment]
 
