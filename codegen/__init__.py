@@ -27,7 +27,7 @@ from .factors import FACTOR_TENSORS
 from .factors import ROWS as FACTOR_ROWS
 from .forward import generate_forward
 from .hopper import backward_reason, reason_not_covered
-from .kernel import Argument, Kernel, KernelSpec, Language, Role, heavy_last, pieces
+from .kernel import Argument, Kernel, KernelSpec, Language, Role, pieces
 from .unbound import (
     KERNEL_TARGETS,
     OF_KEYS,
@@ -55,7 +55,6 @@ __all__ = [
     "generate_backward_query",
     "generate_forward",
     "generate_unbound",
-    "heavy_last",
     "parse_kernel_target",
     "parse_phase",
     "pieces",
