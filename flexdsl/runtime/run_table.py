@@ -101,8 +101,10 @@ def longest_first(tiles: Tensor, outer_tiles: int) -> Tensor:
 
 def _tiles_of_rows(table: RunTable) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Live tiles of each row."""
-    before = np.concatenate([[0], np.cumsum(table.stops - table.starts, dtype=np.int64)])
-    return np.asarray(np.diff(before[table.offsets]))
+    before = np.zeros(len(table.starts) + 1, np.int64)
+    np.cumsum(table.stops - table.starts, out=before[1:])
+    ends = before[table.offsets]
+    return np.asarray(ends[1:] - ends[:-1])
 
 
 def _upload(array: np.ndarray, device: torch.device) -> Tensor:

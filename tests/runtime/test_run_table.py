@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flexdsl as fx
-from flexdsl.analysis import BlockPlan, make_plan
-from flexdsl.runtime import device_plan
+from flexdsl.analysis import BlockPlan, make_plan, table
+from flexdsl.analysis.table import RunTable
+from flexdsl.runtime import bind, device_plan
 from flexdsl.runtime.run_table import longest_first, table_of_kernel, to_device
 from support.masks import HEADS, Mask, Shape, masks, shapes
 from tests.runtime.test_device_plan import DEVICE, on_device
@@ -61,20 +62,40 @@ def test_longer_tiles_of_any_table_start_first(mask: Mask, shape: Shape) -> None
             check(of_head, order)
 
 
-@given(masks(), shapes())
-@settings(max_examples=20)
-def test_the_device_and_the_host_have_one_order(mask: Mask, shape: Shape) -> None:
-    options = {"batch": 2, "heads": HEADS, "tile": shape.tile, "q_offset": shape.q_offset}
-    lengths = shape.q_len, shape.kv_len
-    host = make_plan(mask.program(), *lengths, **options)
-    there = make_plan(on_device(mask.program()), *lengths, device=str(DEVICE), **options)
+ENDS = np.array([20, 200, 90, 0, 160, 200, 33])  # keys that stretches of 30 queries see
+OF_BATCHES = np.stack([ENDS, ENDS[::-1]])
+WITH_FULL_TILES = {
+    "ends": lambda b, h, q, kv: kv < ENDS[q // 30],
+    "ends of each head": lambda b, h, q, kv: kv < ENDS[(q // 30 + h) % 7],
+    "ends of each batch": lambda b, h, q, kv: kv < OF_BATCHES[b, q // 30],
+    "and every third": lambda b, h, q, kv: kv < ENDS[q // 30] or (q // 30 + kv) % 3 == 0,
+}
+
+
+@pytest.mark.parametrize("most_runs", [512, 1])
+@pytest.mark.parametrize("name", WITH_FULL_TILES)
+def test_the_device_and_the_host_have_one_order(
+    name: str, most_runs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where rows have more runs than there is room for, so that the device's have more tiles:
+    its order is that of its own table.
+    """
+    monkeypatch.setattr(table, "MOST_RUNS_OF_ROW", most_runs)
+    program = bind.with_tensors(fx.mask_mod(WITH_FULL_TILES[name]).program, torch.device("cpu"))
+    options = {"batch": 2, "heads": HEADS, "tile": (16, 16)}
+    host = make_plan(program, 200, 200, **options)
+    there = make_plan(on_device(program), 200, 200, device=str(DEVICE), **options)
     for of_host, of_device in ((host, there), (host.transposed(), there.transposed())):
         values, launch = of_device.mask.values, device_plan.launch_compiled
-        made = device_plan.make_table(of_device, values, DEVICE, launch)
-        order = made.order.view(-1, of_device.outer_tiles).tolist()
-        expected = orders_of(of_host.tabulated)
-        # A table that is made on the device may tell more heads apart.
-        assert order == expected * (len(order) // len(expected))
+        made = device_plan.make_table(of_device.tabulated, values, DEVICE, launch)
+        arrays = (x.cpu().numpy() for x in (made.offsets, made.full_ends, made.starts, made.stops))
+        again = to_device(RunTable(*arrays), of_device.outer_tiles, DEVICE)
+        assert torch.equal(made.order, again.order)
+        if most_runs > 13:
+            order = made.order.view(-1, of_device.outer_tiles).tolist()
+            expected = orders_of(of_host.tabulated)
+            # A table that is made on the device may tell more heads apart.
+            assert order == expected * (len(order) // len(expected))
 
 
 @given(st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=50), st.integers(1, 3))
