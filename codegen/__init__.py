@@ -2,6 +2,7 @@
 
     KernelSpec --forward | backward | rows--> Kernel(source, arguments)
         tiles.py   lines that all kernels have
+        programs.py  which tile of which head a program has
         loops.py   the loops over tiles, from formulas (stretches.py: that lie apart) or from a
                    table of runs
         lower.py   the mask and the score modification as Triton expressions, with helpers.py

@@ -1,19 +1,19 @@
 """Which tile of which head a program of an attention kernel has.
 
-A GPU starts programs by their number, so the longest tiles of a head are to come first: of one that
-starts last, most of the GPU waits for the end. With formulas it is the last tile that is longest,
-or all are alike. A table has an order of its outer tiles, which the runtime made
-(`runtime/run_table.py`): of a mask with a few global tokens, some tiles have all of the others
-where most have ten, wherever they stand. Such masks at 16384 tokens (D 128, 16 heads), forward,
-with tiles started by their number: BigBird's reached 48 % of its bound, Longformer's 84 % (H200,
-torch 2.11.0+cu130, triton 3.6.0, 2026-11-26).
+A GPU starts programs by their number, so the longest tiles of a head are to come first: for one
+that starts last, most of the GPU waits at the end. With formulas the last tile is the longest, or
+no order is known. A table has an order of its outer tiles, longest first, which the runtime makes
+(`runtime/run_table.py`): of a mask with a few global tokens some tiles have all others to go
+through where most have ten, wherever they stand. Such masks at 16384 tokens, with tiles started by
+their number: BigBird's reached 48 % of its bound, Longformer's 84 % (H200, 2026-11-26).
 
 Some heads stand side by side, tile after tile: of one head after the other, the last one's largest
 tiles would start when all else is nearly done. The more of them there are, the more memory is in
 use at a time, which should be in the GPU's cache. So their number goes by how much the work of
-tiles differs. On the same GPU, microseconds with 1, 2, 4 and 8 heads: full, forward 1715, 1723,
-1713 and 1765, backward 4926, 4853, - and 5118; causal, forward 937, 903, 901 and 917, backward
-2656, 2537, - and 2536; packed documents, backward 1202, 1119, - and 1015.
+tiles differs. On an H200 (torch 2.11.0+cu130, triton 3.6.0, 2026-11-26), microseconds with 1, 2, 4
+and 8 heads: full, forward 1715, 1723, 1713 and 1765, backward 4926, 4853, - and 5118; causal,
+forward 937, 903, 901 and 917, backward 2656, 2537, - and 2536; packed documents, backward 1202,
+1119, - and 1015.
 """
 
 from __future__ import annotations

@@ -271,9 +271,10 @@ class BlockPlan:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the table that a kernel reads; a closed form has none.
+        """Bytes of the table of runs that a kernel reads; a closed form has none.
 
-        On a device it is the room for the longest table that a mask can have.
+        On a device it is the room for the longest table that a mask can have. The order in which
+        its rows start, which the runtime makes, is not among them: four bytes a row.
         """
         if self.kind == "device":
             distinct = self._scene.grid.batch * self._scene.grid.heads

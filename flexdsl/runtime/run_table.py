@@ -76,10 +76,10 @@ def to_device(
         kinds: of its runs, where consumers skip tiles.
     """
     arrays = (table.offsets, table.full_ends, table.starts, table.stops)
-    uploaded = (_upload(a, device) for a in arrays)
+    offsets, full_ends, starts, stops = (_upload(a, device) for a in arrays)
     order = longest_first(torch.from_numpy(_tiles_of_rows(table)), outer_tiles).to(device)
     kinds_there = None if kinds is None else _upload(kinds, device)
-    return DeviceTable(*uploaded, order, kinds=kinds_there)
+    return DeviceTable(offsets, full_ends, starts, stops, order, kinds=kinds_there)
 
 
 def longest_first(tiles: Tensor, outer_tiles: int) -> Tensor:
