@@ -2,6 +2,7 @@
 
     KernelSpec --forward | backward | rows--> Kernel(source, arguments)
         tiles.py   lines that all kernels have
+        programs.py  which tile of which head a program has
         loops.py   the loops over tiles, from formulas (stretches.py: that lie apart) or from a
                    table of runs
         lower.py   the mask and the score modification as Triton expressions, with helpers.py
@@ -27,7 +28,7 @@ from .factors import FACTOR_TENSORS
 from .factors import ROWS as FACTOR_ROWS
 from .forward import generate_forward
 from .hopper import backward_reason, reason_not_covered
-from .kernel import Argument, Kernel, KernelSpec, Language, Role, heavy_last, pieces
+from .kernel import Argument, Kernel, KernelSpec, Language, Role, pieces
 from .unbound import (
     KERNEL_TARGETS,
     OF_KEYS,
@@ -55,7 +56,6 @@ __all__ = [
     "generate_backward_query",
     "generate_forward",
     "generate_unbound",
-    "heavy_last",
     "parse_kernel_target",
     "parse_phase",
     "pieces",

@@ -25,7 +25,7 @@ from .learned import Sum, sums_of, write_additions, write_stores, write_zeros
 from .loops import KEYS, QUERIES, Loop, write_loops
 from .lower import Lowering, Scope
 from .module import write_module
-from .programs import write_program
+from .programs import write_head, write_tile
 from .tiles import (
     IEEE,
     descriptors,
@@ -57,7 +57,7 @@ def generate_backward_query(spec: KernelSpec) -> Kernel:
     fixed = arguments_of(tensors, (*SHARED_SIZES, "all_heads", "q_tiles"))
     lowering = Lowering(names_of_kernel(fixed), spec.clamped, spec.wide)
     body = Block(1)
-    write_query_tile(body, spec)
+    write_query_tile(body, spec, lowering)
     scope = Scope(body.block(), None, {n: n for n in ("b", "h", "q", "q_first", "q_last")})
     write_queries(body, spec)
     load_tiles(body, "d_out", "b, h, q_start", "BLOCK_M", dv)
@@ -88,7 +88,7 @@ def generate_backward_key(spec: KernelSpec) -> Kernel:
     fixed = arguments_of(tensors, (*SHARED_SIZES, "kv_heads", "all_kv_heads", "kv_tiles"))
     lowering = Lowering(names_of_kernel(fixed), spec.clamped, spec.wide)
     body = Block(1)
-    _write_key_tile(body, spec)
+    _write_key_tile(body, spec, lowering)
     scope = Scope(body.block(), None, {n: n for n in ("b", "kv", "kv_first", "kv_last")})
     load_tiles(body, "key", "b, kv_head, kv_start", "BLOCK_N", d)
     load_tiles(body, "value", "b, kv_head, kv_start", "BLOCK_N", dv)
@@ -110,12 +110,13 @@ def generate_backward_key(spec: KernelSpec) -> Kernel:
     return _kernel(title, "backward_key", spec, fixed, lowering, body)
 
 
-def _write_key_tile(body: Block, spec: KernelSpec) -> None:
+def _write_key_tile(body: Block, spec: KernelSpec, lowering: Lowering) -> None:
     """Write which key tile the program has, and the positions of its keys."""
     body.line("program = tl.program_id(0)")
-    heads = {"heads": "kv_heads", "count": "all_kv_heads"}
-    write_program(body, spec, "kv_tile", "tl", **heads, last_first=False)
+    write_head(body, spec, "kv_tile", "tl", heads="kv_heads", count="all_kv_heads")
     body.line("kv_head = flat_head % kv_heads")
+    # Of query heads that share a key head, the first one says which tiles are long.
+    write_tile(body, spec, "kv_tile", lowering, "kv_head * group")
     body.line("kv_start = kv_tile * BLOCK_N")
     body.line("kv_first = kv_start")
     body.line("kv_last = tl.minimum(kv_start + BLOCK_N, kv_len) - 1")

@@ -1,6 +1,6 @@
 """The kernels that make runs of the states of tiles, a program for each row of the run table.
 
-    plan_counts    how many runs a row has, and how many of them are full
+    plan_counts    how many live tiles a row has, how many runs, and how many of those are full
     plan_runs      writes each run where the counts of the rows before it say
 
 Between them the runtime adds up the counts. A row with more runs than there is room for ends in one
@@ -22,6 +22,7 @@ states += row.to(tl.int64) * inner_tiles
 LANES: tl.constexpr = 1024
 # Where the run begins that is the last one to have room.
 merged = inner_tiles
+live = 0
 found = 0
 full = 0
 for first in range(0, inner_tiles, LANES):
@@ -30,6 +31,7 @@ for first in range(0, inner_tiles, LANES):
     before = tile_states(states, tile - 1, inner_tiles, cut_tile, inner_tiles)
     opens = ((state != 0) & (state != before)).to(tl.int32)
     opened = tl.sum(opens, 0)
+    live += tl.sum((state != 0).to(tl.int32), 0)
     if (found < most_runs) & (found + opened >= most_runs):
         last = (opens != 0) & (found + tl.cumsum(opens, 0) == most_runs)
         merged = tl.minimum(merged, tl.min(tl.where(last, tile, inner_tiles), 0))
@@ -38,6 +40,7 @@ for first in range(0, inner_tiles, LANES):
     found += opened
 merged = tl.where(found > most_runs, merged, inner_tiles)
 if found > most_runs:
+    live = 0
     found = 0
     full = 0
     for first in range(0, inner_tiles, LANES):
@@ -45,8 +48,10 @@ if found > most_runs:
         state = tile_states(states, tile, inner_tiles, cut_tile, merged)
         before = tile_states(states, tile - 1, inner_tiles, cut_tile, merged)
         opens = ((state != 0) & (state != before)).to(tl.int32)
+        live += tl.sum((state != 0).to(tl.int32), 0)
         found += tl.sum(opens, 0)
         full += tl.sum(tl.where(state == 2, opens, 0), 0)
+tl.store(tiles + row, live)
 tl.store(runs + row, found)
 tl.store(full_runs + row, full)
 tl.store(merged_from + row, merged)"""
@@ -92,7 +97,7 @@ for first in range(0, inner_tiles, LANES):
 
 def generate_plan_counts(spec: KernelSpec) -> Kernel:
     """The kernel that counts; the same for every mask. Its grid is the rows of the table."""
-    counts = (Argument(n, Role.COUNTS, n) for n in ("runs", "full_runs", "merged_from"))
+    counts = (Argument(n, Role.COUNTS, n) for n in ("tiles", "runs", "full_runs", "merged_from"))
     sizes = (Argument(s, Role.SIZE, s) for s in (*_SIZES, "most_runs"))
     arguments = (Argument("states", Role.STATES, "states"), *counts, *sizes)
     return _kernel("Counts of the runs of a plan", "plan_counts", arguments, _COUNTS)

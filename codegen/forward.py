@@ -12,7 +12,7 @@ from .kernel import Argument, Kernel, KernelSpec, Role, pieces
 from .loops import KEYS, Loop, write_loops
 from .lower import Lowering, Scope
 from .module import write_module
-from .programs import write_program
+from .programs import write_head, write_tile
 from .tiles import (
     IEEE,
     descriptors,
@@ -47,7 +47,7 @@ def generate_forward(spec: KernelSpec) -> Kernel:
     )
     lowering = Lowering(names_of_kernel(fixed), spec.clamped, spec.wide)
     body = Block(1)
-    write_query_tile(body, spec)
+    write_query_tile(body, spec, lowering)
     scope = Scope(body.block(), None, {n: n for n in ("b", "h", "q", "q_first", "q_last")})
     _start_state(body, spec)
     for loop in write_loops(KEYS, spec, lowering, scope, body):
@@ -58,22 +58,22 @@ def generate_forward(spec: KernelSpec) -> Kernel:
     return Kernel(text, "forward", arguments)
 
 
-def write_query_tile(body: Block, spec: KernelSpec) -> None:
+def write_query_tile(body: Block, spec: KernelSpec, lowering: Lowering) -> None:
     """Write which query tile the program has, and the positions of its rows."""
     body.line("program = tl.program_id(0)")
-    write_query_program(body, spec, "tl")
+    write_query_program(body, spec, lowering)
     write_row_positions(body, spec, ":, None")
 
 
-def write_query_program(body: Block, spec: KernelSpec, language: str) -> None:
+def write_query_program(body: Block, spec: KernelSpec, lowering: Lowering) -> None:
     """Write which query tile `program` has, and the positions of its first and last row."""
-    heads = {"heads": "heads", "count": "all_heads"}
-    write_program(body, spec, "q_tile", language, **heads, last_first=spec.heavy_last)
+    write_head(body, spec, "q_tile", lowering.language, heads="heads", count="all_heads")
     body.line("h = flat_head % heads")
+    write_tile(body, spec, "q_tile", lowering)
     body.line("kv_head = h // group")
     body.line("q_start = q_tile * BLOCK_M")
     body.line("q_first = q_offset + q_start")
-    body.line(f"q_last = q_offset + {language}.minimum(q_start + BLOCK_M, q_len) - 1")
+    body.line(f"q_last = q_offset + {lowering.language}.minimum(q_start + BLOCK_M, q_len) - 1")
 
 
 def write_scores(body: Block, spec: KernelSpec) -> None:

@@ -45,11 +45,13 @@ class Role(Enum):
     GRADIENT = "pointer to the float32 gradient of a captured tensor"
     GRADIENT_STRIDE = "int32 or int64 stride of that gradient along dimension `index`, in elements"
     TABLE = (
-        "pointer to an int32 array of the plan's run table: offsets, full_ends, starts, stops;"
-        " first_bits where there are bits of masked tiles, kinds where consumers skip tiles"
+        "pointer to an int32 array of the plan's run table: offsets, full_ends, starts, stops,"
+        " order; first_bits where there are bits of masked tiles, kinds where consumers skip tiles"
     )
     STATES = "pointer to one int8 state a tile: 0 empty, 1 partial, 2 full"
-    COUNTS = "pointer to one int32 number a row of the run table: runs, full_runs, merged_from"
+    COUNTS = (
+        "pointer to one int32 number a row of the run table: tiles, runs, full_runs, merged_from"
+    )
     ELEMENTS = "pointer to the elements of a captured tensor: contiguous, signed or float32"
     EXTREMES = "pointer to the extremes of a captured tensor (`extremes.py`), of the same type"
     MEMBERS = "pointer to the sets of elements of a captured tensor (`members.py`), int64"
@@ -93,7 +95,6 @@ class KernelSpec:
         value_dim: elements of a value.
         clamped: loads whose index can leave its tensor on a pair that is not allowed.
         wide: captures of 2**31 elements or more, whose offsets need 64 bits.
-        heavy_last: later query tiles have more work, so they start first.
         grouped: several query heads share a key head.
         learned: names of the captures whose gradient the backward kernels add up.
         consumers: warpgroups of a Hopper kernel that have 64 rows each of a program's queries.
@@ -112,7 +113,6 @@ class KernelSpec:
     value_dim: int
     clamped: frozenset[Expr] = frozenset()
     wide: frozenset[Capture] = frozenset()
-    heavy_last: bool = False
     grouped: bool = True
     learned: frozenset[str] = frozenset()
     consumers: int = 2

@@ -17,6 +17,7 @@ from flexdsl.ir import Expr, Op
 
 from .kernel import KernelSpec, Role
 from .lower import Lowering, Scope
+from .programs import first_row
 from .stretches import Stretches, write_stretches
 from .writer import Block
 
@@ -318,8 +319,7 @@ def _table_loops(axis: Axis, lowering: Lowering, scope: Scope, block: Block) -> 
     table = {
         n: lowering.argument(Role.TABLE, n) for n in ("offsets", "full_ends", "starts", "stops")
     }
-    strides = [lowering.argument(Role.TABLE_STRIDE, n, 0, f"table_stride_{n}") for n in "bh"]
-    scope.block.line(f"row_of_runs = b * {strides[0]} + h * {strides[1]} + {axis.outer_tile}")
+    scope.block.line(f"row_of_runs = {first_row(lowering)} + {axis.outer_tile}")
     scope.block.line(f"first_run = tl.load({table['offsets']} + row_of_runs)")
     scope.block.line(f"full_end = tl.load({table['full_ends']} + row_of_runs)")
     scope.block.line(f"last_run = tl.load({table['offsets']} + row_of_runs + 1)")

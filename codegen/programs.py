@@ -1,17 +1,25 @@
 """Which tile of which head a program of an attention kernel has.
 
-A GPU starts programs by their number. Some heads stand side by side, tile after tile: of one head
-after the other, the last one's largest tiles would start when all else is nearly done, and most of
-the GPU would wait for them. The more of them there are, the more memory is in use at a time, which
-should be in the GPU's cache. So their number goes by how much the work of tiles differs. On an H200
-(torch 2.11.0+cu130, triton 3.6.0, 2026-11-26), microseconds with 1, 2, 4 and 8 heads: full, forward
-1715, 1723, 1713 and 1765, backward 4926, 4853, - and 5118; causal, forward 937, 903, 901 and 917,
-backward 2656, 2537, - and 2536; packed documents, backward 1202, 1119, - and 1015.
+A GPU starts programs by their number, so the longest tiles of a head are to come first: for one
+that starts last, most of the GPU waits at the end. With formulas the last tile is the longest, or
+no order is known. A table has an order of its outer tiles, longest first, which the runtime makes
+(`runtime/run_table.py`): of a mask with a few global tokens some tiles have all others to go
+through where most have ten, wherever they stand. Such masks at 16384 tokens, with tiles started by
+their number: BigBird's reached 48 % of its bound, Longformer's 84 % (H200, 2026-11-26).
+
+Some heads stand side by side, tile after tile: of one head after the other, the last one's largest
+tiles would start when all else is nearly done. The more of them there are, the more memory is in
+use at a time, which should be in the GPU's cache. So their number goes by how much the work of
+tiles differs. On an H200 (torch 2.11.0+cu130, triton 3.6.0, 2026-11-26), microseconds with 1, 2, 4
+and 8 heads: full, forward 1715, 1723, 1713 and 1765, backward 4926, 4853, - and 5118; causal,
+forward 937, 903, 901 and 917, backward 2656, 2537, - and 2536; packed documents, backward 1202,
+1119, - and 1015.
 """
 
 from __future__ import annotations
 
-from .kernel import KernelSpec
+from .kernel import KernelSpec, Role, heavy_last
+from .lower import Lowering
 from .writer import Block
 
 
@@ -23,7 +31,7 @@ def _side_by_side(spec: KernelSpec) -> int:
     return 2 if spec.mask is None else 4
 
 
-def write_program(
+def write_head(
     body: Block,
     spec: KernelSpec,
     tile: str,
@@ -32,27 +40,49 @@ def write_program(
     heads: str,
     count: str,
     first_head: str = "",
-    last_first: bool,
 ) -> None:
-    """Write the tile of `program`, a number, `flat_head`, which counts all heads, and `b`.
+    """Write the head of `program`, a number: `flat_head`, which counts all heads, and `b`.
+
+    `place // heads_here` says which of the head's tiles it has: `write_tile`.
 
     Args:
         tile: name of the tile; that of their number has an s behind it.
         heads: source of how many heads a batch has.
         count: source of how many heads of all batches the grid has programs of.
         first_head: source of the first head that the grid has programs of; "" for 0.
-        last_first: the last tiles have the most work.
     """
     side_by_side = _side_by_side(spec)
     body.comment(f"{side_by_side} heads side by side, tile after tile.")
     body.line(f"heads_before = program // ({side_by_side} * {tile}s) * {side_by_side}")
     body.line(f"heads_here = {language}.minimum({count} - heads_before, {side_by_side})")
     body.line(f"place = program - heads_before * {tile}s")
-    if last_first:
+    before = f"{first_head} + heads_before" if first_head else "heads_before"
+    body.line(f"flat_head = {before} + place % heads_here")
+    body.line(f"b = flat_head // {heads}")
+
+
+def write_tile(
+    body: Block, spec: KernelSpec, tile: str, lowering: Lowering, head: str = "h"
+) -> None:
+    """Write the tile of `program`, after its head.
+
+    Args:
+        tile: its name; that of the number of tiles has an s behind it.
+        head: source of the query head whose tiles the table orders.
+    """
+    if spec.closed_form is None:
+        body.comment("The tiles that have the most work start first.")
+        order = lowering.argument(Role.TABLE, "order")
+        at = f"{first_row(lowering, head)} + place // heads_here"
+        body.line(f"{tile} = {lowering.language}.load({order} + {at})")
+    elif heavy_last(spec.closed_form):
         body.comment("The last tiles have the most work: they start first.")
         body.line(f"{tile} = {tile}s - 1 - place // heads_here")
     else:
         body.line(f"{tile} = place // heads_here")
-    before = f"{first_head} + heads_before" if first_head else "heads_before"
-    body.line(f"flat_head = {before} + place % heads_here")
-    body.line(f"b = flat_head // {heads}")
+
+
+def first_row(lowering: Lowering, head: str = "h") -> str:
+    """The source of the run table's row of the first outer tile of `b` and a query head."""
+    strides = [lowering.argument(Role.TABLE_STRIDE, n, 0, f"table_stride_{n}") for n in "bh"]
+    return f"b * {strides[0]} + {head} * {strides[1]}"

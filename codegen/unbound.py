@@ -27,7 +27,7 @@ from .hopper import (
     reason_not_covered,
 )
 from .hopper import generate_forward as generate_hopper_forward
-from .kernel import Kernel, KernelSpec, Language, heavy_last
+from .kernel import Kernel, KernelSpec, Language
 from .mask_bits import generate_mask_bits, generate_mask_bits_of_keys
 from .planner import generate_plan_states
 from .refinement import generate_plan_refine
@@ -138,7 +138,6 @@ def unbound_spec(
         head_dim,
         value_dim,
         clamped=loads - {t.load for t in tabled},
-        heavy_last=closed_form is not None and heavy_last(closed_form),
         products=taken,
         tables=tabled,
     )

@@ -17,7 +17,7 @@ from ..factors import FACTOR_TENSORS, dims_of_scores
 from ..kernel import Argument, Kernel, KernelSpec, Role
 from ..loops import QUERIES
 from ..lower import Lowering, Scope
-from ..programs import write_program
+from ..programs import write_head, write_tile
 from ..tiles import descriptors, names_of_kernel
 from ..writer import Block
 from . import mask_bits
@@ -126,12 +126,13 @@ def generate_backward(spec: KernelSpec) -> Kernel:
     return write_hopper_module(title, "backward", spec, arguments, functions, partitions, body)
 
 
-def _write_key_program(body: Block, spec: KernelSpec) -> None:
+def _write_key_program(body: Block, spec: KernelSpec, lowering: Lowering) -> None:
     """Write which keys the work `program` has, and which query head."""
     heads = {"heads": "result_heads", "count": "part_heads", "first_head": "first_head"}
-    write_program(body, spec, "kv_tile", "gl", **heads, last_first=False)
+    write_head(body, spec, "kv_tile", "gl", **heads)
     body.line("result_head = flat_head % result_heads")
     body.line("h = result_head * members + member")
+    write_tile(body, spec, "kv_tile", lowering)
     body.line("kv_head = h // group")
     body.line("kv_start = kv_tile * BLOCK_N")
     body.line("kv_first = kv_start")
@@ -182,7 +183,7 @@ def _producer(spec: KernelSpec, works: Works, lowering: Lowering, tiles: list[st
     names = (*(a.name for a in of), "lse_log2_rows", "delta_rows", NEXT_WORK)
     block = Block(1)
     with works.of_producer(block) as body:
-        _write_key_program(body, spec)
+        _write_key_program(body, spec, lowering)
         scope = Scope(body.block(), None, {n: n for n in ("b", "h", "kv_first", "kv_last")})
         schedule = write_schedule(QUERIES, spec, GROUPS * GROUP_ROWS, lowering, scope)
         if spec.mask_bits:

@@ -138,7 +138,7 @@ def _producer(
     names = _names_of_descriptors({**dims_of_scores(spec), "value": spec.value_dim})
     block = Block(1)
     with works.of_producer(block) as body:
-        write_query_program(body, spec, "gl")
+        write_query_program(body, spec, lowering)
         scope = Scope(body.block(), None, {n: n for n in ("b", "h", "q_first", "q_last")})
         schedule = write_schedule(KEYS, spec, GROUP_ROWS * spec.consumers, lowering, scope)
         if spec.mask_bits:

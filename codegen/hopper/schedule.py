@@ -18,6 +18,7 @@ from flexdsl.analysis.closed_form import ClosedForm
 from ..kernel import KernelSpec, Role
 from ..loops import Axis, Segment, write_segments
 from ..lower import Lowering, Scope
+from ..programs import first_row
 from ..stretches import Stretches
 from ..writer import Block
 from .works import FULL, MASKED, NOTHING
@@ -237,10 +238,9 @@ def _write_span(segment: Segment, count: str, lowering: Lowering, block: Block) 
 
 def _write_runs(axis: Axis, skips: bool, lowering: Lowering, scope: Scope) -> Schedule:
     table = [lowering.argument(Role.TABLE, n) for n in ("offsets", "full_ends", "starts", "stops")]
-    strides = [lowering.argument(Role.TABLE_STRIDE, n, 0, f"table_stride_{n}") for n in "bh"]
     kinds = lowering.argument(Role.TABLE, "kinds") if skips else ""
     block = scope.block
-    block.line(f"row_of_runs = b * {strides[0]} + h * {strides[1]} + {axis.outer_tile}")
+    block.line(f"row_of_runs = {first_row(lowering)} + {axis.outer_tile}")
     block.line(f"first_run = gl.load({table[0]} + row_of_runs)")
     block.line(f"full_end = gl.load({table[1]} + row_of_runs)")
     block.line(f"last_run = gl.load({table[0]} + row_of_runs + 1)")

@@ -157,7 +157,8 @@ class BlockPlan:
         return -(-self.kv_len // self.tile_shape[1])
 
     @property
-    def _outer_tiles(self) -> int:
+    def outer_tiles(self) -> int:
+        """Tiles along the axis that programs are spread over."""
         return self.q_tiles if self.outer == "q" else self.kv_tiles
 
     @cached_property
@@ -176,11 +177,11 @@ class BlockPlan:
         for name, index, size in (("b", b, self.batch), ("h", h, self.heads)):
             if not 0 <= index < size:
                 raise ArgumentError(f"{name} is {index}", fix=f"{name} of 0 to {size - 1}")
-        if not 0 <= outer < self._outer_tiles:
-            raise ArgumentError(f"there is no tile {outer}", fix=_tiles(self._outer_tiles))
+        if not 0 <= outer < self.outer_tiles:
+            raise ArgumentError(f"there is no tile {outer}", fix=_tiles(self.outer_tiles))
         grid = self._scene.grid
         b, h = b * self.depends_on_batch, h * self.depends_on_head
-        return (b * grid.heads + h) * self._outer_tiles + outer
+        return (b * grid.heads + h) * self.outer_tiles + outer
 
     def runs(self, b: int, h: int, outer: int) -> list[Run]:
         """The live inner tiles of an outer tile as runs: ascending, disjoint, maximal."""
@@ -270,14 +271,15 @@ class BlockPlan:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the table that a kernel reads; a closed form has none.
+        """Bytes of the table of runs that a kernel reads; a closed form has none.
 
-        On a device it is the room for the longest table that a mask can have.
+        On a device it is the room for the longest table that a mask can have. The order in which
+        its rows start, which the runtime makes, is not among them: four bytes a row.
         """
         if self.kind == "device":
             distinct = self._scene.grid.batch * self._scene.grid.heads
             inner = self.kv_tiles if self.outer == "q" else self.q_tiles
-            return room_for(distinct * self._outer_tiles, inner).nbytes
+            return room_for(distinct * self.outer_tiles, inner).nbytes
         return 0 if self.table is None else self.table.nbytes
 
     @property

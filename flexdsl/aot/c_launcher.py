@@ -38,6 +38,8 @@ _PHASES = {
 _TABLE = """\
     struct { /* the plan's runs of key tiles for each query tile; int32 on the device */
         CUdeviceptr offsets, full_ends, starts, stops;
+        CUdeviceptr order; /* query tiles of each batch and head, each one once, in the order in
+                              which they start: best first those that have the most key tiles */
         int64_t stride_b, stride_h; /* rows from one batch or head to the next; 0 where alike */
     } table;
 """

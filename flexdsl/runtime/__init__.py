@@ -14,6 +14,7 @@
                     -> launch, descriptors, compiled    kernels compiled by triton
                     -> bundles, bundled, machine        kernels of bundles, by the driver alone
                        -> replay                        either, launched again by the driver
+                    -> run_table                        tables of runs, and who starts first
                     -> device_plan, extremes, members   plans made on the device, by kernels
                     -> mask_bits                        masks evaluated once for a plan, by a kernel
                     -> own_tiles, narrow_tiles          which rows of a tile have a pair, and how

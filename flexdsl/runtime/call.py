@@ -26,7 +26,6 @@ from flexdsl.codegen import (
     Language,
     Phase,
     Role,
-    heavy_last,
     table_length,
 )
 from flexdsl.errors import InternalError
@@ -36,7 +35,7 @@ from flexdsl.runtime.blocks import blocks_of, flat_blocks
 from flexdsl.runtime.differences import differences_of
 from flexdsl.runtime.low_rank import score_of_kernel
 from flexdsl.runtime.own_tiles import OwnTiles, own_tiles
-from flexdsl.runtime.run_table import DeviceTable, TableWithBits, grows, table_of_kernel, to_device
+from flexdsl.runtime.run_table import DeviceTable, TableWithBits, table_of_kernel, to_device
 from flexdsl.runtime.tuning import Config
 
 LOG2E = 1.4426950408889634
@@ -147,7 +146,6 @@ class Call:
             value_dim,
             self.bound.clamped,
             self._wide(),
-            plan is not None and _is_heavy_last(plan),
             self.tensors["query"].shape[1] != self.tensors["key"].shape[1],
             frozenset(self.bound.learned),
             config.consumers,
@@ -191,13 +189,6 @@ def may_read_bits(phase: Phase, config: Config) -> bool:
 def _turned(plan: BlockPlan, phase: Phase) -> BlockPlan:
     """The plan of that mask and those tiles along the axis of a kernel's loops."""
     return plan.transposed() if phase in OF_KEYS else plan
-
-
-def _is_heavy_last(plan: BlockPlan) -> bool:
-    """Have later outer tiles more work, as far as the host knows?"""
-    if plan.closed_form is not None:
-        return heavy_last(plan.closed_form)
-    return plan.table is not None and grows(plan)
 
 
 class Again(Protocol):
@@ -346,11 +337,10 @@ def _size(name: str, call: Call, config: Config) -> int:
 
 def _table_stride(axis: str, plan: BlockPlan, call: Call) -> int:
     """Rows of the run table from one batch ("b") or head ("h") to the next."""
-    rows_of_head = plan.kv_tiles if plan.outer == "kv" else plan.q_tiles
     if axis == "h":
-        return rows_of_head if plan.depends_on_head else 0
+        return plan.outer_tiles if plan.depends_on_head else 0
     heads = call.bound.lengths.heads if plan.depends_on_head else 1
-    return rows_of_head * heads if plan.depends_on_batch else 0
+    return plan.outer_tiles * heads if plan.depends_on_batch else 0
 
 
 def table_of(
@@ -386,6 +376,6 @@ def _device_table(
     tables = _TABLES.setdefault(plan, {})
     if (device, skips) not in tables:
         own = own_tiles(plan) if skips else None
-        made = (table_of_kernel(plan), device) if own is None else (own.table, device, own.kinds)
-        tables[device, skips] = to_device(*made)
+        made = (table_of_kernel(plan), None) if own is None else (own.table, own.kinds)
+        tables[device, skips] = to_device(made[0], plan.outer_tiles, device, made[1])
     return tables[device, skips]

@@ -1,8 +1,8 @@
 """Plans of kind "device": the run table made where the captured tensors are, by kernels.
 
     captured tensors --extremes, members--> summaries --plan_states--> states of tiles, proven
-        --plan_refine--> exact states --plan_counts--> counts of runs
-        --cumulative sums, plan_runs--> run table
+        --plan_refine--> exact states --plan_counts--> counts of tiles and of runs
+        --a sort, cumulative sums, plan_runs--> run table
 
 It takes one byte for each tile, and room for the longest table that there can be: what is in it is
 known on the device alone. Nothing waits for the device, and a CUDA graph may capture it.
@@ -29,7 +29,7 @@ from flexdsl.runtime.cache import load
 from flexdsl.runtime.extremes import elements, extremes, not_empty
 from flexdsl.runtime.members import members
 from flexdsl.runtime.memory import Memory
-from flexdsl.runtime.run_table import DeviceTable
+from flexdsl.runtime.run_table import DeviceTable, longest_first
 from flexdsl.runtime.tuning import configs
 
 # Tables of two masks: of the forward kernel and of two backward ones. Each has room for more runs
@@ -86,13 +86,14 @@ def make_table(
     def numbers(count: int) -> Tensor:
         return torch.empty(count, dtype=torch.int32, device=device)
 
-    runs, full_runs, merged_from = (numbers(room.rows) for _ in range(3))
+    tiles, runs, full_runs, merged_from = (numbers(room.rows) for _ in range(4))
     offsets = torch.zeros(room.rows + 1, dtype=torch.int32, device=device)
     full_ends, starts, stops = numbers(room.rows), numbers(room.runs), numbers(room.runs)
     given: dict[str, Any] = {
         "states": found,
         "inner_tiles": inner,
         "most_runs": room.runs_of_row,
+        "tiles": tiles,
         "runs": runs,
         "full_runs": full_runs,
         "merged_from": merged_from,
@@ -106,7 +107,7 @@ def make_table(
     torch.cumsum(runs, 0, dtype=torch.int32, out=offsets[1:])
     torch.add(offsets[:-1], full_runs, out=full_ends)
     launch(Phase.PLAN_RUNS, None, room.rows, given, {}, plan.tile_shape, device)
-    return DeviceTable(offsets, full_ends, starts, stops)
+    return DeviceTable(offsets, full_ends, starts, stops, longest_first(tiles, outer))
 
 
 def _along_inner(found: Tensor, plan: BlockPlan) -> tuple[Tensor, bool]:

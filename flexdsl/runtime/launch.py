@@ -195,7 +195,7 @@ def kernel_of(phase: Phase, language: Language, spec: KernelSpec) -> Kernel:
         *(phase, language),
         *(p and p.expr for p in (spec.mask, spec.score)),
         *(spec.closed_form, spec.head_dim, spec.value_dim),
-        *(spec.clamped, spec.wide, spec.heavy_last, spec.grouped, spec.learned, spec.consumers),
+        *(spec.clamped, spec.wide, spec.grouped, spec.learned, spec.consumers),
         *(spec.products, spec.tables, spec.mask_bits, spec.skips),
     )
     if key not in _KERNELS:

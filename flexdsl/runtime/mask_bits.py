@@ -101,7 +101,7 @@ def _make(
     words[of_tile : 2 * of_tile].fill_(-1)
     table = replace(table, full_ends=_full_ends(table, plan))
     made = TableWithBits(
-        *(table.offsets, table.full_ends, table.starts, table.stops),
+        *(table.offsets, table.full_ends, table.starts, table.stops, table.order),
         _first_bits(table, plan),
         words,
         kinds=table.kinds,

@@ -1,12 +1,15 @@
 """A plan's table of runs as a kernel reads it: on the device, the cut last tile masked.
 
 A plan calls a tile full when all its pairs *inside* the lengths are allowed. The kernel's full
-tiles look at no bounds, so a last tile that the keys do not fill moves to the masked runs.
+tiles look at no bounds, so a last tile that the keys do not fill moves to the masked runs. With the
+runs goes the order in which outer tiles start, the longest ones first: why, says
+`codegen/programs.py`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +25,8 @@ class DeviceTable:
     """int32 tensors on the device; see `RunTable` for their meaning.
 
     Attributes:
+        order: [rows], for each head that the plan tells apart the numbers of its outer tiles in the
+            order in which they start.
         kinds: of each run, for consumers that skip tiles (`own_tiles.py`); None in other tables.
         bits: what is remembered of the mask in its masked tiles (`mask_bits.py`).
     """
@@ -30,6 +35,7 @@ class DeviceTable:
     full_ends: Tensor
     starts: Tensor
     stops: Tensor
+    order: Tensor
     kinds: Tensor | None = field(default=None, kw_only=True)
     bits: Memory = field(default_factory=lambda: Memory(1), init=False)
 
@@ -60,23 +66,45 @@ def table_of_kernel(plan: BlockPlan) -> RunTable:
     return mask_last_tile(plan.table, tiles) if cut else plan.table
 
 
-def grows(plan: BlockPlan) -> bool:
-    """Have the later outer tiles of a plan of that kind more tiles, as under a causal mask?"""
-    assert plan.table is not None
-    table = plan.table
-    tiles = np.bincount(table.row_of_runs(), table.stops - table.starts, table.rows)
-    of_outer = tiles.reshape(-1, plan.q_tiles if plan.outer == "q" else plan.kv_tiles).sum(0)
-    half = len(of_outer) // 2
-    return bool(of_outer[len(of_outer) - half :].sum() > 1.5 * of_outer[:half].sum())
-
-
 def to_device(
-    table: RunTable, device: torch.device, kinds: np.ndarray | None = None
+    table: RunTable, outer_tiles: int, device: torch.device, kinds: np.ndarray | None = None
 ) -> DeviceTable:
-    """The table on `device`, with the kinds of its runs where consumers skip tiles."""
+    """The table on `device`.
+
+    Args:
+        outer_tiles: rows of a head.
+        kinds: of its runs, where consumers skip tiles.
+    """
     arrays = (table.offsets, table.full_ends, table.starts, table.stops)
-    uploaded = (_upload(a, device) for a in arrays)
-    return DeviceTable(*uploaded, kinds=None if kinds is None else _upload(kinds, device))
+    offsets, full_ends, starts, stops = (_upload(a, device) for a in arrays)
+    order = longest_first(torch.from_numpy(_tiles_of_rows(table)), outer_tiles).to(device)
+    kinds_there = None if kinds is None else _upload(kinds, device)
+    return DeviceTable(offsets, full_ends, starts, stops, order, kinds=kinds_there)
+
+
+def longest_first(tiles: Tensor, outer_tiles: int) -> Tensor:
+    """The order in which outer tiles start, as a `DeviceTable` has it, on the device of `tiles`.
+
+    Those whose numbers of inner tiles are within a quarter of each other keep the order in which
+    they lie: neighbours go over the same keys, which should be in the GPU's cache.
+
+    Args:
+        tiles: integers [rows], how many inner tiles are live in each.
+        outer_tiles: rows of a head.
+    """
+    # The exponent of a float and two bits below it: the same classes on every device, unlike logs.
+    classes = tiles.float().view(torch.int32) >> 21
+    of_heads = classes.view(-1, outer_tiles)
+    order = torch.argsort(of_heads, dim=1, descending=True, stable=True)
+    return order.to(torch.int32).view(-1)
+
+
+def _tiles_of_rows(table: RunTable) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Live tiles of each row."""
+    before = np.zeros(len(table.starts) + 1, np.int64)
+    np.cumsum(table.stops - table.starts, out=before[1:])
+    ends = before[table.offsets]
+    return np.asarray(ends[1:] - ends[:-1])
 
 
 def _upload(array: np.ndarray, device: torch.device) -> Tensor:

@@ -115,6 +115,7 @@ def test_plans_of_the_device_are_made_by_kernels_of_the_bundle(
             runs = int(expected.offsets[rows])
             assert torch.equal(made.starts[:runs], expected.starts[:runs])
             assert torch.equal(made.stops[:runs], expected.stops[:runs])
+            assert torch.equal(made.order, expected.order)
     phases = {launch.code.phase for launch in ampere.launches}
     assert phases == {"plan_states", "plan_refine", "plan_counts", "plan_runs"}
 

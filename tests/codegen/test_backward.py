@@ -37,6 +37,15 @@ def test_grouped_heads(kv_heads: int) -> None:
     expect_gradients(VARIANTS["document"].mask, VARIANTS["alibi"].score, kv_heads=kv_heads)
 
 
+@pytest.mark.parametrize("kv_heads", [1, 2])
+def test_grouped_heads_of_tables_in_orders_of_their_own(kv_heads: int) -> None:
+    """Other keys have the most queries in each head, and other queries the most keys."""
+    mask = fx.mask_mod(
+        lambda b, h, q, kv: (q + kv) % 3 == 0 and (kv // 32 == h % 3 or q // 32 == (h + b) % 3)
+    )
+    expect_gradients(mask, kv_heads=kv_heads, batch=2, q_len=90, kv_len=90)
+
+
 @pytest.mark.parametrize(
     ("head_dim", "value_dim"), [(16, 16), (20, 12), (96, 128), (192, 64), (256, 256)]
 )

@@ -109,7 +109,7 @@ def table_of(name: str) -> tuple[Any, dict[str, Any]]:
     plan = fx.plan(as_mod(MASKS[name], Kind.MASK), q_len=ROWS, kv_len=KEYS).tabulated
     own = own_tiles(plan)
     assert own is not None
-    runs = to_device(own.table, DEVICE, own.kinds)
+    runs = to_device(own.table, plan.outer_tiles, DEVICE, own.kinds)
     launch = device_plan.launch_compiled
     table = mask_bits.with_bits(runs, plan, bound_of(plan), DEVICE, launch)
     arrays = {n: getattr(table, n).tolist() for n in (*RUNS, "first_bits", "kinds")}

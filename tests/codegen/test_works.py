@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import pairwise
@@ -33,7 +33,7 @@ from support.on_ints import Functions
 from tests.runtime.test_mask_bits import DEVICE, allowed_of, bound_of
 
 Note = int | tuple[int, int]
-RUNS = ("offsets", "full_ends", "starts", "stops")
+RUNS = ("offsets", "full_ends", "starts", "stops", "order")
 ROWS, KEYS, PROGRAMS = 1024, 960, 3
 SHAPE = Shape(parse_target("cuda:90"), "bf16", 128, 128)
 MASKS = {
@@ -145,19 +145,30 @@ def notes_of(
                 *_, start = (note for note in left if isinstance(note, int))
                 bits[start] = number
 
-        idle = dict.fromkeys(("mbarrier", "tma"), Idle())
-        known: dict[str, Any] = {"gl": Machine(program), "leave": leave, **idle}
-        for helper in ("tile_range", "stretch_ends", "tile_from", "floor_mod"):
-            if f"def {helper}(" in kernel.source:
-                function_of(kernel, helper, known)
-        producer = function_of(kernel, "producer", known)
-        given = arguments | {n: Notes(n) for n in ("work_notes", "tile_notes")}
-        given |= {"BLOCK_M": config.block_m, "BLOCK_N": config.block_n, "next_work": counter}
-        given["STAGES"] = config.num_stages
-        producer(*(given.get(name, Idle()) for name in inspect.signature(producer).parameters))
+        run_producer(kernel, config, arguments | {"next_work": counter}, program, leave)
         assert left.pop() == -1  # no work is left
         yield from left
     assert counter.numbers == [0]  # as it was found
+
+
+def run_producer(
+    kernel: Kernel,
+    config: Config,
+    arguments: dict[str, Any],
+    program: int,
+    leave: Callable[[tuple[str, int], int], None],
+) -> None:
+    """Run the producer of one program."""
+    idle = dict.fromkeys(("mbarrier", "tma"), Idle())
+    known: dict[str, Any] = {"gl": Machine(program), "leave": leave, **idle}
+    for helper in ("tile_range", "stretch_ends", "tile_from", "floor_mod"):
+        if f"def {helper}(" in kernel.source:
+            function_of(kernel, helper, known)
+    producer = function_of(kernel, "producer", known)
+    given = arguments | {n: Notes(n) for n in ("work_notes", "tile_notes")}
+    given |= {"BLOCK_M": config.block_m, "BLOCK_N": config.block_n}
+    given["STAGES"] = config.num_stages
+    producer(*(given.get(name, Idle()) for name in inspect.signature(producer).parameters))
 
 
 def works_of(notes: Iterator[Note]) -> dict[int, list[tuple[int, int]]]:
@@ -184,6 +195,12 @@ def sizes_of(plan: BlockPlan) -> dict[str, Any]:
     return sizes | {"q_tiles": plan.q_tiles, "kv_tiles": plan.kv_tiles}
 
 
+def arrays_of(plan: BlockPlan) -> dict[str, Any]:
+    """The arrays that a kernel reads of a plan by its table."""
+    table = to_device(table_of_kernel(plan.tabulated), plan.outer_tiles, DEVICE)
+    return {n: Pointer(getattr(table, n).tolist()) for n in RUNS}
+
+
 @pytest.mark.parametrize("phase", [Phase.FORWARD, Phase.BACKWARD])
 @pytest.mark.parametrize("name", MASKS)
 def test_the_producer_tells_of_all_live_tiles(name: str, phase: Phase) -> None:
@@ -198,8 +215,7 @@ def test_the_producer_tells_of_all_live_tiles(name: str, phase: Phase) -> None:
     parameters = (a for a in kernel.arguments if a.role is Role.PARAMETER)
     arguments |= {a.name: program.values[a.of] for a in parameters if program is not None}
     if any(a.role is Role.TABLE for a in kernel.arguments):
-        table = table_of_kernel(along.tabulated)
-        arguments |= {n: Pointer(getattr(table, n).tolist()) for n in RUNS}
+        arguments |= arrays_of(along)
     works = works_of(notes_of(kernel, config, arguments))
     outer, inner = config.tile if forward else reversed(config.tile)
     length, others = (ROWS, KEYS) if forward else (KEYS, ROWS)
@@ -238,7 +254,7 @@ def test_consumers_come_to_the_bits_of_their_tiles(dim: int, name: str, phase: P
     lengths = {"q_len": len(dense), "kv_len": len(dense[0])}
     plan = fx.plan(as_mod(MASKS[name], Kind.MASK), **lengths, tile=config.tile)
     along = (plan if forward else plan.transposed()).tabulated
-    runs = to_device(table_of_kernel(along), DEVICE)
+    runs = to_device(table_of_kernel(along), along.outer_tiles, DEVICE)
     launch = device_plan.launch_compiled
     table = mask_bits.with_bits(runs, along, bound_of(along), DEVICE, launch)
     spec = KernelSpec(None, None, None, dim, dim, consumers=config.consumers, mask_bits=True)
@@ -260,3 +276,72 @@ def test_consumers_come_to_the_bits_of_their_tiles(dim: int, name: str, phase: P
             wanted = dense[start:looked_at, tile * inner : (tile + 1) * inner][:outer]
             np.testing.assert_array_equal(found[: len(wanted)], wanted)
             at, kind = at + 1, after
+
+
+BATCH, HEADS = 2, 5  # more than stand side by side
+OF_HEADS = {
+    "alike": lambda b, h, q, kv: (q + kv) % 3 == 0 and (q // 128 == 3 or abs(q - kv) < 99),
+    "each its own": lambda b, h, q, kv: (
+        (q + kv) % 3 == 0 and (q // 128 == h or kv // 128 == 7 - h or abs(q - kv) < 99 * h)
+    ),
+    "and each batch": lambda b, h, q, kv: (
+        (q + kv) % 3 == 0 and ((q // 128 + 2 * b) % 5 == h or abs(q - kv) < 99 * h)
+    ),
+}
+
+
+@pytest.mark.parametrize("phase", [Phase.FORWARD, Phase.BACKWARD])
+@pytest.mark.parametrize("name", OF_HEADS)
+def test_every_outer_tile_of_every_head_is_a_work_once_the_longest_first(
+    name: str, phase: Phase
+) -> None:
+    mask = fx.mask_mod(OF_HEADS[name])
+    kernel, config = job_of(phase, mask.program, None, SHAPE).candidates[0]
+    plan = fx.plan(mask, ROWS, KEYS, batch=BATCH, heads=HEADS, tile=config.tile)
+    forward = phase is Phase.FORWARD
+    along = plan if forward else plan.transposed()
+    assert along.depends_on_head == (name != "alike")
+    assert along.depends_on_batch == (name == "and each batch")
+    arguments = sizes_of(plan) | arrays_of(along) | {"heads": HEADS, "result_heads": HEADS}
+    arguments |= dict.fromkeys(("all_heads", "part_heads"), BATCH * HEADS)
+    stride = along.outer_tiles if along.depends_on_head else 0
+    arguments["table_stride_h"] = stride
+    arguments["table_stride_b"] = HEADS * stride if along.depends_on_batch else 0
+    outer = config.tile[0 if forward else 1]
+    length_of = {
+        (b, h, i): sum(kind != "empty" for kind in kinds_of(plan, b, h, i, forward))
+        for b, h, i in np.ndindex(BATCH, HEADS, along.outer_tiles)
+    }
+    works = []
+    counter = Pointer([0])
+    for program in range(PROGRAMS):
+        of_program = heads_and_tiles(kernel, config, arguments | {"next_work": counter}, program)
+        for b, h in {work[:2] for work in of_program}:
+            lengths = [length_of[(*w[:2], w[2] // outer)] for w in of_program if w[:2] == (b, h)]
+            assert all(b < 1.25 * a or b == 0 for a, b in pairwise(lengths))
+        works += of_program
+    everything = np.ndindex(BATCH, HEADS, along.outer_tiles)
+    assert sorted(works) == [(b, h, i * outer) for b, h, i in everything]
+
+
+def kinds_of(plan: BlockPlan, b: int, h: int, outer: int, forward: bool) -> list[str]:
+    """What the tiles of an outer tile are."""
+    if forward:
+        return [plan.tile(b, h, outer, j) for j in range(plan.kv_tiles)]
+    return [plan.tile(b, h, i, outer) for i in range(plan.q_tiles)]
+
+
+def heads_and_tiles(
+    kernel: Kernel, config: Config, arguments: dict[str, Any], program: int
+) -> list[tuple[int, int, int]]:
+    """Batch, head and first position of each work of a program, in order."""
+    notes: list[int] = []
+
+    def leave(note: tuple[str, int], number: int) -> None:
+        if note[0] == "work_notes":
+            notes.append(number)
+
+    run_producer(kernel, config, arguments, program, leave)
+    numbers = NUMBERS[kernel.entry]
+    starts, batches, heads = (notes[:-1][place::numbers] for place in range(3))
+    return list(zip(batches, heads, starts, strict=True))

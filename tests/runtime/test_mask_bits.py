@@ -26,7 +26,7 @@ from flexdsl.runtime import bind, device_plan, mask_bits
 from flexdsl.runtime.call import Call, table_of, value_of
 from flexdsl.runtime.explain import of_gpu
 from flexdsl.runtime.launch import candidates, kernel_of
-from flexdsl.runtime.run_table import grows, table_of_kernel, to_device
+from flexdsl.runtime.run_table import table_of_kernel, to_device
 from support.masks import HEADS, masks, shapes
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -48,7 +48,8 @@ def tables(plan):
     """The plan's table with bits: uploaded from the host, and made on the device."""
     launch = device_plan.launch_compiled
     host, bound = plan.tabulated, bound_of(plan)
-    yield mask_bits.with_bits(to_device(table_of_kernel(host), DEVICE), host, bound, DEVICE, launch)
+    runs = to_device(table_of_kernel(host), host.outer_tiles, DEVICE)
+    yield mask_bits.with_bits(runs, host, bound, DEVICE, launch)
     there = replace(plan, device=str(DEVICE), closed_form=None, table=None)
     made = device_plan.make_table(there, bound.mask_values, DEVICE, launch)
     yield mask_bits.with_bits(made, there, bound, DEVICE, launch)
@@ -160,7 +161,8 @@ def test_bits_are_made_once_while_captured_tensors_stay():
     ids = torch.arange(64, device=DEVICE) // 9
     mask = fx.mask_mod(lambda b, h, q, kv: ids[q] == ids[kv])
     host = make_plan(mask.program, 64, 64, tile=(32, 16))
-    table, bound = to_device(table_of_kernel(host.tabulated), DEVICE), bound_of(host)
+    table = to_device(table_of_kernel(host.tabulated), host.outer_tiles, DEVICE)
+    bound = bound_of(host)
     options = table, host.tabulated, bound, DEVICE, device_plan.launch_compiled
     made = mask_bits.with_bits(*options)
     assert mask_bits.with_bits(*options) is made
@@ -244,22 +246,6 @@ def test_bits_have_a_limit(monkeypatch):
 def test_the_work_of_a_pair(mask, along_keys, along_queries):
     expr = fx.parse(f"mask m() = {mask}").expr
     assert (pair_work(expr, "kv"), pair_work(expr, "q")) == (along_keys, along_queries)
-
-
-@pytest.mark.parametrize(
-    ("mask", "expected"),
-    [
-        (stdlib.strided(24), True),
-        (fx.mask_mod(lambda b, h, q, kv: q >= kv and (q + kv) % 5 > 2), True),
-        (fx.mask_mod(lambda b, h, q, kv: q >= kv and h == 1), True),
-        (stdlib.neighborhood((24, 25), 7), False),
-        (fx.mask_mod(lambda b, h, q, kv: q <= kv and (q + kv) % 5 > 2), False),
-        (fx.mask_mod(lambda b, h, q, kv: q < 0), False),
-    ],
-)
-def test_tables_say_whether_later_rows_have_more_tiles(mask, expected):
-    plan = make_plan(mask.program, 600, 600, heads=2)
-    assert grows(plan.tabulated) == expected
 
 
 def test_a_closed_form_of_other_tiles_becomes_a_table_of_the_kernel_s():
