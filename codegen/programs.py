@@ -22,13 +22,16 @@ from .kernel import KernelSpec, Role, heavy_last
 from .lower import Lowering
 from .writer import Block
 
+# The part of a table's outer tiles, the longest ones, that start first of all heads.
+_FIRST = 16
+
 
 def _side_by_side(spec: KernelSpec) -> int:
-    """How many heads: fewest where all tiles have the same work, most where nothing is known."""
+    """How many heads: fewest where all tiles have the same work, or a table has their order."""
     form = spec.closed_form
-    if form is None or form.by_rows:
-        return 8
-    return 2 if spec.mask is None else 4
+    if form is None or spec.mask is None:
+        return 2
+    return 8 if form.by_rows else 4
 
 
 def write_head(
@@ -43,7 +46,7 @@ def write_head(
 ) -> None:
     """Write the head of `program`, a number: `flat_head`, which counts all heads, and `b`.
 
-    `place // heads_here` says which of the head's tiles it has: `write_tile`.
+    Which of the head's tiles it has, `nth_tile`, is for `write_tile` to look up.
 
     Args:
         tile: name of the tile; that of their number has an s behind it.
@@ -51,13 +54,23 @@ def write_head(
         count: source of how many heads of all batches the grid has programs of.
         first_head: source of the first head that the grid has programs of; "" for 0.
     """
-    side_by_side = _side_by_side(spec)
+    table, side_by_side = spec.closed_form is None, _side_by_side(spec)
+    number, tiles, first = "program", f"{tile}s", f"{first_head} + " if first_head else ""
+    if table:
+        body.comment("The longest tiles of all heads, and then of those that stand side by side.")
+        body.line(f"longest = {tiles} // {_FIRST}")
+        number, tiles = f"(program - longest * {count})", f"({tiles} - longest)"
     body.comment(f"{side_by_side} heads side by side, tile after tile.")
-    body.line(f"heads_before = program // ({side_by_side} * {tile}s) * {side_by_side}")
+    body.line(f"heads_before = {number} // ({side_by_side} * {tiles}) * {side_by_side}")
     body.line(f"heads_here = {language}.minimum({count} - heads_before, {side_by_side})")
-    body.line(f"place = program - heads_before * {tile}s")
-    before = f"{first_head} + heads_before" if first_head else "heads_before"
-    body.line(f"flat_head = {before} + place % heads_here")
+    body.line(f"place = {number} - heads_before * {tiles}")
+    body.line("nth_tile = place // heads_here")
+    body.line(f"flat_head = {first}heads_before + place % heads_here")
+    if table:
+        is_first = f"program < longest * {count}"
+        of_all = f"program // {count}", f"{first}program % {count}"
+        body.line(f"nth_tile = {language}.where({is_first}, {of_all[0]}, longest + nth_tile)")
+        body.line(f"flat_head = {language}.where({is_first}, {of_all[1]}, flat_head)")
     body.line(f"b = flat_head // {heads}")
 
 
@@ -73,13 +86,13 @@ def write_tile(
     if spec.closed_form is None:
         body.comment("The tiles that have the most work start first.")
         order = lowering.argument(Role.TABLE, "order")
-        at = f"{first_row(lowering, head)} + place // heads_here"
+        at = f"{first_row(lowering, head)} + nth_tile"
         body.line(f"{tile} = {lowering.language}.load({order} + {at})")
     elif heavy_last(spec.closed_form):
         body.comment("The last tiles have the most work: they start first.")
-        body.line(f"{tile} = {tile}s - 1 - place // heads_here")
+        body.line(f"{tile} = {tile}s - 1 - nth_tile")
     else:
-        body.line(f"{tile} = place // heads_here")
+        body.line(f"{tile} = nth_tile")
 
 
 def first_row(lowering: Lowering, head: str = "h") -> str:

@@ -20,7 +20,7 @@ IEEE = 'input_precision="ieee"'  # float32 inputs are not cut to tf32
 # Names that the kernels' own lines use, which no parameter or capture may take.
 _RESERVED = frozenset(
     """triton tl range
-    b h q kv score kv_head q_tile kv_tile program heads_before heads_here flat_head
+    b h q kv score kv_head q_tile kv_tile program heads_before heads_here flat_head longest nth_tile
     q_start kv_start q_first q_last kv_first kv_last
     row key_index max_log2 total scores weights new_max shift rescale run
     run_start run_stop first_run full_end last_run row_of_runs swap dead scale BLOCK_M BLOCK_N
