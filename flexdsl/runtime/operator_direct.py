@@ -78,20 +78,23 @@ class Direct:
     def forward(self, q: Tensor, k: Tensor, v: Tensor, captures: Sequence[Tensor]) -> Pair:
         """Output and lse, of captures as they were when the call was made or found."""
         bound = self._bounds.get(()) or self._bind(())
-        return operator.run_forward(self._executor, bound, self._scale, q, k, v)
+        known = bound.passes.forward
+        if known is None or torch._C._is_any_autocast_enabled():
+            return operator.run_forward(self._executor, bound, self._scale, q, k, v)
+        out, lse = known(q, k, v)
+        return out, lse
 
     def backward(
-        self, saved: Saved, d_out: Tensor | None, d_lse: Tensor | None, learned: list[int]
+        self, saved: Saved, d_out: Tensor | None, d_lse: Tensor | None, learned: tuple[int, ...]
     ) -> Sequence[Tensor]:
         """Gradients of q, k, v and of the captures at the indices `learned`."""
         # With a graph of its own the backward pass is the operator, which has no derivative.
-        if torch.is_grad_enabled() or is_watched(saved.q, saved.k, saved.v, *saved.captures):
+        if torch.is_grad_enabled() or is_watched(*saved):
             numbers, static = self.dispatched()
             return operator.differentiate(saved, d_out, d_lse, numbers, static, learned)
-        known = tuple(learned)
-        bound = self._bounds.get(known) if self.is_current() else None
-        call = bound or self._bind(known), self._scale
-        return operator.run_backward(self._executor, *call, saved, d_out, d_lse, learned)
+        bound = self._bounds.get(learned) if self.is_current() else None
+        call = bound or self._bind(learned), self._scale
+        return operator.run_backward(self._executor, *call, saved, d_out, d_lse)
 
     def dispatched(self) -> tuple[Tensor, tuple[Any, ...]]:
         """The operator's arguments: `numbers`, and those after them."""
