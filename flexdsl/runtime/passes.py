@@ -27,6 +27,12 @@ from flexdsl.runtime.replay import Cleared, Launch, Replay
 
 COUNTER: Slot = ("sums", "next_work")  # what programs that stay count with (`Role.COUNTER`)
 _APART = 32  # float32 numbers: each part of the work space begins at such a multiple
+# `torch.empty_strided` at half its price, as in code that torch compiles: nobody who might watch is
+# asked, and the memory is that of the current GPU.
+_EMPTY: Mapping[str, Callable[..., Tensor]] = {
+    "cpu": torch._C._dynamo.guards._empty_strided_cpu,
+    "cuda": torch._C._dynamo.guards._empty_strided_cuda,
+}
 
 
 class Kernels(Protocol):
@@ -73,9 +79,8 @@ class Made:
         self._strides = strides_of(shape, dtype, padded)
 
     def on(self, device: torch.device) -> Callable[[], Tensor]:
-        """What makes one on `device`, not filled yet."""
-        options: dict[str, Any] = {"dtype": self._dtype, "device": device}
-        return partial(torch.empty_strided, self._shape, self._strides, **options)
+        """What makes one on `device`, which is the current one then; it is not filled yet."""
+        return partial(_EMPTY[device.type], self._shape, self._strides, self._dtype)
 
 
 def factors_of(bound: Bound) -> list[Made]:
@@ -167,12 +172,16 @@ class Pass:
         sums = (s for s, slot in zip(self._starts, self._work, strict=True) if slot[0] == "sums")
         self._first_sum = min(sums, default=size)
         self._zeroed = [(i, m.size) for i, m in enumerate(all_made, len(given)) if m.zeroed]
-        make = partial(torch.empty, size, dtype=torch.float32, device=device)
+        make = Made(("sums", ""), (size,)).on(device)
         self._space: Callable[[], Tensor] | None = make if self._work else None
+        self._gpu = device.index if device.type == "cuda" else None
         self._replay: Replay | None = None
 
     def run(self, *given: Tensor) -> tuple[Tensor, ...]:
         """Run the kernels; what was made for it, in that order."""
+        if self._gpu is not None and torch._C._cuda_getDevice() != self._gpu:
+            with torch.cuda.device(self._gpu):
+                return self.run(*given)
         made = tuple([make() for make in self._made])
         space = None if self._space is None else self._space()
         tensors = given + made

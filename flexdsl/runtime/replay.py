@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from struct import Struct
 from threading import Lock
 from typing import Any
@@ -89,8 +90,7 @@ class Launch:
         function: the kernel.
         programs: how many there are at a time.
         parameters: of each, where it lies; or the place of the address that it is.
-        maps: those that are tensor maps: the bytes of all, which are theirs, the place of the
-            tensor, and its maps.
+        maps: those that are tensor maps: their numbers, the place of the tensor, and its maps.
         counts: do its programs share a counter, which is to be 0 before they run?
         kept: what must not be freed.
     """
@@ -98,7 +98,7 @@ class Launch:
     function: Function
     programs: int
     parameters: tuple[int | Place, ...]
-    maps: tuple[tuple[memoryview, slice, Place, _Maps], ...]
+    maps: tuple[tuple[int, Place, _Maps], ...]
     counts: bool
     kept: tuple[Any, ...]
 
@@ -121,23 +121,28 @@ class Replay:
 
     Args:
         works: the launches, and what is filled with zeros between them.
-        count: how many addresses a run is given.
+        addresses: how many a run is given.
     """
 
-    def __init__(self, works: Sequence[Launch | Cleared], count: int) -> None:
+    def __init__(self, works: Sequence[Launch | Cleared], addresses: int) -> None:
         places = dict.fromkeys(place for work in works for place in _places_of(work))
-        whole = [(i, 0) for i in range(count)]
+        whole = [(i, 0) for i in range(addresses)]
         self._parts = [place for place in places if place[1] > 0]
-        # Parameters that are addresses lie here, and not with those that stay as they are.
         self._places = {place: i for i, place in enumerate([*whole, *self._parts])}
-        self._table = (ctypes.c_uint64 * len(self._places))()
-        self._put = Struct(f"={len(self._places)}Q").pack_into
         self._launches = [w for w in works if isinstance(w, Launch)]
         self._device, self._lock = self._launches[0].function.device, Lock()
         maps = [m for launch in self._launches for m in launch.maps]
-        self._maps = [(view, part, self._places[place], m) for view, part, place, m in maps]
-        prepared = [self._prepared(work) for work in works]
+        self._maps = [(self._places[place], found) for _, place, found in maps]
+        # Addresses, then maps: what is new in a run lies here, for all launches.
+        size = 8 * len(self._places)
+        self._first_map = -(-size // 64) * 64
+        texts = f"={len(self._places)}Q", f"{self._first_map - size}x", f"{MAP_BYTES}s" * len(maps)
+        packed = Struct("".join(texts))
+        self._space, self._base = aligned_space(packed.size)
+        self._put, self._at = packed.pack_into, self._base - ctypes.addressof(self._space)
+        prepared = self._prepared(works)
         self._start = machine.MACHINE.driver.prepare(prepared, self._device)
+        self._stream = machine.MACHINE.stream
 
     def run(self, addresses: list[int]) -> None:
         """Put it all on torch's current stream.
@@ -148,21 +153,31 @@ class Replay:
         values = addresses
         if self._parts:
             values = addresses + [addresses[index] + offset for index, offset in self._parts]
+        maps = [maps[values[index]] for index, maps in self._maps]
         with self._lock:
-            self._put(self._table, 0, *values)
-            for view, part, index, maps in self._maps:
-                view[part] = maps[values[index]]
-            self._start(machine.MACHINE.stream(self._device))
+            self._put(self._space, self._at, *values, *maps)
+            self._start(self._stream(self._device))
 
-    def _prepared(self, work: Launch | Cleared) -> Start | Clear:
-        if isinstance(work, Cleared):
-            at = 8 * self._places[work.place]
-            return Clear(ctypes.c_uint64.from_buffer(self._table, at), work.size)
-        first, places = ctypes.addressof(self._table), self._places
-        lie = [p if isinstance(p, int) else first + 8 * places[p] for p in work.parameters]
-        function = work.function
-        shape = work.programs, function.threads, function.shared_bytes
-        return Start(function.handle, *shape, (ctypes.c_void_p * len(lie))(*lie))
+    def _prepared(self, works: Sequence[Launch | Cleared]) -> list[Start | Clear]:
+        prepared: list[Start | Clear] = []
+        maps = count(self._base + self._first_map, MAP_BYTES)
+        for work in works:
+            if isinstance(work, Cleared):
+                at = self._at + 8 * self._places[work.place]
+                address = ctypes.c_uint64.from_buffer(self._space, at)
+                prepared.append(Clear(address, work.size))
+                continue
+            lie = [p if isinstance(p, int) else self._address_of(p) for p in work.parameters]
+            for number, *_ in work.maps:
+                lie[number] = next(maps)
+            places, function = (ctypes.c_void_p * len(lie))(*lie), work.function
+            shape = work.programs, function.threads, function.shared_bytes
+            prepared.append(Start(function.handle, *shape, places))
+        return prepared
+
+    def _address_of(self, place: Place) -> int:
+        """Where the address of a place lies."""
+        return self._base + 8 * self._places[place]
 
 
 def _places_of(work: Launch | Cleared) -> list[Place]:
@@ -189,7 +204,7 @@ def launch_of(
     """
     words: list[Word] = []
     pointers: dict[int, Place] = {}
-    maps: list[tuple[slice, Place, _Maps]] = []
+    maps: list[tuple[int, Place, _Maps]] = []
     offsets, driver = function.layout.offsets, machine.MACHINE.driver
     for parameter, value in zip(function.parameters, values, strict=True):
         number, argument = len(words), parameter.argument
@@ -203,20 +218,17 @@ def launch_of(
             pointers[number] = place
         else:
             encode = driver.encoder(parameter.tensor_map, value.shape, value.strides)
-            part = slice(offsets[number], offsets[number] + MAP_BYTES)
-            maps.append((part, place, _Maps(encode)))
+            maps.append((number, place, _Maps(encode)))
     packed = function.layout.pack([*words, *[0] * (len(offsets) - len(words))])
     space, base = aligned_space(len(packed))
-    first = base - ctypes.addressof(space)
-    view = memoryview(space).cast("B")[first : first + len(packed)]
-    view[:] = packed
+    ctypes.memmove(base, packed, len(packed))
     device = torch.device("cuda", function.device)
     grid = grid_of(programs, (p.argument for p in function.parameters), device)
     return Launch(
         function,
         grid,
         tuple(pointers.get(i, base + offset) for i, offset in enumerate(offsets)),
-        tuple((view, *found) for found in maps),
+        tuple(maps),
         counts=grid < programs,
         kept=(space, *kept),
     )

@@ -37,6 +37,7 @@ _D_LSE: Slot = ("rows", "d_lse")
 # take a part of the heads so long that its end does not count: three for each of 132
 # multiprocessors.
 _HALF, _KEYS, _ENOUGH = QUERY_ELEMENTS // 2, 128, 396
+_LARGE = 2**23  # bytes of dQ: below, one fill for all of the work space is worth its memory
 
 
 def backward(
@@ -68,7 +69,7 @@ def backward(
     if out.numel() == 0 or k.numel() == 0:
         return lambda *given: [
             *(torch.zeros_like(x) for x in given[:3]),
-            *(x.on(given[0].device)().zero_() for x in learned),
+            *(torch.zeros_like(bound.score_values[n], dtype=torch.float32) for n in bound.learned),
         ]
     given, lse = (q, k, v, out, d_out), rows[0]
     names = ("query", "key", "value", "out", "d_out")
@@ -139,30 +140,30 @@ def _hopper(
 ) -> Backward:
     """Gradients of q, k and v by the one kernel of a Hopper GPU; dQ is added up in float32.
 
-    Half of the sums lies in the memory of dQ itself, if that is whole tiles: none is cut, and none
-    has more columns than dQ. The other half is beside it, for one part of the heads after the
-    other. Where heads share keys and have work enough each, parts are of one query head for each
-    key head, and add to dK and dV. Else each query head has its own, which are added up here.
+    Half of the sums lies in the memory of dQ itself, if that is large and whole tiles: none is cut,
+    and none has more columns than dQ. The other half is beside it, for one part of the heads after
+    the other. Where heads share keys and have work enough each, parts are of one query head for
+    each key head, and add to dK and dV. Else each query head has its own, which are added up here.
     """
     q, k, v = (call.tensors[name] for name in ("query", "key", "value"))
     group, kv_tiles = q.shape[1] // k.shape[1], -(-k.shape[2] // _KEYS)
     members = group if k.shape[0] * k.shape[1] * kv_tiles >= _ENOUGH else 1
     q_tiles = -(-q.shape[2] // query_rows(q.shape[3]))
-    whole = q_tiles * QUERY_ELEMENTS == q.shape[2] * q.shape[3]
+    within = q_tiles * QUERY_ELEMENTS == q.shape[2] * q.shape[3] and q.nbytes >= _LARGE
     heads = q.shape[1] // members
-    made = [_gradient("query", q.shape, q.dtype, zeroed=whole)]
+    made = [_gradient("query", q.shape, q.dtype, zeroed=within)]
     for name, x in (("key", k), ("value", v)):
         made.append(_gradient(name, (q.shape[0], heads, *x.shape[2:]), x.dtype))
     parts = _parts_of_heads(q.shape[0] * heads, kv_tiles, members)
     of_half = (len(parts[0]), q_tiles, _HALF)
     inside: dict[Slot, Slot] = {}
-    if whole:
+    if within:
         inside[("sums", "left")] = "tensors", "d_query"
     else:
         work[("sums", "left")] = of_half
     work |= {("sums", "right"): of_half, COUNTER: (1,)}
     sizes = {"result_heads": heads, "members": members}
-    sizes["left_tiles"] = q_tiles * members if whole else q_tiles
+    sizes["left_tiles"] = q_tiles * members if within else q_tiles
     steps = _steps_of_heads(phases, parts, sizes, q_tiles * _HALF * 4)
     run = _pass(kernels, steps, call, (*made, *learned), work, inside)
 
