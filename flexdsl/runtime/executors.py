@@ -95,7 +95,7 @@ def _gpu_backward(
     # Hooks of autograd may have laid out anew what it kept, and d_out lies as its maker likes.
     key = (
         torch._C._get_deterministic_algorithms(),
-        tuple([x.stride() for x in given]),
+        tuple([x.is_contiguous() or x.stride() for x in given]),
         tuple([x.data_ptr() % ALIGNMENT for x in given]),
     )
     run = bound.passes.backward.get(key)

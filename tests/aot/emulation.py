@@ -61,11 +61,13 @@ class Emulated:
         name: its target.
         bundles: where kernels are looked up by their machine code.
         runs: kernels are run, not only recorded.
+        current_stream: torch's.
     """
 
     name: str
     bundles: list[Bundle]
     runs: bool = True
+    current_stream: int = 7
     launches: list[Launch] = field(default_factory=list)
     loaded: list[tuple[Bundle, Code]] = field(default_factory=list)
     maps: list[tuple[TensorMap, int, list[int], list[int]]] = field(default_factory=list)
@@ -81,7 +83,7 @@ class Emulated:
         return 2
 
     def stream(self, device: int) -> int:
-        return 7
+        return self.current_stream
 
     def load(self, code: bytes, entry: str, shared_bytes: int, device: int) -> int:
         for bundle in self.bundles:
