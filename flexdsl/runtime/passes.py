@@ -29,9 +29,10 @@ COUNTER: Slot = ("sums", "next_work")  # what programs that stay count with (`Ro
 _APART = 32  # float32 numbers: each part of the work space begins at such a multiple
 # `torch.empty_strided` at half its price, as in code that torch compiles: nobody who might watch is
 # asked, and the memory is that of the current GPU.
+_COMPILED: Any = torch._C._dynamo.guards
 _EMPTY: Mapping[str, Callable[..., Tensor]] = {
-    "cpu": torch._C._dynamo.guards._empty_strided_cpu,
-    "cuda": torch._C._dynamo.guards._empty_strided_cuda,
+    "cpu": _COMPILED._empty_strided_cpu,
+    "cuda": _COMPILED._empty_strided_cuda,
 }
 
 
