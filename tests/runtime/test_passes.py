@@ -14,7 +14,7 @@ from flexdsl.bundle.driver import Clear, Start
 from flexdsl.bundle.manifest import Parameter
 from flexdsl.bundle.words import Layout
 from flexdsl.codegen import Argument, Phase, Role
-from flexdsl.runtime import machine
+from flexdsl.runtime import machine, passes
 from flexdsl.runtime.blocks import aligned_rows, strides_of
 from flexdsl.runtime.call import Call, Slot
 from flexdsl.runtime.passes import COUNTER, Made, Pass, Step
@@ -225,6 +225,37 @@ def test_a_counter_is_made_where_programs_count_with_it(machine_of, stays: bool)
     for _ in range(3):
         run(torch.zeros(1, 1, 2, 8))
     assert len(kernels.calls) == 1 and [x > 0 for x in seen] == [True, stays, stays]
+
+
+@pytest.mark.parametrize("current", [0, 1])
+def test_memory_is_that_of_the_gpu_of_the_call(machine_of, monkeypatch, current: int) -> None:
+    """torch's fast allocation knows no GPU but the current one, which is made that of the call."""
+    now, seen = [current], []
+
+    class Device:
+        def __init__(self, index: int) -> None:
+            self.index, self.before = index, now[0]
+
+        def __enter__(self) -> None:
+            now[0] = self.index
+
+        def __exit__(self, *_: Any) -> None:
+            now[0] = self.before
+
+    def empty(*of: Any) -> torch.Tensor:
+        seen.append(now[0])
+        return torch.empty_strided(*of[:2], dtype=of[2])
+
+    monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: now[0], raising=False)
+    monkeypatch.setattr(torch.cuda, "device", Device)
+    monkeypatch.setitem(passes._EMPTY, "cuda", empty)
+    kernels = machine_of(Kernels(lambda *_: None, SLOTS))
+    steps, device = [Step(p) for p in PHASES], torch.device("cuda", 1)
+    run = Pass(kernels, steps, PLAIN, 0.5, device, GIVEN, MADE, WORK).run
+    for _ in range(3):
+        run(*given())
+        assert seen == [1] * 3 and now == [current]
+        seen.clear()
 
 
 def test_strides_of_what_is_made():
