@@ -9,9 +9,22 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from ctypes import Array, byref, c_char, c_char_p, c_int, c_uint, c_uint32, c_uint64, c_void_p
+from ctypes import (
+    Array,
+    byref,
+    c_char,
+    c_char_p,
+    c_int,
+    c_size_t,
+    c_uint,
+    c_uint32,
+    c_uint64,
+    c_void_p,
+)
 from functools import cache
+from typing import Any
 
+from flexdsl.bundle.driver import Clear, Start
 from flexdsl.bundle.manifest import TensorMap
 from flexdsl.bundle.words import MAP_BYTES
 from flexdsl.errors import BackendError
@@ -105,32 +118,35 @@ class Cuda:
         word = int.from_bytes(encoded[8:16], "little") & ~(1 << 21)
         return encoded[:8] + word.to_bytes(8, "little") + encoded[16:]
 
-    def prepare(
-        self,
-        function: int,
-        programs: int,
-        threads: int,
-        shared_bytes: int,
-        device: int,
-        parameters: Array[c_void_p],
-    ) -> Callable[[int], None]:
+    def prepare(self, works: Sequence[Start | Clear], device: int) -> Callable[[int], None]:
         """See `Driver`."""
-        launch = _Launch(programs, 1, 1, threads, 1, 1, shared_bytes)
-        arguments = byref(launch), c_void_p(function), parameters, None
-        get_device, launch_kernel = self._library.cuCtxGetDevice, self._library.cuLaunchKernelEx
-        current = c_int()
-        place = byref(current)
+        latest, current = c_uint64(), c_int()
+        calls: list[tuple[Callable[..., int], tuple[Any, ...]]] = []
+        launches: list[_Launch] = []
+        for work in works:
+            if isinstance(work, Clear):
+                arguments = work.address, c_uint(0), c_size_t(work.size // 4), latest
+                calls.append((self._library.cuMemsetD32Async, arguments))
+                continue
+            launches.append(_Launch(work.programs, 1, 1, work.threads, 1, 1, work.shared_bytes))
+            how = byref(launches[-1]), c_void_p(work.function), work.parameters, None
+            calls.append((self._library.cuLaunchKernelEx, how))
+        get_device, place = self._library.cuCtxGetDevice, byref(current)
 
         def start(stream: int) -> None:
-            launch.stream = stream
             # torch has no context but the primary one, and autograd has threads of its own.
-            if get_device(place) == 0 and current.value == device:
-                code = launch_kernel(*arguments)
-            else:
+            if get_device(place) != 0 or current.value != device:
                 with self._inside(device):
-                    code = launch_kernel(*arguments)
-            if code != 0:
-                raise self._error("cuLaunchKernelEx", code)
+                    start(stream)
+                return
+            if latest.value != stream:
+                latest.value = stream
+                for launch in launches:
+                    launch.stream = stream
+            for call, arguments in calls:
+                code = call(*arguments)
+                if code != 0:
+                    raise self._error(call.__name__, code)
 
         return start
 

@@ -32,7 +32,7 @@ class Watch:
         self._complete = True
         self._entries: list[tuple[Mapping[str, Any], str, Any]] = []
         self._cells: list[tuple[CellType, Any]] = []
-        self._attributes: list[tuple[Any, str, Any]] = []
+        self._functions: list[tuple[FunctionType, Any, Any, Any]] = []
         self._programs: list[tuple[Any, Program]] = []
 
     def unchanged(self) -> bool:
@@ -48,8 +48,10 @@ class Watch:
         for cell, value in self._cells:
             if _contents(cell) is not value:
                 return False
-        for holder, name, value in self._attributes:
-            if getattr(holder, name) is not value:
+        for x, code, defaults, keywords in self._functions:
+            if x.__code__ is not code or x.__defaults__ is not defaults:
+                return False
+            if x.__kwdefaults__ is not keywords:
                 return False
         for owner, program in self._programs:  # noqa: SIM110
             if owner.program is not program:
@@ -62,8 +64,8 @@ class Watch:
 
     def function(self, function: FunctionType) -> None:
         """A function of the user's is run: its code and its own variables."""
-        for name in ("__code__", "__defaults__", "__kwdefaults__"):
-            self._attributes.append((function, name, getattr(function, name)))
+        own = function.__code__, function.__defaults__, function.__kwdefaults__
+        self._functions.append((function, *own))
         keywords = function.__kwdefaults__ or {}
         self._entries += [(keywords, name, value) for name, value in keywords.items()]
         self._cells += [(cell, _contents(cell)) for cell in function.__closure__ or ()]

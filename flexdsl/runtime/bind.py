@@ -8,7 +8,7 @@ nothing on the next call, and a change of a capture in place is seen.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -72,6 +72,20 @@ class Reading:
     plan: BlockPlan | None
 
 
+@dataclass(eq=False, slots=True)
+class Passes:
+    """How an executor runs calls of one kind, which it finds out once.
+
+    Attributes:
+        forward: what gives output and lse of q, k and v; None before it is known.
+        backward: what gives their gradients and those of captured tensors, by what that depends on
+            beside the kind of call.
+    """
+
+    forward: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, ...]] | None
+    backward: dict[Hashable, Callable[..., Sequence[torch.Tensor]]]
+
+
 @dataclass(frozen=True, eq=False)
 class Bound:
     """What an executor is given to run.
@@ -87,7 +101,7 @@ class Bound:
             is without them then (`low_rank.py`).
         tables: what the score loads from tables of q - kv, which a kernel fills before; the values
             that these have in score_values say how they are laid out (`differences.py`).
-        memo: what an executor remembers of calls of one kind; it is gone when this object is.
+        passes: of the executor; gone when this object is.
     """
 
     mask: Program | None
@@ -100,7 +114,7 @@ class Bound:
     learned: tuple[str, ...] = ()
     products: tuple[Product, ...] = ()
     tables: tuple[DifferenceTable, ...] = ()
-    memo: dict[Hashable, Any] = field(default_factory=dict[Hashable, Any], init=False)
+    passes: Passes = field(default_factory=lambda: Passes(None, {}), init=False)
 
 
 def source_of(value: Any, kind: Kind) -> Source:

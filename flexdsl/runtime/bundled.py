@@ -22,7 +22,7 @@ from flexdsl.errors import BundleError
 from flexdsl.ir import Program
 from flexdsl.runtime import device_plan, machine
 from flexdsl.runtime.call import Call, programs_of, table_of, value_of
-from flexdsl.runtime.replay import Function, Replay, replay_of
+from flexdsl.runtime.replay import Function, Launch, Replay, launch_of
 from flexdsl.runtime.tuning import Config, diagonal_config
 
 _INT32 = 2**31
@@ -89,7 +89,7 @@ class Bundled:
             )
         return tuple(phases)
 
-    def run(self, phase: Phase, call: Call) -> Replay:
+    def run(self, phase: Phase, call: Call) -> Launch:
         """Run the kernel of `phase`; what does so for another call of its kind.
 
         Raises:
@@ -105,9 +105,10 @@ class Bundled:
         values = [value_of(a, call, plan, table, config) for a in arguments]
         programs = programs_of(phase, arguments, call, config)
         function = self._function(code, call.device)
-        replay = replay_of(function, programs, _checked(code, values), call.order)
-        replay.run([getattr(call, group)[name].data_ptr() for group, name in call.order])
-        return replay
+        launch = launch_of(function, programs, _checked(code, values), call.places)
+        addresses = call.addresses
+        Replay([launch], len(addresses)).run(addresses)
+        return launch
 
     def launch_planning(
         self,
@@ -123,7 +124,9 @@ class Bundled:
         if programs:
             code = self._code(phase, tile if mask is not None else None)
             values = [device_plan.value_of(p.argument, given, tensors) for p in code.parameters]
-            replay_of(self._function(code, device), programs, _checked(code, values), ()).run(())
+            function = self._function(code, device)
+            launch = launch_of(function, programs, _checked(code, values), {})
+            Replay([launch], 0).run([])
 
     def _code(self, phase: Phase, tile: tuple[int, int] | None) -> Code:
         code = self.build.of(phase.value, tile)

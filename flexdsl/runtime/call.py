@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -50,6 +50,8 @@ _BY_TILES = (Phase.FORWARD, Phase.BACKWARD_QUERY, Phase.BACKWARD_KEY)
 
 # A field of `Call` that holds tensors, and a name in it.
 Slot = tuple[str, str]
+# The index of an address, and bytes after it.
+Place = tuple[int, int]
 
 # By device, and with kinds of runs or without.
 _TABLES: WeakKeyDictionary[BlockPlan, dict[tuple[torch.device, bool], DeviceTable]]
@@ -70,7 +72,8 @@ class Call:
         gradients: float32 gradients of captured tensors, by name.
         tables: those of q - kv, by name.
         hopper: kernels in Gluon are to be tried first.
-        order: of the addresses that a launch is given when it is done again.
+        places: where each tensor lies from the addresses that a launch is given when it is done
+            again.
         heads: of the gradient of keys, counted through all batches, that kernels are launched for
             where they can be for some; None for all.
         sizes: what such kernels are told of them.
@@ -84,7 +87,7 @@ class Call:
     gradients: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     tables: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     hopper: bool = False
-    order: tuple[Slot, ...] = ()
+    places: Mapping[Slot, Place] = field(default_factory=dict[Slot, Place])
     heads: range | None = None
     sizes: Mapping[str, int] = field(default_factory=dict[str, int])
 
@@ -97,6 +100,14 @@ class Call:
     def device(self) -> torch.device:
         """Where it runs."""
         return self.tensors["query"].device
+
+    @property
+    def addresses(self) -> list[int]:
+        """Those that a launch of this very call is given when it is done again."""
+        found = [0] * (1 + max((index for index, _ in self.places.values()), default=-1))
+        for (group, name), (index, offset) in self.places.items():
+            found[index] = getattr(self, group)[name].data_ptr() - offset
+        return found
 
     def plan(self, phase: Phase, config: Config) -> BlockPlan:
         """The user's plan where it has this tile or needs none, else one of this tile.
@@ -189,35 +200,6 @@ def may_read_bits(phase: Phase, config: Config) -> bool:
 def _turned(plan: BlockPlan, phase: Phase) -> BlockPlan:
     """The plan of that mask and those tiles along the axis of a kernel's loops."""
     return plan.transposed() if phase in OF_KEYS else plan
-
-
-class Again(Protocol):
-    """A launch that is done again: a `Replay`."""
-
-    @property
-    def counts(self) -> bool:
-        """Do its programs share a counter, which is to be 0 before they run?"""
-
-    def run(self, addresses: Sequence[int]) -> None:
-        """Launch the kernel on tensors at these addresses, in the order of the call's `order`."""
-
-
-class Kernels(Protocol):
-    """Where the kernels of calls come from: a compiler, or a bundle."""
-
-    @property
-    def hopper(self) -> bool:
-        """Are kernels in Gluon to be tried first?"""
-
-    @property
-    def against_preparing(self) -> str:
-        """Why no kernel runs before those of attention, of factors or tables; "" where some may."""
-
-    def run(self, phase: Phase, call: Call) -> Again | None:
-        """Run the kernel of `phase`; what does so for another call of its kind, if possible."""
-
-    def backward_phases(self, call: Call) -> tuple[Phase, ...]:
-        """The kernels of a call's backward pass, in the order in which they run."""
 
 
 def loads_of(bound: bind.Bound) -> tuple[LearnedLoad, ...]:

@@ -6,7 +6,7 @@ are left to triton.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flexdsl.bundle.assembly import sizes_in_ptx
@@ -14,18 +14,18 @@ from flexdsl.bundle.manifest import Parameter, TensorMap
 from flexdsl.bundle.words import MAP_ELEMENTS, SIZES, Layout, machine_types
 from flexdsl.codegen import Kernel
 from flexdsl.runtime.blocks import ALIGNMENT
-from flexdsl.runtime.call import DTYPES, Slot
-from flexdsl.runtime.replay import GROUPS, Function, Replay, replay_of
+from flexdsl.runtime.call import DTYPES, Place, Slot
+from flexdsl.runtime.replay import GROUPS, Function, Launch, launch_of
 
 
-def replay_of_compiled(
+def launch_of_compiled(
     compiled: Any,
     kernel: Kernel,
     values: Sequence[Any],
     programs: int,
     device: int,
-    order: Sequence[Slot],
-) -> Replay | None:
+    places: Mapping[Slot, Place],
+) -> Launch | None:
     """What launches `kernel` again, or None where only triton can.
 
     Args:
@@ -33,7 +33,7 @@ def replay_of_compiled(
         values: of the kernel's arguments, as `value_of` gives them.
         programs: how many there are; those that stay for more are fewer.
         device: index of the GPU.
-        order: of the tensors whose addresses a run is given.
+        places: of the tensors whose addresses a run is given.
     """
     found = _parameters(compiled, kernel, values)
     if found is None:
@@ -53,7 +53,7 @@ def replay_of_compiled(
         tuple(parameters),
         Layout((*types, *["pointer"] * nulls)),
     )
-    return replay_of(function, programs, given, order, compiled)
+    return launch_of(function, programs, given, places, compiled)
 
 
 def _parameters(

@@ -2,7 +2,7 @@
 
     forward(bound, scale, q, k, v) -> out, lse
     backward(bound, scale, (q, k, v), out, lse, d_out, d_lse) -> gradients of q, k, v and, in the
-        order of `bound.learned`, of captured tensors; in any strides and float dtype
+        order of `bound.learned`, of captured tensors; contiguous, of their shapes and dtypes
 
 A `bound` is for one kind of call (`remembered.py`): what a GPU's executor found out for it once,
 it keeps there.
@@ -14,10 +14,9 @@ those of one bundle alone. None knows of autograd. Triton is imported when first
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +25,7 @@ from flexdsl.runtime import bundles, cpu, cpu_backward, triton_backward, triton_
 from flexdsl.runtime.bind import Bound
 from flexdsl.runtime.blocks import ALIGNMENT
 from flexdsl.runtime.bundled import Bundled
-from flexdsl.runtime.call import Kernels
+from flexdsl.runtime.passes import Kernels
 from flexdsl.runtime.problem import Problem
 
 Inputs = tuple[Tensor, Tensor, Tensor]
@@ -67,16 +66,16 @@ def _cpu_backward(
     space = cpu.workspace(_problem(bound, scale), *inputs)
     with torch.no_grad():
         sums = cpu_backward.backward(space, out, lse, d_out, d_lse)
-    return [sums.q, sums.k, sums.v, *sums.captures.values()]
+    return _fitted(bound, inputs, (sums.q, sums.k, sums.v, *sums.captures.values()))
 
 
 def _gpu_forward(
     backend: str, bound: Bound, scale: float, q: Tensor, k: Tensor, v: Tensor
 ) -> tuple[Tensor, Tensor]:
-    run = bound.memo.get("forward")
+    run = bound.passes.forward
     if run is None:
         kernels = _kernels(backend, bound, q, v)
-        run = bound.memo["forward"] = triton_forward.forward(kernels, bound, scale, q, k, v)
+        run = bound.passes.forward = triton_forward.forward(kernels, bound, scale, q, k, v)
     out, lse = run(q, k, v)
     return out, lse
 
@@ -92,43 +91,59 @@ def _gpu_backward(
     d_lse: Tensor | None,
 ) -> Sequence[Tensor]:
     d_out = torch.zeros_like(out) if d_out is None else d_out
-    given = inputs, out, lse, d_out, d_lse
+    given = (*inputs, out, d_out, lse) if d_lse is None else (*inputs, out, d_out, lse, d_lse)
     # Hooks of autograd may have laid out anew what it kept, and d_out lies as its maker likes.
-    tensors = *inputs, out, d_out
     key = (
-        d_lse is None,
-        torch.are_deterministic_algorithms_enabled(),
-        tuple([x.stride() for x in tensors]),
-        tuple([x.data_ptr() % ALIGNMENT for x in tensors]),
+        torch._C._get_deterministic_algorithms(),
+        tuple([x.is_contiguous() or x.stride() for x in given]),
+        tuple([x.data_ptr() % ALIGNMENT for x in given]),
     )
-    run = bound.memo.get(key)
-    if run is None:
-        if len(bound.memo) >= _MOST_PASSES:
-            bound.memo.clear()
-        run = bound.memo[key] = _prepare_backward(backend, bound, scale, *given)
-    return run(*given)
+    run = bound.passes.backward.get(key)
+    return run(*given) if run is not None else _first_backward(backend, bound, scale, key, given)
+
+
+def _first_backward(
+    backend: str, bound: Bound, scale: float, key: Hashable, given: tuple[Tensor, ...]
+) -> Sequence[Tensor]:
+    """Gradients by the first pass of its kind, and how the next ones run."""
+    run = _prepare_backward(backend, bound, scale, given)
+    gradients = run(*given)
+    fitted = _fitted(bound, given, gradients)
+    passes = bound.passes.backward
+    if len(passes) >= _MOST_PASSES:
+        passes.clear()
+    lies_so = all(x is y for x, y in zip(gradients, fitted, strict=True))
+    passes[key] = run if lies_so else lambda *given: _fitted(bound, given, run(*given))
+    return fitted
+
+
+def _fitted(bound: Bound, inputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
+    """Gradients of q, k, v and what is learned, contiguous and in their shapes and dtypes."""
+    likes = *inputs[:3], *(bound.score_values[name] for name in bound.learned)
+    return [_like(x, g) for x, g in zip(likes, gradients, strict=True)]
+
+
+def _like(x: Tensor, gradient: Tensor) -> Tensor:
+    if gradient.dtype is x.dtype and gradient.is_same_size(x) and gradient.is_contiguous():
+        return gradient
+    return gradient.reshape(x.shape).to(x.dtype).contiguous()
 
 
 def _prepare_backward(
-    backend: str,
-    bound: Bound,
-    scale: float,
-    inputs: Inputs,
-    out: Tensor,
-    lse: Tensor,
-    d_out: Tensor,
-    d_lse: Tensor | None,
+    backend: str, bound: Bound, scale: float, given: tuple[Tensor, ...]
 ) -> triton_backward.Backward:
-    kernels = _kernels(backend, bound, inputs[0], inputs[2])
-    tensors = inputs, out, lse, d_out, d_lse
+    q, _, v, *_ = given
+    kernels = _kernels(backend, bound, q, v)
     if not isinstance(kernels, Bundled):
-        return triton_backward.backward(kernels, bound, scale, *tensors)
+        return triton_backward.backward(kernels, bound, scale, *given)
     # It adds up the gradients that it was built with.
     of_build = replace(bound, learned=kernels.learned(bound.learned))
-    run = triton_backward.backward(kernels, of_build, scale, *tensors)
+    run = triton_backward.backward(kernels, of_build, scale, *given)
+    if of_build.learned == bound.learned:
+        return run
 
-    def backward(*tensors: Any) -> list[Tensor]:
-        of_q, of_k, of_v, *rest = run(*tensors)
+    def backward(*given: Tensor) -> list[Tensor]:
+        of_q, of_k, of_v, *rest = run(*given)
         by_name = dict(zip(of_build.learned, rest, strict=True))
         return [of_q, of_k, of_v, *(by_name[name] for name in bound.learned)]
 

@@ -43,11 +43,11 @@ from flexdsl.runtime.call import (
     table_of,
     value_of,
 )
-from flexdsl.runtime.compiled import replay_of_compiled
+from flexdsl.runtime.compiled import launch_of_compiled
 from flexdsl.runtime.descriptors import describe
 from flexdsl.runtime.interpreted import multiply_bfloat16
 from flexdsl.runtime.narrow_tiles import narrow_pays
-from flexdsl.runtime.replay import Replay
+from flexdsl.runtime.replay import Launch
 from flexdsl.runtime.tuning import Config, configs, narrow_config
 
 _KERNELS: dict[tuple[Any, ...], Kernel] = {}
@@ -67,7 +67,7 @@ class Compiling:
     hopper: bool
     against_preparing: str = ""
 
-    def run(self, phase: Phase, call: Call) -> Replay | None:
+    def run(self, phase: Phase, call: Call) -> Launch | None:
         """Run the kernel of `phase`; what does so for another call of its kind, if possible."""
         return run(phase, call)
 
@@ -85,7 +85,7 @@ def compiling(backend: str, q: Tensor, v: Tensor) -> Compiling:
     return Compiling(takes_hopper(backend, capability(q.device), q, v))
 
 
-def run(phase: Phase, call: Call) -> Replay | None:
+def run(phase: Phase, call: Call) -> Launch | None:
     """Run the kernel of `phase` with the first configuration that fits, remembered for such calls.
 
     Returns:
@@ -99,12 +99,12 @@ def run(phase: Phase, call: Call) -> Replay | None:
         plan = None if phase in OF_ROWS else call.plan(phase, config)
         try:
             spec = call.spec(phase, plan, config)
-            replay = launch(phase, kernel_of(phase, config.language, spec), call, plan, config)
+            again = launch(phase, kernel_of(phase, config.language, spec), call, plan, config)
         except OutOfResources as error:
             reason = str(error)
             _TOO_LARGE.add((*_kind(phase, call), config))
             continue
-        return replay
+        return again
     query, value = call.tensors["query"], call.tensors["value"]
     raise BackendError(
         f"no tile size fits this GPU for head dimensions {query.shape[3]} and {value.shape[3]}",
@@ -205,7 +205,7 @@ def kernel_of(phase: Phase, language: Language, spec: KernelSpec) -> Kernel:
 
 def launch(
     phase: Phase, kernel: Kernel, call: Call, plan: BlockPlan | None, config: Config
-) -> Replay | None:
+) -> Launch | None:
     """Launch `kernel` with one program for each outer tile of `plan` and each of its heads.
 
     Without a plan, outer tiles are query tiles.
@@ -233,7 +233,7 @@ def launch(
     if not on_gpu:
         return None
     assert call.device.index is not None
-    return replay_of_compiled(compiled, kernel, values, programs, call.device.index, call.order)
+    return launch_of_compiled(compiled, kernel, values, programs, call.device.index, call.places)
 
 
 @cache

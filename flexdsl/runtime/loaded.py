@@ -60,6 +60,7 @@ class Loaded:
 
     def __init__(self, bundle: Bundle, variant: Variant, values: Mapping[str, Any]) -> None:
         self.bundle, self.variant, self.values = bundle, variant, values
+        self._backend = bundles.backend_of(bundle)
         self._programs: tuple[Program | None, Program | None] | None = None
         self._latest: tuple[Any, Loaded] | None = None
 
@@ -123,8 +124,7 @@ class Loaded:
             CaptureError, IndexRangeError: a captured tensor is missing, or does not fit the call.
         """
         bound = self._bound_to(values) if values else self
-        backend = bundles.backend_of(self.bundle)
-        out, lse = attend(*bound._sources(), scale, q_offset, backend, q, k, v)
+        out, lse = attend(*bound._sources(), scale, q_offset, self._backend, q, k, v)
         return (out, lse) if return_lse else out
 
     def _bound_to(self, values: Mapping[str, Any]) -> Loaded:

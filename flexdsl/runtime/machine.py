@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -43,9 +44,10 @@ class Machine:
         """How many multiprocessors the GPU has."""
         return torch.cuda.get_device_properties(device).multi_processor_count
 
-    def stream(self, device: int) -> int:
-        """The handle of torch's current stream on the GPU of that index."""
-        return torch._C._cuda_getCurrentRawStream(device)
+    @property
+    def stream(self) -> Callable[[int], int]:
+        """What gives the handle of torch's current stream on the GPU of an index."""
+        return torch._C._cuda_getCurrentRawStream
 
 
 MACHINE = Machine()

@@ -96,11 +96,11 @@ def versions_of(deciding: Sequence[Tensor], others: Sequence[Tensor]) -> list[An
         if x.is_inference():
             return None
         on_gpu = on_gpu or x.is_cuda
-        found += x.data_ptr(), x._version, x.requires_grad, x.shape, x.stride()
+        found += x.data_ptr(), x._version, x.requires_grad, x.shape, x.is_contiguous() or x.stride()
     if on_gpu and torch.cuda.is_current_stream_capturing():  # see `_is_fleeting`; asked once
         return None
     for x in others:
-        found += x.data_ptr(), x.shape, x.stride()
+        found += x.data_ptr(), x.shape, x.is_contiguous() or x.stride()
     return found
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -31,16 +31,9 @@ _Function = Callable[..., Any]
 Pair = tuple[Tensor, Tensor]
 
 
-class Saved(NamedTuple):
-    """What autograd keeps from the forward to the backward pass."""
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    out: Tensor
-    lse: Tensor
-    captures: list[Tensor]
-
+# What autograd keeps from the forward to the backward pass: q, k, v, out, lse, and the captures.
+Saved = tuple[Tensor, ...]
+_BEFORE_CAPTURES = 5
 
 _TENSORS = "Tensor q, Tensor k, Tensor v"
 _CALL = (
@@ -88,8 +81,8 @@ def _attention_backward(
 ) -> list[Tensor]:
     """Gradients of q, k, v and of the captures at the indices `learned`, contiguous."""
     bound = _bind(q, k, captures, numbers, mask, score, q_offset, tile, learned)
-    saved = Saved(q, k, v, out, lse, list(captures))
-    return run_backward(executor(backend), bound, scale, saved, d_out, d_lse, learned)
+    saved = q, k, v, out, lse
+    return list(run_backward(executor(backend), bound, scale, saved, d_out, d_lse))
 
 
 def run_forward(
@@ -109,25 +102,13 @@ def run_backward(
     saved: Saved,
     d_out: Tensor | None,
     d_lse: Tensor | None,
-    learned: Sequence[int],
-) -> list[Tensor]:
-    """Gradients by an executor, of the inputs' shapes and dtypes."""
-    inputs = saved.q, saved.k, saved.v
-    given = inputs, saved.out, saved.lse, d_out, d_lse
+) -> Sequence[Tensor]:
+    """Gradients by an executor."""
+    given = saved[:3], saved[3], saved[4], d_out, d_lse
     if not torch._C._is_any_autocast_enabled():
-        gradients = by.backward(bound, scale, *given)
-    else:
-        with _no_autocast(saved.q):
-            gradients = by.backward(bound, scale, *given)
-    likes = inputs if not learned else (*inputs, *[saved.captures[i] for i in learned])
-    return [_like(x, g) for x, g in zip(likes, gradients, strict=True)]
-
-
-def _like(x: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient of `x`, contiguous and in its shape and dtype."""
-    if gradient.dtype is x.dtype and gradient.is_same_size(x) and gradient.is_contiguous():
-        return gradient
-    return gradient.reshape(x.shape).to(x.dtype).contiguous()
+        return by.backward(bound, scale, *given)
+    with _no_autocast(saved[0]):
+        return by.backward(bound, scale, *given)
 
 
 def _no_autocast(q: Tensor) -> AbstractContextManager[Any]:
@@ -183,7 +164,7 @@ class Work(Protocol):
         """Output and lse."""
 
     def backward(
-        self, saved: Saved, d_out: Tensor | None, d_lse: Tensor | None, learned: list[int]
+        self, saved: Saved, d_out: Tensor | None, d_lse: Tensor | None, learned: tuple[int, ...]
     ) -> Sequence[Tensor]:
         """Gradients of q, k, v and of the captures at the indices `learned`."""
 
@@ -198,32 +179,30 @@ class Differentiable(torch.autograd.Function):
         out, lse = work.forward(q, k, v, captures)
         # Captures are saved for autograd's check that nobody has changed them since, too; inference
         # tensors have no such check, and autograd does not save them.
-        ctx.work, ctx.unchecked = work, {}
-        unchecked = [i for i, x in enumerate(tensors) if x.is_inference()]
-        if not unchecked:
-            ctx.save_for_backward(out, lse, *tensors)
+        ctx.work, ctx.unchecked = work, None
+        saved = q, k, v, out, lse, *captures
+        if any(map(Tensor.is_inference, tensors)):
+            ctx.unchecked = {i: x for i, x in enumerate(saved) if x.is_inference()}
+            ctx.save_for_backward(*(None if x.is_inference() else x for x in saved))
         else:
-            ctx.unchecked = {i: tensors[i] for i in unchecked}
-            checked = [None if i in ctx.unchecked else x for i, x in enumerate(tensors)]
-            ctx.save_for_backward(out, lse, *checked)
+            ctx.save_for_backward(*saved)
         ctx.set_materialize_grads(False)
         return out, lse
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor | None, d_lse: Tensor | None) -> tuple[Any, ...]:
         """Gradients of the inputs of `forward`."""
-        out, lse, *inputs = ctx.saved_tensors
-        for i, x in ctx.unchecked.items():
-            inputs[i] = x
-        q, k, v, *captures = inputs
-        saved = Saved(q, k, v, out, lse, captures)
-        if not captures:
-            return None, *ctx.work.backward(saved, d_out, d_lse, [])
+        saved = ctx.saved_tensors
+        if ctx.unchecked is not None:
+            saved = tuple(ctx.unchecked.get(i, x) for i, x in enumerate(saved))
+        count = len(saved) - _BEFORE_CAPTURES
+        if count == 0:
+            return None, *ctx.work.backward(saved, d_out, d_lse, ())
         wanted = ctx.needs_input_grad[4:]
-        learned = [i for i in range(ctx.work.mask_captures, len(captures)) if wanted[i]]
+        learned = tuple([i for i in range(ctx.work.mask_captures, count) if wanted[i]])
         d_q, d_k, d_v, *rest = ctx.work.backward(saved, d_out, d_lse, learned)
         found = dict(zip(learned, rest, strict=True))
-        return None, d_q, d_k, d_v, *(found.get(i) for i in range(len(captures)))
+        return None, d_q, d_k, d_v, *[found.get(i) for i in range(count)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,7 +230,7 @@ class _Dispatched:
         return out, lse
 
     def backward(
-        self, saved: Saved, d_out: Tensor | None, d_lse: Tensor | None, learned: list[int]
+        self, saved: Saved, d_out: Tensor | None, d_lse: Tensor | None, learned: tuple[int, ...]
     ) -> Sequence[Tensor]:
         return differentiate(saved, d_out, d_lse, self.numbers, self.static, learned)
 
@@ -262,16 +241,16 @@ def differentiate(
     d_lse: Tensor | None,
     numbers: Tensor,
     static: tuple[Any, ...],
-    learned: list[int],
+    learned: Sequence[int],
 ) -> Sequence[Tensor]:
     """Gradients by the operator `flexdsl::attention_backward`.
 
     Args:
         static: the arguments of the operator after `numbers`.
     """
-    tensors = saved.q, saved.k, saved.v, saved.out, saved.lse
+    tensors, captures = saved[:_BEFORE_CAPTURES], saved[_BEFORE_CAPTURES:]
     gradients: list[Tensor] = attention_backward(
-        *tensors, d_out, d_lse, saved.captures, numbers, *static, learned
+        *tensors, d_out, d_lse, captures, numbers, *static, learned
     )
     return gradients
 
@@ -311,7 +290,9 @@ def differentiable(
     """
     if torch.is_grad_enabled():
         wanted = q.requires_grad or k.requires_grad or v.requires_grad
-        if wanted or any(x.requires_grad for x in captures):
+        for x in captures:
+            wanted = wanted or x.requires_grad
+        if wanted:
             apply = _apply_plainly if known else Differentiable.apply
             return apply(work, q, k, v, *captures)
     return work.forward(q, k, v, captures)

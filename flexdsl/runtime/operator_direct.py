@@ -62,7 +62,7 @@ class Direct:
         self.captures: list[Tensor] = [*of_mask, *of_score]
         self.mask_captures = len(of_mask)
         self.is_plain = all(type(x) in _PLAIN for x in self.captures)
-        self._deciding = [*of_mask, *bind.indices_of(score)]
+        self._watched = [*of_mask, *bind.indices_of(score)], of_score
         self._versions: list[Any] | None = None
         self._bounds: dict[tuple[int, ...], bind.Bound] = {}
 
@@ -73,25 +73,28 @@ class Direct:
         """
         if not self.captures:
             return True
-        return self._versions is not None and self._versions == self._now()
+        return self._versions is not None and self._versions == versions_of(*self._watched)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, captures: Sequence[Tensor]) -> Pair:
         """Output and lse, of captures as they were when the call was made or found."""
         bound = self._bounds.get(()) or self._bind(())
-        return operator.run_forward(self._executor, bound, self._scale, q, k, v)
+        known = bound.passes.forward
+        if known is None or torch._C._is_any_autocast_enabled():
+            return operator.run_forward(self._executor, bound, self._scale, q, k, v)
+        out, lse = known(q, k, v)
+        return out, lse
 
     def backward(
-        self, saved: Saved, d_out: Tensor | None, d_lse: Tensor | None, learned: list[int]
+        self, saved: Saved, d_out: Tensor | None, d_lse: Tensor | None, learned: tuple[int, ...]
     ) -> Sequence[Tensor]:
         """Gradients of q, k, v and of the captures at the indices `learned`."""
         # With a graph of its own the backward pass is the operator, which has no derivative.
-        if torch.is_grad_enabled() or is_watched(saved.q, saved.k, saved.v, *saved.captures):
+        if torch.is_grad_enabled() or is_watched(*saved):
             numbers, static = self.dispatched()
             return operator.differentiate(saved, d_out, d_lse, numbers, static, learned)
-        known = tuple(learned)
-        bound = self._bounds.get(known) if self.is_current() else None
-        call = bound or self._bind(known), self._scale
-        return operator.run_backward(self._executor, *call, saved, d_out, d_lse, learned)
+        bound = self._bounds.get(learned) if self.is_current() else None
+        call = bound or self._bind(learned), self._scale
+        return operator.run_backward(self._executor, *call, saved, d_out, d_lse)
 
     def dispatched(self) -> tuple[Tensor, tuple[Any, ...]]:
         """The operator's arguments: `numbers`, and those after them."""
@@ -100,13 +103,10 @@ class Direct:
         offset = self._lengths.q_offset
         return numbers, (*texts, self._scale, offset, list(self._tile), self._backend)
 
-    def _now(self) -> list[Any] | None:
-        return versions_of(self._deciding, self.captures[self.mask_captures :])
-
     def _bind(self, learned: tuple[int, ...]) -> bind.Bound:
         """What an executor is given; kept if captured tensors are as at the first time."""
         names = [name for p in (self._mask, self._score) for name in bind.captured(p)]
-        wanted, now = tuple(names[i] for i in learned), self._now()
+        wanted, now = tuple(names[i] for i in learned), versions_of(*self._watched)
         bound = bind.bind(self._mask, self._score, self._lengths, self._tile, wanted)
         if now is not None and self._versions in (None, now):
             self._versions, self._bounds[learned] = now, bound

@@ -1,7 +1,7 @@
 """One pass of one kind of call: the tensors that it allocates, and the kernels that it launches.
 
-A pass that runs for the first time asks `Kernels` for each launch; whatever these can do again is
-done with the addresses of other tensors from then on, and nothing else is worked out. So all calls
+A pass that runs for the first time asks `Kernels` for each launch. If all can be done again, they
+are from then on, with the addresses of other tensors, and nothing else is worked out. So all calls
 of a pass have tensors of the same shapes, strides and types, in memory of whole 16 bytes.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate
 from math import prod
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,11 +21,37 @@ from flexdsl.analysis.products import depends_on, width_of
 from flexdsl.codegen import FACTOR_ROWS, FACTOR_TENSORS, Phase
 from flexdsl.runtime.bind import Bound
 from flexdsl.runtime.blocks import strides_of
-from flexdsl.runtime.call import Again, Call, Kernels, Slot
+from flexdsl.runtime.call import Call, Place, Slot
 from flexdsl.runtime.differences import tables_of
+from flexdsl.runtime.replay import Cleared, Launch, Replay
 
 COUNTER: Slot = ("sums", "next_work")  # what programs that stay count with (`Role.COUNTER`)
 _APART = 32  # float32 numbers: each part of the work space begins at such a multiple
+# `torch.empty_strided` at half its price, as in code that torch compiles: nobody who might watch is
+# asked, and the memory is that of the current GPU.
+_COMPILED: Any = torch._C._dynamo.guards
+_EMPTY: Mapping[str, Callable[..., Tensor]] = {
+    "cpu": _COMPILED._empty_strided_cpu,
+    "cuda": _COMPILED._empty_strided_cuda,
+}
+
+
+class Kernels(Protocol):
+    """Where the kernels of calls come from: a compiler, or a bundle."""
+
+    @property
+    def hopper(self) -> bool:
+        """Are kernels in Gluon to be tried first?"""
+
+    @property
+    def against_preparing(self) -> str:
+        """Why no kernel runs before those of attention, of factors or tables; "" where some may."""
+
+    def run(self, phase: Phase, call: Call) -> Launch | None:
+        """Run the kernel of `phase`; what does so for another call of its kind, if possible."""
+
+    def backward_phases(self, call: Call) -> tuple[Phase, ...]:
+        """The kernels of a call's backward pass, in the order in which they run."""
 
 
 class Made:
@@ -36,7 +62,7 @@ class Made:
         shape: its lengths.
         dtype: of its elements.
         padded: are its rows to be whole 16 bytes? It is contiguous else.
-        zeroed: is it to be filled with zeros?
+        zeroed: is it to be filled with zeros? It is contiguous then.
     """
 
     def __init__(
@@ -48,19 +74,14 @@ class Made:
         padded: bool = False,
         zeroed: bool = False,
     ) -> None:
-        self.slot, self._zeroed = slot, zeroed
+        self.slot, self.zeroed = slot, zeroed
+        self.size = prod(shape) * dtype.itemsize  # bytes, of a contiguous one
         self._shape, self._dtype = tuple(shape), dtype
         self._strides = strides_of(shape, dtype, padded)
 
     def on(self, device: torch.device) -> Callable[[], Tensor]:
-        """What makes one on `device`."""
-        options: dict[str, Any] = {"dtype": self._dtype, "device": device}
-        make = partial(torch.empty_strided, self._shape, self._strides, **options)
-        if not self._zeroed:
-            return make
-        if self._strides != strides_of(self._shape, self._dtype, padded=False):
-            return lambda: make().zero_()
-        return partial(torch.zeros, self._shape, **options)  # one call and not two
+        """What makes one on `device`, which is the current one then; it is not filled yet."""
+        return partial(_EMPTY[device.type], self._shape, self._strides, self._dtype)
 
 
 def factors_of(bound: Bound) -> list[Made]:
@@ -140,77 +161,84 @@ class Pass:
         self._kernels, self._bound, self._scale = kernels, bound, scale
         self._steps = (*map(Step, first_phases(bound)), *steps)
         all_made, self._results = (*made, *factors_of(bound), *_tables_of(bound)), len(made)
-        self._made, self._work = [m.on(device) for m in all_made], work or {}
-        order = (*given, *(m.slot for m in all_made), *self._work)
-        inside = inside or {}
-        self._order = (*order, *inside)
-        self._inside = [order.index(slot) for slot in inside.values()]
+        self._made = [m.on(device) for m in all_made]
+        self._work, self._inside = work or {}, inside or {}
+        whole = (*given, *(m.slot for m in all_made))
+        self._places: dict[Slot, Place] = {slot: (i, 0) for i, slot in enumerate(whole)}
+        self._index_of_space = len(whole)
         sizes = [-(-prod(shape) // _APART) * _APART for shape in self._work.values()]
         *self._starts, size = accumulate(sizes, initial=0)
+        for slot, start in zip(self._work, self._starts, strict=True):
+            self._places[slot] = self._index_of_space, 4 * start
         sums = (s for s, slot in zip(self._starts, self._work, strict=True) if slot[0] == "sums")
         self._first_sum = min(sums, default=size)
-        self._space = partial(torch.zeros, size, dtype=torch.float32, device=device)
-        self._launches: tuple[tuple[Step, Again], ...] | None = None
-        self._idle = False
+        self._zeroed = [(i, m.size) for i, m in enumerate(all_made, len(given)) if m.zeroed]
+        make = Made(("sums", ""), (size,)).on(device)
+        self._space: Callable[[], Tensor] | None = make if self._work else None
+        self._gpu = device.index if device.type == "cuda" else None
+        self._replay: Replay | None = None
 
-    def run(self, *given: Tensor) -> list[Tensor]:
+    def run(self, *given: Tensor) -> tuple[Tensor, ...]:
         """Run the kernels; what was made for it, in that order."""
-        made = [make() for make in self._made]
-        tensors = (*given, *made)
-        addresses = [x.data_ptr() for x in tensors]
-        space = None
-        if self._idle:
-            addresses += [0] * len(self._starts)
-        elif self._work:
-            space = self._space()
-            base = space.data_ptr()
-            addresses += [base + 4 * start for start in self._starts]
-        if self._launches is None:
-            parts = [] if space is None else self._parts(space)
-            self._launches = self._launch((*tensors, *parts), space)
+        if self._gpu is not None and torch._C._cuda_getDevice() != self._gpu:
+            with torch.cuda.device(self._gpu):
+                return self.run(*given)
+        made = tuple([make() for make in self._made])
+        space = None if self._space is None else self._space()
+        tensors = given + made
+        if self._replay is None:
+            self._replay = self._run_first(tensors, space)
         else:
-            for step, launch in self._launches:
-                if step.cleared:
-                    self._clear(space)
-                if not self._inside:
-                    launch.run(addresses)
-                else:
-                    inside = [addresses[at] + step.offset for at in self._inside]
-                    launch.run(addresses + inside)
-        return made[: self._results]
+            addresses = [x.data_ptr() for x in tensors]
+            addresses.append(0 if space is None else space.data_ptr())
+            self._replay.run(addresses)
+        return made if len(made) == self._results else made[: self._results]
 
-    def _clear(self, space: Tensor | None) -> None:
-        if space is not None:
-            space[self._first_sum :].zero_()
+    def _run_first(self, tensors: Sequence[Tensor], space: Tensor | None) -> Replay | None:
+        """Launch each kernel; what does so again, or None where one of them cannot."""
+        for index, _ in self._zeroed:
+            tensors[index].zero_()
+        parts = [] if space is None else self._parts(space.zero_())
+        works: list[Launch | Cleared] = []
+        for step in self._steps:
+            if step.cleared and space is not None:
+                space[self._first_sum :].zero_()
+                works.append(self._cleared_work(space, self._first_sum))
+            launch = self._kernels.run(step.phase, self._call((*tensors, *parts), step))
+            works += [] if launch is None else [launch]
+        launches = [work for work in works if isinstance(work, Launch)]
+        if len(launches) < len(self._steps):
+            return None
+        if set(self._work) == {COUNTER} and not any(launch.counts for launch in launches):
+            space = self._space = None
+        before = [Cleared((index, 0), size) for index, size in self._zeroed if size]
+        before += [] if space is None else [self._cleared_work(space, 0)]
+        return Replay([*before, *works], self._index_of_space + 1)
+
+    def _cleared_work(self, space: Tensor, first: int) -> Cleared:
+        """The work space from its number `first` on."""
+        return Cleared((self._index_of_space, 4 * first), 4 * (space.numel() - first))
 
     def _parts(self, space: Tensor) -> list[Tensor]:
         """The tensors of the work space."""
         shapes = zip(self._starts, self._work.values(), strict=True)
         return [space[start : start + prod(shape)].view(shape) for start, shape in shapes]
 
-    def _launch(
-        self, tensors: Sequence[Tensor], space: Tensor | None
-    ) -> tuple[tuple[Step, Again], ...] | None:
-        """Launch each kernel; what does so again, or None where one of them cannot."""
-        launches: list[tuple[Step, Again]] = []
-        for step in self._steps:
-            if step.cleared:
-                self._clear(space)
-            inside = [
-                tensors[at].flatten().view(torch.float32)[step.offset // 4 :] for at in self._inside
-            ]
-            launch = self._kernels.run(step.phase, self._call((*tensors, *inside), step))
-            launches += [] if launch is None else [(step, launch)]
-        if len(launches) < len(self._steps):
-            return None
-        self._idle = set(self._work) == {COUNTER} and not any(n.counts for _, n in launches)
-        return tuple(launches)
-
     def _call(self, tensors: Sequence[Tensor], step: Step) -> Call:
+        """The call of a step.
+
+        Args:
+            tensors: given and made ones and the parts of the work space, as in `_places`.
+        """
         groups: dict[str, Any] = {"tensors": {}, "rows": {}, "sums": {}, "gradients": {}}
         groups["tables"] = {}
-        for (group, name), tensor in zip(self._order, tensors, strict=True):
+        places = dict(self._places)
+        for (group, name), tensor in zip(self._places, tensors, strict=True):
             groups[group][name] = tensor
-        options: dict[str, Any] = {"hopper": self._kernels.hopper, "order": self._order}
+        for (group, name), (outer_group, outer) in self._inside.items():
+            numbers = groups[outer_group][outer].flatten().view(torch.float32)
+            groups[group][name] = numbers[step.offset // 4 :]
+            places[group, name] = self._places[outer_group, outer][0], step.offset
+        options: dict[str, Any] = {"hopper": self._kernels.hopper, "places": places}
         options |= {"heads": step.heads, "sizes": step.sizes}
         return Call(self._bound, self._scale, **groups, **options)

@@ -3,8 +3,9 @@
 What a call depends on: the programs of its mods, with their values; shapes, strides and types of
 q, k and v; the numbers that are its arguments; and whether autograd records. Those are a key, of
 which a program holds the first ones itself, so that a call that is found needs no check of its
-arguments. Elements of captured tensors are not in it: a `Direct` sees for itself whether they stay
-as they were. Bundles of the environment are looked for when a kind of call is met first.
+arguments. Strides of a contiguous tensor follow from its shape, or nobody uses them. Elements of
+captured tensors are not in the key: a `Direct` sees for itself whether they stay as they were.
+Bundles of the environment are looked for when a kind of call is met first.
 """
 
 from __future__ import annotations
@@ -61,9 +62,9 @@ def place_of(
             q.shape,
             k.shape,
             v.shape,
-            q.stride(),
-            k.stride(),
-            v.stride(),
+            q.is_contiguous() or q.stride(),
+            k.is_contiguous() or k.stride(),
+            v.is_contiguous() or v.stride(),
             q.dtype,
             k.dtype,
             v.dtype,

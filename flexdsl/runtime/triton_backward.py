@@ -19,15 +19,15 @@ from flexdsl.codegen import Phase
 from flexdsl.codegen.hopper.backward_tiles import QUERY_ELEMENTS, query_rows
 from flexdsl.runtime import bind
 from flexdsl.runtime.blocks import aligned, aligned_rows
-from flexdsl.runtime.call import Call, Kernels, Slot, loads_of, row_stride, tile_counts
+from flexdsl.runtime.call import Call, Slot, loads_of, row_stride, tile_counts
 from flexdsl.runtime.differences import with_tables
 from flexdsl.runtime.evaluate import evaluate
 from flexdsl.runtime.low_rank import with_products
-from flexdsl.runtime.passes import COUNTER, Made, Pass, Step
+from flexdsl.runtime.passes import COUNTER, Kernels, Made, Pass, Step
 from flexdsl.runtime.tuning import Config, diagonal_config
 
-# Gradients from (q, k, v), out, lse, d_out and d_lse.
-Backward = Callable[..., list[Tensor]]
+# Gradients from q, k, v, out, d_out, lse and, where there is one, d_lse.
+Backward = Callable[..., Sequence[Tensor]]
 _GIVEN: tuple[Slot, ...] = (
     *(("tensors", name) for name in ("query", "key", "value", "out", "d_out")),
     ("rows", "lse"),
@@ -37,17 +37,19 @@ _D_LSE: Slot = ("rows", "d_lse")
 # take a part of the heads so long that its end does not count: three for each of 132
 # multiprocessors.
 _HALF, _KEYS, _ENOUGH = QUERY_ELEMENTS // 2, 128, 396
+_LARGE = 2**23  # bytes of dQ: below, one fill for all of the work space is worth its memory
 
 
 def backward(
     kernels: Kernels,
     bound: bind.Bound,
     scale: float,
-    inputs: tuple[Tensor, Tensor, Tensor],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
     out: Tensor,
-    lse: Tensor,
     d_out: Tensor,
-    d_lse: Tensor | None,
+    *rows: Tensor,
 ) -> Backward:
     """The backward pass of calls whose tensors are laid out like these.
 
@@ -56,21 +58,22 @@ def backward(
 
     Args:
         kernels: what runs, as in the forward pass.
-        inputs: q, k and v of the forward call.
-        out, lse: what it gave.
+        q, k, v: of the forward call.
+        out: what it gave.
         d_out: gradient by the output.
-        d_lse: gradient by lse, or None.
+        rows: lse, which it gave too, and the gradient by it, if there is one.
     """
     learned = [
         Made(("gradients", n), bound.score_values[n].shape, zeroed=True) for n in bound.learned
     ]
-    if out.numel() == 0 or inputs[1].numel() == 0:
-        return lambda inputs, *_: [
-            *(torch.zeros_like(x) for x in inputs),
-            *(x.on(inputs[0].device)() for x in learned),
+    if out.numel() == 0 or k.numel() == 0:
+        return lambda *given: [
+            *(torch.zeros_like(x) for x in given[:3]),
+            *(torch.zeros_like(bound.score_values[n], dtype=torch.float32) for n in bound.learned),
         ]
+    given, lse = (q, k, v, out, d_out), rows[0]
     names = ("query", "key", "value", "out", "d_out")
-    tensors = dict(zip(names, map(aligned, (*inputs, out, d_out)), strict=True))
+    tensors = dict(zip(names, map(aligned, given), strict=True))
     bound = with_products(bound, scale, out.dtype, kernels.against_preparing)
     bound = with_tables(bound, kernels.against_preparing)
     call = Call(bound, scale, tensors, {"lse": lse}, hopper=kernels.hopper)
@@ -78,25 +81,18 @@ def backward(
     prepare = _hopper if Phase.BACKWARD in phases else _portable
     row = (*lse.shape[:2], row_stride(lse.shape[2]))
     work: dict[Slot, tuple[int, ...]] = {("rows", name): row for name in ("delta", "lse_log2")}
-    if d_lse is None:
+    if len(rows) == 1:
         work[_D_LSE] = tuple(lse.shape)
     run = prepare(kernels, phases, call, learned, work)
-    lie_well = all(x is y for x, y in zip(tensors.values(), (*inputs, out, d_out), strict=True))
+    if all(x is y for x, y in zip(tensors.values(), given, strict=True)) and all(
+        aligned_rows(x) is x for x in rows
+    ):
+        return run
 
-    def backward(
-        inputs: tuple[Tensor, Tensor, Tensor],
-        out: Tensor,
-        lse: Tensor,
-        d_out: Tensor,
-        d_lse: Tensor | None,
-    ) -> list[Tensor]:
-        given: Sequence[Tensor] = (*inputs, out, d_out)
-        if not lie_well:
-            given = [aligned(x) for x in given]
-        rows = [aligned_rows(x) for x in (lse, d_lse) if x is not None]
-        return run(*given, *rows)
+    def copying(*given: Tensor) -> Sequence[Tensor]:
+        return run(*map(aligned, given[:5]), *map(aligned_rows, given[5:]))
 
-    return backward
+    return copying
 
 
 def _portable(
@@ -120,7 +116,10 @@ def _portable(
     steps = [Step(phase) for phase in phases]
     run = _pass(kernels, steps, call, (*of_inputs, *learned, *sums), work)
 
-    def backward(*given: Tensor) -> list[Tensor]:
+    if not loads:
+        return run
+
+    def backward(*given: Tensor) -> Sequence[Tensor]:
         made = run(*given)
         results, of_loads = made[: 3 + len(learned)], made[3 + len(learned) :]
         gradients = dict(zip(bound.learned, results[3:], strict=True))
@@ -141,30 +140,30 @@ def _hopper(
 ) -> Backward:
     """Gradients of q, k and v by the one kernel of a Hopper GPU; dQ is added up in float32.
 
-    Half of the sums lies in the memory of dQ itself, if that is whole tiles: none is cut, and none
-    has more columns than dQ. The other half is beside it, for one part of the heads after the
-    other. Where heads share keys and have work enough each, parts are of one query head for each
-    key head, and add to dK and dV. Else each query head has its own, which are added up here.
+    Half of the sums lies in the memory of dQ itself, if that is large and whole tiles: none is cut,
+    and none has more columns than dQ. The other half is beside it, for one part of the heads after
+    the other. Where heads share keys and have work enough each, parts are of one query head for
+    each key head, and add to dK and dV. Else each query head has its own, which are added up here.
     """
     q, k, v = (call.tensors[name] for name in ("query", "key", "value"))
     group, kv_tiles = q.shape[1] // k.shape[1], -(-k.shape[2] // _KEYS)
     members = group if k.shape[0] * k.shape[1] * kv_tiles >= _ENOUGH else 1
     q_tiles = -(-q.shape[2] // query_rows(q.shape[3]))
-    whole = q_tiles * QUERY_ELEMENTS == q.shape[2] * q.shape[3]
+    within = q_tiles * QUERY_ELEMENTS == q.shape[2] * q.shape[3] and q.nbytes >= _LARGE
     heads = q.shape[1] // members
-    made = [_gradient("query", q.shape, q.dtype, zeroed=whole)]
+    made = [_gradient("query", q.shape, q.dtype, zeroed=within)]
     for name, x in (("key", k), ("value", v)):
         made.append(_gradient(name, (q.shape[0], heads, *x.shape[2:]), x.dtype))
     parts = _parts_of_heads(q.shape[0] * heads, kv_tiles, members)
     of_half = (len(parts[0]), q_tiles, _HALF)
     inside: dict[Slot, Slot] = {}
-    if whole:
+    if within:
         inside[("sums", "left")] = "tensors", "d_query"
     else:
         work[("sums", "left")] = of_half
     work |= {("sums", "right"): of_half, COUNTER: (1,)}
     sizes = {"result_heads": heads, "members": members}
-    sizes["left_tiles"] = q_tiles * members if whole else q_tiles
+    sizes["left_tiles"] = q_tiles * members if within else q_tiles
     steps = _steps_of_heads(phases, parts, sizes, q_tiles * _HALF * 4)
     run = _pass(kernels, steps, call, (*made, *learned), work, inside)
 

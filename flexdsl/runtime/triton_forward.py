@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -11,12 +11,11 @@ from torch import Tensor
 from flexdsl.codegen import Phase
 from flexdsl.runtime import bind
 from flexdsl.runtime.blocks import ALIGNMENT, aligned
-from flexdsl.runtime.call import Kernels
 from flexdsl.runtime.differences import with_tables
 from flexdsl.runtime.low_rank import with_products
-from flexdsl.runtime.passes import COUNTER, Made, Pass, Step
+from flexdsl.runtime.passes import COUNTER, Kernels, Made, Pass, Step
 
-Forward = Callable[[Tensor, Tensor, Tensor], Sequence[Tensor]]
+Forward = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]]
 _GIVEN = tuple(("tensors", name) for name in ("query", "key", "value"))
 
 
@@ -52,8 +51,8 @@ def forward(
     if shape[3] * dtype.itemsize % ALIGNMENT == 0 and all(aligned(x) is x for x in (q, k, v)):
         return run
 
-    def copying(q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
+    def copying(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
         out, lse = run(aligned(q), aligned(k), aligned(v))
-        return [out.contiguous(), lse]
+        return out.contiguous(), lse
 
     return copying

@@ -10,13 +10,13 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 from collections.abc import Callable, Sequence
-from ctypes import Array, c_void_p
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from flexdsl.bundle.driver import Clear, Start
 from flexdsl.bundle.files import Bundle
 from flexdsl.bundle.manifest import Code, Parameter, TensorMap
 
@@ -61,11 +61,13 @@ class Emulated:
         name: its target.
         bundles: where kernels are looked up by their machine code.
         runs: kernels are run, not only recorded.
+        current_stream: torch's.
     """
 
     name: str
     bundles: list[Bundle]
     runs: bool = True
+    current_stream: int = 7
     launches: list[Launch] = field(default_factory=list)
     loaded: list[tuple[Bundle, Code]] = field(default_factory=list)
     maps: list[tuple[TensorMap, int, list[int], list[int]]] = field(default_factory=list)
@@ -81,7 +83,7 @@ class Emulated:
         return 2
 
     def stream(self, device: int) -> int:
-        return 7
+        return self.current_stream
 
     def load(self, code: bytes, entry: str, shared_bytes: int, device: int) -> int:
         for bundle in self.bundles:
@@ -101,27 +103,26 @@ class Emulated:
 
         return encode
 
-    def prepare(
-        self,
-        function: int,
-        programs: int,
-        threads: int,
-        shared_bytes: int,
-        device: int,
-        parameters: Array[c_void_p],
-    ) -> Callable[[int], None]:
-        bundle, code = self.loaded[function - 1]
-
+    def prepare(self, works: Sequence[Start | Clear], device: int) -> Callable[[int], None]:
         def start(stream: int) -> None:
-            values, place = [], iter(parameters)
-            for parameter in code.parameters:
-                values.append([_word(name, next(place)) for name in words_of(parameter)])
-            assert [_word("pointer", at) for at in place] == [0] * code.null_pointers
-            self.launches.append(Launch(code, programs, threads, shared_bytes, stream, values))
-            if self.runs:
-                self._run(bundle, code, programs, values)
+            for work in works:
+                if isinstance(work, Clear):
+                    ctypes.memset(work.address.value, 0, work.size)
+                else:
+                    self._start(work, stream)
 
         return start
+
+    def _start(self, work: Start, stream: int) -> None:
+        bundle, code = self.loaded[work.function - 1]
+        values, place = [], iter(work.parameters)
+        for parameter in code.parameters:
+            values.append([_word(name, next(place)) for name in words_of(parameter)])
+        assert [_word("pointer", at) for at in place] == [0] * code.null_pointers
+        shape = work.programs, work.threads, work.shared_bytes
+        self.launches.append(Launch(code, *shape, stream, values))
+        if self.runs:
+            self._run(bundle, code, work.programs, values)
 
     def _run(self, bundle: Bundle, code: Code, programs: int, values: list[list[Any]]) -> None:
         from triton.tools.tensor_descriptor import TensorDescriptor

@@ -63,7 +63,7 @@ def test_a_launch_is_worked_out_once(
         torch.autograd.grad(attention(*leaves).sum(), leaves)
 
     step()
-    monkeypatch.setattr("flexdsl.runtime.bundled.replay_of", None)
+    monkeypatch.setattr("flexdsl.runtime.bundled.launch_of", None)
     step()
     step()
     assert len(ampere.launches) == 3 * 4
@@ -232,12 +232,10 @@ def test_a_mask_begins_to_want_a_gradient() -> None:
         fx.attention(*leaves, mask=mask)
 
 
-def test_another_stream(
-    ampere: Emulated, portable: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_stream(ampere: Emulated, portable: Bundle) -> None:
     attention, leaves = fx.load(portable.folder, "window"), fresh(10)
     attention(*leaves)
-    monkeypatch.setattr(Emulated, "stream", lambda self, device: 8)
+    ampere.current_stream = 8
     attention(*leaves)
     assert [launch.stream for launch in ampere.launches] == [7, 8]
 

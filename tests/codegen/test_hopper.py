@@ -15,9 +15,9 @@ from flexdsl import stdlib
 from flexdsl.codegen import backward_reason, reason_not_covered
 from flexdsl.errors import BackendError
 from flexdsl.mod import Mod
-from flexdsl.runtime import triton_backward
+from flexdsl.runtime import bind, triton_backward
 from tests.codegen.biased import dense, expect_biased, expect_exact
-from tests.codegen.oracle import expect, expect_gradients, gradients
+from tests.codegen.oracle import error, expect, expect_gradients, gradients
 from tests.codegen.variants import CAUSAL, HEADS, VARIANTS
 
 BACKWARD_DIMS = (64, 96, 128)
@@ -216,6 +216,49 @@ def test_products_launched_again_read_what_is_there_then() -> None:
         assert (found - wanted).abs().max() < 1e-4
 
 
+def expect_gradients_again(heads: int, kv_heads: int, device: str = "cuda") -> None:
+    """The second pass of a kind and those after it are replays, in memory that was used before."""
+    bind.forget()
+    for _ in range(4):
+        shapes = [(2, h, 256, 128) for h in (heads, kv_heads, kv_heads, heads)]
+        q, k, v, d_out = (torch.randn(s, device=device, dtype=torch.float16) for s in shapes)
+        leaves = [x.requires_grad_() for x in (q, k, v)]
+        out = fx.attention(*leaves, mask=CAUSAL, backend="hopper")
+        found = torch.autograd.grad(out, leaves, d_out)
+        wide = [x.detach().double().requires_grad_() for x in leaves]
+        of_q = [wide[0], *(x.repeat_interleave(heads // kv_heads, 1) for x in wide[1:])]
+        exact = torch.nn.functional.scaled_dot_product_attention(*of_q, is_causal=True)
+        wanted = torch.autograd.grad(exact, wide, d_out.double())
+        for x, y in zip((out, *found), (exact, *wanted), strict=True):
+            assert error(x, y.cpu()) < 2e-3
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("enough", [1, 999])
+@pytest.mark.parametrize("large", [0, 2**23])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (8, 2)])
+def test_gradients_launched_again(
+    heads: int, kv_heads: int, large: int, enough: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sums inside of dQ and beside it, heads in parts and in one; also on another stream."""
+    monkeypatch.setattr(triton_backward, "_LARGE", large)
+    monkeypatch.setattr(triton_backward, "_ENOUGH", enough)
+    expect_gradients_again(heads, kv_heads)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        expect_gradients_again(heads, kv_heads)
+    torch.cuda.synchronize()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")
+def test_gradients_on_a_gpu_that_is_not_the_current_one() -> None:
+    with torch.cuda.device(0):
+        expect_gradients_again(4, 4, "cuda:1")
+        assert torch.cuda.current_device() == 0
+
+
 @pytest.mark.gpu
 def test_fifty_runs_give_the_same_bits() -> None:
     q, k, v = (torch.randn(2, 8, 1000, 128, device="cuda", dtype=torch.bfloat16) for _ in range(3))
@@ -279,6 +322,7 @@ def test_gradients_of_heads_in_parts(
     Of groups, dK is added up by launches.
     """
     monkeypatch.setattr(triton_backward, "_ENOUGH", 1)  # what takes a large call otherwise
+    monkeypatch.setattr(triton_backward, "_LARGE", 0)
     lengths = {"q_len": length, "kv_len": length, "batch": 3, "kv_heads": kv_heads}
     dims = {"head_dim": dim, "value_dim": dim, "dtype": torch.float16}
     by_head = fx.mask_mod(lambda b, h, q, kv: q >= kv and q - kv < 90 * (h + 1) + 5 * b)

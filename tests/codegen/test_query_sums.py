@@ -102,11 +102,16 @@ def _of_head(call: Call, place: int, flat_head: int) -> None:
 @pytest.mark.parametrize("dim", OF_TILES)
 @pytest.mark.parametrize("length", [128, 130, 60])
 @pytest.mark.parametrize(("kv_heads", "enough"), [(4, 1), (2, 1), (1, 1), (1, 999)])
+@pytest.mark.parametrize("large", [0, 2**23])
 def test_gradients_of_dense_sums(
-    kv_heads: int, enough: int, length: int, dim: int, monkeypatch: pytest.MonkeyPatch
+    large: int, kv_heads: int, enough: int, length: int, dim: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Heads in parts, or dK and dV of each query head; with tiles that are whole, cut and wider."""
+    """Heads in parts, or dK and dV of each query head; with tiles that are whole, cut and wider.
+
+    Sums inside of dQ, and beside it.
+    """
     monkeypatch.setattr(triton_backward, "_ENOUGH", enough)
+    monkeypatch.setattr(triton_backward, "_LARGE", large)
     generator = torch.Generator().manual_seed(dim + length)
     shapes = [(3, heads, length, dim) for heads in (4, kv_heads, kv_heads, 4)]
     q, k, v, d_out = (torch.randn(s, generator=generator).half() for s in shapes)
@@ -114,7 +119,7 @@ def test_gradients_of_dense_sums(
     scale = dim**-0.5
     forward = launch.compiling("triton", q, v)
     out, lse = triton_forward.forward(forward, bound, scale, q, k, v)(q, k, v)
-    given = (q, k, v), out, lse, d_out, None
+    given = q, k, v, out, d_out, lse
     run = triton_backward.backward(Dense(), bound, scale, *given)
     exact = [x.double().requires_grad_() for x in (q, k, v)]
     group = 4 // kv_heads

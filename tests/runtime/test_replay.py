@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import struct
 import time
+from collections.abc import Sequence
 from threading import Thread
 from types import SimpleNamespace
 from typing import Any
@@ -15,14 +16,15 @@ import torch
 import flexdsl as fx
 from flexdsl.aot.specs import Shape, job_of
 from flexdsl.aot.targets import parse_target
+from flexdsl.bundle.driver import Clear, Start
 from flexdsl.bundle.manifest import Parameter
 from flexdsl.bundle.words import MAP_BYTES, Layout
 from flexdsl.codegen import Argument, Phase, Role
 from flexdsl.runtime import bind, machine
 from flexdsl.runtime.blocks import Blocks
 from flexdsl.runtime.call import Call, programs_of, value_of
-from flexdsl.runtime.compiled import replay_of_compiled
-from flexdsl.runtime.replay import Function, replay_of
+from flexdsl.runtime.compiled import launch_of_compiled
+from flexdsl.runtime.replay import Cleared, Function, Replay, launch_of
 
 LENGTHS = bind.Lengths(1, 2, 300, 260, 40)
 STREAM = 77
@@ -51,11 +53,17 @@ class Driver:
 
         return encode
 
-    def prepare(self, *arguments: Any) -> Any:
-        *shape, pointers = arguments
-
+    def prepare(self, works: Sequence[Start | Clear], device: int) -> Any:
         def start(stream: int) -> None:
-            self.launch, self.addresses = [*shape, stream], list(pointers)
+            self.done, self.given = [], []
+            for work in works:
+                if isinstance(work, Clear):
+                    self.done.append(("clear", work.address.value, work.size))
+                    continue
+                shape = work.programs, work.threads, work.shared_bytes
+                self.done.append((work.function, *shape, device, stream))
+                self.addresses = list(work.parameters)
+                self.given.append(self.addresses)
 
         return start
 
@@ -73,8 +81,17 @@ ORDER = (
 )
 
 
+PLACES = {slot: (i, 0) for i, slot in enumerate(ORDER)}
+
+
 def addresses(call: Call) -> list[int]:
     return [getattr(call, group)[name].data_ptr() for group, name in ORDER]
+
+
+def again_of(*arguments: Any) -> Replay:
+    launch = launch_of_compiled(*arguments)
+    assert launch is not None
+    return Replay([launch], len(ORDER))
 
 
 def call_of(mask: fx.Mod, score: fx.Mod, shift: int = 0) -> Call:
@@ -94,7 +111,7 @@ def call_of(mask: fx.Mod, score: fx.Mod, shift: int = 0) -> Call:
     }
     rows = {"lse": tensor(1, 2, LENGTHS.q_len, dtype=torch.float32)}
     sums = {"next_work": torch.zeros(1)}
-    return Call(bound, 0.25, tensors, rows, sums, hopper=True, order=ORDER)
+    return Call(bound, 0.25, tensors, rows, sums, hopper=True, places=PLACES)
 
 
 def made(mask: fx.Mod, score: fx.Mod) -> tuple[Any, Any, Any]:
@@ -148,12 +165,13 @@ def test_words_of_another_call(driver):
     compiled, kernel, config = made(MASK, SCORE)
     first, second = call_of(MASK, SCORE), call_of(MASK, SCORE)
     programs = programs_of(Phase.FORWARD, kernel.arguments, first, config)
-    again = replay_of_compiled(compiled, kernel, values(kernel, first, config), programs, 2, ORDER)
-    assert again is not None
-    again.run(addresses(second))
+    given = values(kernel, first, config)
+    launch = launch_of_compiled(compiled, kernel, given, programs, 2, PLACES)
+    assert launch is not None and first.addresses == addresses(first)
+    Replay([launch], len(ORDER)).run(addresses(second))
     threads, shared = compiled.metadata.num_warps * 32, compiled.metadata.shared
-    assert programs == 6 and again.counts  # five stay, and share the sixth one's work
-    assert driver.launch == [4711, 5, threads, shared, 2, STREAM]
+    assert programs == 6 and launch.counts  # five stay, and share the sixth one's work
+    assert driver.done == [(4711, 5, threads, shared, 2, STREAM)]
     at = iter(driver.addresses)
     for argument, value in zip(kernel.arguments, values(kernel, second, config), strict=True):
         place = next(at)
@@ -180,8 +198,7 @@ def test_words_of_another_call(driver):
 def test_maps_are_encoded_once_for_an_address(driver):
     compiled, kernel, config = made(MASK, SCORE)
     call = call_of(MASK, SCORE)
-    again = replay_of_compiled(compiled, kernel, values(kernel, call, config), 6, 0, ORDER)
-    assert again is not None
+    again = again_of(compiled, kernel, values(kernel, call, config), 6, 0, PLACES)
     for _ in range(3):
         again.run(addresses(call))
     assert driver.encoded == 4
@@ -193,20 +210,22 @@ def test_threads_do_not_mix_their_addresses(driver, monkeypatch):
     calls = [call_of(MASK, SCORE) for _ in range(2)]
     seen = []
 
-    def prepare(*arguments: Any) -> Any:
-        *_, pointers = arguments
-        begin, end = pointers[0], pointers[len(pointers) - 1]
+    def prepare(works: Any, device: int) -> Any:
+        (work,) = works
+
+        def now() -> list[bytes]:
+            """The first bytes of each parameter, which in a tensor map are its address."""
+            return [ctypes.string_at(place, 8) for place in work.parameters]
 
         def start(stream: int) -> None:
-            before = ctypes.string_at(begin, end - begin)
+            before = now()
             time.sleep(0.001)
-            seen.append(before == ctypes.string_at(begin, end - begin))
+            seen.append(before == now())
 
         return start
 
     monkeypatch.setattr(driver, "prepare", prepare, raising=False)
-    again = replay_of_compiled(compiled, kernel, values(kernel, calls[0], config), 6, 0, ORDER)
-    assert again is not None
+    again = again_of(compiled, kernel, values(kernel, calls[0], config), 6, 0, PLACES)
     run = again.run
     threads = [Thread(target=lambda c=c: [run(addresses(c)) for _ in range(20)]) for c in calls]
     for thread in threads:
@@ -224,22 +243,43 @@ def test_what_only_triton_launches(driver, field, value):
     compiled, kernel, config = made(MASK, SCORE)
     setattr(compiled.metadata, field, value)
     given = values(kernel, call_of(MASK, SCORE), config)
-    assert replay_of_compiled(compiled, kernel, given, 6, 0, ORDER) is None
+    assert launch_of_compiled(compiled, kernel, given, 6, 0, PLACES) is None
 
 
 def test_parameters_that_the_assembly_does_not_have(driver):
     compiled, kernel, config = made(MASK, SCORE)
     compiled.src.signature["scale"] = "constexpr"
     given = values(kernel, call_of(MASK, SCORE), config)
-    assert replay_of_compiled(compiled, kernel, given, 6, 0, ORDER) is None
+    assert launch_of_compiled(compiled, kernel, given, 6, 0, PLACES) is None
 
 
 def test_a_table_of_the_call_has_a_new_address_and_its_own_strides(driver):
     pointer, stride = Argument("t", Role.CAPTURE, "t"), Argument("t_stride_0", Role.STRIDE, "t", 0)
     parameters = (Parameter(pointer, "pointer", "fp32"), Parameter(stride, "i32"))
     function = Function(4711, 128, 0, 0, parameters, Layout(("pointer", "i32")))
-    again = replay_of(function, 1, [torch.zeros(16), 7], (("tables", "t"),))
-    again.run([4096])
+    launch = launch_of(function, 1, [torch.zeros(16), 7], {("tables", "t"): (0, 0)})
+    Replay([launch], 1).run([4096])
     table, seven = driver.addresses
     assert ctypes.c_uint64.from_address(table).value == 4096
     assert ctypes.c_int32.from_address(seven).value == 7
+
+
+def test_several_in_a_row_with_parts_of_a_tensor_and_memory_that_is_cleared(driver):
+    """Two launches have parts of one tensor under one name, each its own; all is in order."""
+    pointer = Argument("left", Role.SUMS, "left")
+    parameters = (Parameter(pointer, "pointer", "fp32"),)
+    function = Function(4711, 128, 64, 3, parameters, Layout(("pointer",)))
+    offsets = 0, 256
+    launches = [
+        launch_of(function, 1 + o, [torch.zeros(4)], {("sums", "left"): (1, o)}) for o in offsets
+    ]
+    again = Replay([Cleared((1, 64), 192), launches[0], Cleared((0, 0), 8), launches[1]], 3)
+    for first, second in ((16, 4096), (32, 8192)):
+        again.run([first, second, 48])
+        shapes = [(4711, 1 + o, 128, 64, 3, STREAM) for o in offsets]
+        assert driver.done == [
+            *(("clear", second + 64, 192), shapes[0]),
+            *(("clear", first, 8), shapes[1]),
+        ]
+        left = [ctypes.c_uint64.from_address(given[0]).value for given in driver.given]
+        assert left == [second + o for o in offsets]
