@@ -21,10 +21,12 @@ from ..programs import write_program
 from ..tiles import descriptors, names_of_kernel
 from ..writer import Block
 from . import mask_bits
-from .backward_consumer import D_SCORES_PLACES, GROUPS, write_consumer
-from .backward_tiles import in_tiles
+from .backward_consumer import OF_KEYS_EACH
+from .backward_shared import Consumers
+from .backward_tiles import in_tiles, tiles_of
 from .module import (
     BARRIERS,
+    CONSTANTS,
     GROUP_ROWS,
     RESERVED,
     Partition,
@@ -35,9 +37,10 @@ from .module import (
     write_hopper_module,
     write_partitions,
 )
-from .query_sums import ADD_QUERY_SUMS, SIZES_OF_RESULTS, SUMS
+from .query_sums import SIZES_OF_RESULTS, SUMS, add_query_sums
 from .schedule import write_schedule
 from .scores import Tensor, keys_of, rows_of, write_group_fetches, write_tile_fetches
+from .wide_consumer import OF_ONE_RESULT_EACH
 from .works import MASKED, NAMES, NEXT_WORK, NOTES, NOTHING, Works, write_leave_tile
 
 _ROWS: Mapping[str, int | str] = {
@@ -49,16 +52,6 @@ _SIZES = (
     *("q_len", "kv_len", "q_offset", "heads", "group", *SIZES_OF_RESULTS, "part_heads"),
     *("row_stride", "q_tiles", "kv_tiles"),
 )
-_BARRIERS = {
-    "key_ready": "1, 1",
-    "key_free": "1, {groups}",
-    "value_ready": "1, 1",
-    "value_free": "1, {groups}",
-    "query_ready": "STAGES, 1",
-    "query_free": "STAGES, {groups}",
-    "d_scores_ready": "{d_scores}, 1",
-    "results_ready": "{groups}, 1",
-}
 _NUMBERS = ("lse_log2", "delta")  # float32, one a row
 _NAMES = frozenset(
     """lse_log2_of_rows delta_of_rows d_scores_tiles query_sums modified slope factor left
@@ -90,10 +83,11 @@ def generate_backward(spec: KernelSpec) -> Kernel:
         one query head of each group after the other add: `member` is 0 in the first one.
     """
     spec = in_tiles(spec)
-    dim = spec.head_dim
-    others = dict.fromkeys(("value", "d_out", "d_key", "d_value"), dim)
+    tiles = tiles_of(spec.head_dim)
+    consumers = OF_ONE_RESULT_EACH if tiles.wide else OF_KEYS_EACH
+    dims = {"value": spec.value_dim, "d_out": spec.value_dim, **_results(spec)}
     fixed = (
-        *descriptors({**dims_of_scores(spec), **others}, _ROWS),
+        *descriptors({**dims_of_scores(spec), **dims}, _ROWS),
         Argument("lse_log2_rows", Role.ROWS_DESCRIPTOR, "lse_log2", 0, "BLOCK_M"),
         Argument("delta_rows", Role.ROWS_DESCRIPTOR, "delta", 0, "BLOCK_M"),
         *SUMS,
@@ -104,26 +98,21 @@ def generate_backward(spec: KernelSpec) -> Kernel:
     names = names_of_kernel(fixed, RESERVED | _NAMES)
     lowering = Lowering(names, spec.clamped, spec.wide, language="gl")
     body, works = Block(1), _works(spec)
-    tiles = _write_shared_memory(body, spec, works)
-    producer = _producer(spec, works, lowering, tiles)
-    consumer = Block(1)
-    write_consumer(consumer, spec, works, lowering)
-    arguments = (*fixed, *lowering.arguments.values())
-    partitions = (
-        producer,
-        Partition(
-            "consumer",
-            "One warpgroup: dK and dV of 64 keys of each work, and their part of dQ.",
-            ("GROUP", "BLOCK_M", "BLOCK_N", "STAGES"),
-            _of_consumer(spec, tiles, lowering),
-            consumer,
-        ),
-    )
-    write_partitions(body, partitions[1], partitions[0], GROUPS)
-    functions = [BARRIERS, NOTES, ADD_QUERY_SUMS, *helpers_of(lowering.helpers)]
+    shared = [*_write_shared_memory(body, spec, works, consumers), *consumers.barriers]
+    producer = _producer(spec, works, lowering, shared, consumers.groups)
+    given = _of_consumers(spec, shared)
+    functions_of = consumers.partitions(spec, works, lowering, given)
+    write_partitions(body, [call for _, calls in functions_of for call in calls], producer)
+    functions = [BARRIERS, NOTES, add_query_sums(tiles), *helpers_of(lowering.helpers)]
     functions += [mask_bits.SPREAD] if spec.mask_bits else []
     title = "Gradients of queries, keys and values for Hopper"
+    partitions = [producer, *(partition for partition, _ in functions_of)]
+    arguments = (*fixed, *lowering.arguments.values())
     return write_hopper_module(title, "backward", spec, arguments, functions, partitions, body)
+
+
+def _results(spec: KernelSpec) -> dict[str, int]:
+    return {"d_key": spec.head_dim, "d_value": spec.value_dim}
 
 
 def _write_key_program(body: Block, spec: KernelSpec) -> None:
@@ -141,50 +130,47 @@ def _write_key_program(body: Block, spec: KernelSpec) -> None:
     body.line("head_of_sums = flat_head - first_head")
 
 
-def _write_shared_memory(body: Block, spec: KernelSpec, works: Works) -> list[str]:
-    """Write the allocations, and give their names."""
-    dim, places = spec.head_dim, sum(D_SCORES_PLACES)
+def _write_shared_memory(
+    body: Block, spec: KernelSpec, works: Works, consumers: Consumers
+) -> list[str]:
+    """Write the allocations, and give the names of all but barriers."""
+    groups = consumers.groups
     names = [n for t, d, _ in _of_rows(spec) for n in allocate(body, t, d, "STAGES", "BLOCK_M")]
-    names += [n for t, d, _ in keys_of(spec) for n in allocate(body, t, d, GROUPS, GROUP_ROWS)]
-    names += allocate(body, "value", dim, GROUPS, GROUP_ROWS)
-    body.comment("dS of 64 keys: the first consumer's last three tiles, the second one's last two.")
-    body.line(
-        f"d_scores_tiles = gl.allocate_shared_memory("
-        f"query_{dim}.dtype, [{places}, {GROUP_ROWS}, BLOCK_M],"
-        f" gl.NVMMASharedLayout.get_default_for([{GROUP_ROWS}, BLOCK_M], query_{dim}.dtype))"
-    )
+    names += [n for t, d, _ in keys_of(spec) for n in allocate(body, t, d, groups, GROUP_ROWS)]
+    names += allocate(body, "value", spec.value_dim, groups, GROUP_ROWS)
+    names += consumers.write_tiles(body, spec)
     for name in _NUMBERS:
         descriptor = f"{name}_rows"
         body.line(
             f"{name}_of_rows = gl.allocate_shared_memory("
             f"gl.float32, [STAGES, BLOCK_M], {descriptor}.layout)"
         )
-    counts = {n: text.format(groups=GROUPS, d_scores=places) for n, text in _BARRIERS.items()}
     works.write_notes(body)
-    write_barriers(body, counts)
-    of_rows = (f"{name}_of_rows" for name in _NUMBERS)
-    return [*names, "d_scores_tiles", *of_rows, *NAMES]
+    write_barriers(body, consumers.barriers)
+    return [*names, *(f"{name}_of_rows" for name in _NUMBERS), *NAMES]
 
 
-def _of_consumer(spec: KernelSpec, tiles: list[str], lowering: Lowering) -> tuple[str, ...]:
-    dims = {"d_key": spec.head_dim, "d_value": spec.value_dim}
+def _of_consumers(spec: KernelSpec, shared: list[str]) -> tuple[str, ...]:
+    """What consumers are given beside what mask and score read."""
     return (
-        *(a.name for a in descriptors(dims, _ROWS)),
+        *(a.name for a in descriptors(_results(spec), _ROWS)),
         *(a.name for a in SUMS),
         *("scale", "q_len", "kv_len", "q_offset", "q_tiles", "left_tiles", "member"),
-        *(*tiles, *_BARRIERS, *names_of_mods(lowering)),
+        *shared,
     )
 
 
-def _producer(spec: KernelSpec, works: Works, lowering: Lowering, tiles: list[str]) -> Partition:
-    dim = spec.head_dim
-    of = descriptors({**dims_of_scores(spec), "value": dim, "d_out": dim}, _ROWS)
+def _producer(
+    spec: KernelSpec, works: Works, lowering: Lowering, shared: list[str], groups: int
+) -> Partition:
+    of_values = {"value": spec.value_dim, "d_out": spec.value_dim}
+    of = descriptors({**dims_of_scores(spec), **of_values}, _ROWS)
     names = (*(a.name for a in of), "lse_log2_rows", "delta_rows", NEXT_WORK)
     block = Block(1)
     with works.of_producer(block) as body:
         _write_key_program(body, spec)
         scope = Scope(body.block(), None, {n: n for n in ("b", "h", "kv_first", "kv_last")})
-        schedule = write_schedule(QUERIES, spec, GROUPS * GROUP_ROWS, lowering, scope)
+        schedule = write_schedule(QUERIES, spec, groups * GROUP_ROWS, lowering, scope)
         if spec.mask_bits:
             mask_bits.write_first_tile(body, lowering)
         else:
@@ -193,21 +179,21 @@ def _producer(spec: KernelSpec, works: Works, lowering: Lowering, tiles: list[st
             body.line("cut = kv_start + BLOCK_N > kv_len")
         _write_fetch(body, spec, "first_tile", schedule.after_first)
         works.write_leave(body)
-        write_group_fetches(body, works.ready, keys_of(spec), "kv_start", GROUPS)
-        value = [("value", dim, "b, kv_head")]
+        write_group_fetches(body, works.ready, keys_of(spec), "kv_start", groups)
+        value = [("value", spec.value_dim, "b, kv_head")]
         body.line("mbarrier.wait(value_free.index(0), nth_work & 1 ^ 1)")
-        write_group_fetches(body, "value_ready.index(0)", value, "kv_start", GROUPS)
+        write_group_fetches(body, "value_ready.index(0)", value, "kv_start", groups)
         with schedule.loop(body) as loop:
             _write_fetch(loop, spec, QUERIES.tile, schedule.after)
     of_schedule = (a.name for a in lowering.arguments.values())
-    taken = (*names, *_SIZES, *tiles, *_BARRIERS, *of_schedule)
+    taken = (*names, *_SIZES, *shared, *of_schedule)
     title = "One warp: brings the keys and values of each work, and tiles of queries and of dO."
-    return Partition("producer", title, ("BLOCK_M", "BLOCK_N", "STAGES"), taken, block)
+    return Partition("producer", title, CONSTANTS, taken, block)
 
 
 def _of_rows(spec: KernelSpec) -> list[Tensor]:
     """The tensors whose tiles of rows come together."""
-    return [*rows_of(spec), ("d_out", spec.head_dim, "b, h")]
+    return [*rows_of(spec), ("d_out", spec.value_dim, "b, h")]
 
 
 def _write_fetch(block: Block, spec: KernelSpec, tile: str, after: str) -> None:

@@ -54,10 +54,11 @@ def write_place(block: Block, axis: Axis, groups: int, lowering: Lowering) -> No
     """Write where the words of a work's first tile are.
 
     Args:
-        groups: consumers, which have 64 outer positions of a tile each.
+        groups: consumers that have 64 outer positions of a tile each.
     """
     words = lowering.argument(Role.MASK_BITS, "mask_words")
-    first = f"({BITS_TILE} * {groups} + GROUP) * (2 * {axis.block})"
+    of_group = f"({BITS_TILE} * {groups} + GROUP)" if groups > 1 else BITS_TILE
+    first = f"{of_group} * (2 * {axis.block})"
     block.line(f"words_at = {words} + word + {first}")
 
 
