@@ -32,12 +32,7 @@ def reason_not_covered(capability: int, dtype: str, head_dim: int, value_dim: in
 
 
 def backward_reason(
-    head_dim: int,
-    value_dim: int,
-    rows: int,
-    learned: bool,
-    deterministic: bool,
-    columns: int = 0,
+    head_dim: int, rows: int, learned: bool, deterministic: bool, columns: int = 0
 ) -> str | None:
     """Why the backward pass of a call that is covered takes the portable kernels, or None.
 
