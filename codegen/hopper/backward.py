@@ -32,7 +32,6 @@ from .module import (
     Partition,
     allocate,
     helpers_of,
-    names_of_mods,
     write_barriers,
     write_hopper_module,
     write_partitions,
@@ -40,7 +39,7 @@ from .module import (
 from .query_sums import SIZES_OF_RESULTS, SUMS, add_query_sums
 from .schedule import write_schedule
 from .scores import Tensor, keys_of, rows_of, write_group_fetches, write_tile_fetches
-from .wide_consumer import OF_ONE_RESULT_EACH
+from .wide import OF_ONE_RESULT_EACH
 from .works import MASKED, NAMES, NEXT_WORK, NOTES, NOTHING, Works, write_leave_tile
 
 _ROWS: Mapping[str, int | str] = {

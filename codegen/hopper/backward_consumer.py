@@ -28,7 +28,6 @@ from flexdsl.ir import Expr
 from ..kernel import KernelSpec
 from ..loops import QUERIES
 from ..lower import Lowering, Scope, Text
-from ..tiles import descriptors
 from ..writer import Block
 from . import mask_bits
 from .backward_shared import (
@@ -55,6 +54,7 @@ from .query_sums import part_order
 from .row_loads import write_first_loads, write_next_loads
 from .scores import keys_of, rows_of, write_start_scores
 from .works import FULL, MASKED, Works, write_count, write_read_tile
+
 GROUPS = 2
 D_SCORES_PLACES = (3, 2)  # for dS of each consumer
 _FIRST_KEY = f"kv_start + GROUP * {GROUP_ROWS}"

@@ -2,7 +2,7 @@
 
 There are two kinds of consumers. Where dK and dV of 64 keys are few enough columns for the
 registers of a warpgroup, each of two has 64 keys (`backward_consumer.py`); for more columns, one
-has dV of 64 keys and the other their dK (`wide_consumer.py`). In what order products are issued,
+has dV of 64 keys and the other their dK (`wide.py`). In what order products are issued,
 and who waits for whom, is for the file of each kind.
 """
 
@@ -177,7 +177,9 @@ class Result:
     def write(self, body: Block) -> None:
         """Write its store, after the sum with what other query heads gave before."""
         cut, copies = pieces(self.dim), []
-        places = [matrix(self.through, i, self.group, GROUP_ROWS, w) for i, (_, w) in enumerate(cut)]
+        places = [
+            matrix(self.through, i, self.group, GROUP_ROWS, w) for i, (_, w) in enumerate(cut)
+        ]
         for i, (offset, width) in enumerate(cut):
             at = f"[b, result_head, {self.start}, {offset}]"
             place = f"{self.through}_tiles_{i}.index({self.group})"

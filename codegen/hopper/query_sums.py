@@ -98,7 +98,10 @@ def generate_backward_sums(spec: KernelSpec) -> Kernel:
 
 def _parts(tiles: Tiles) -> Iterator[tuple[str, str, str]]:
     """Each part of a tile: its name, and the sources of the sums and of where it is in them."""
-    for half, tile, floats in (("left", "left_tile", tiles.left), ("right", "program", tiles.right)):
+    for half, tile, floats in (
+        ("left", "left_tile", tiles.left),
+        ("right", "program", tiles.right),
+    ):
         for n in range(floats // PART_FLOATS):
             before = f" + {n * PART_FLOATS}" if n else ""
             place = f"{tile}.to(tl.int64) * {floats}{before} + tl.arange(0, {PART_FLOATS})"

@@ -275,7 +275,9 @@ def test_fifty_runs_give_the_same_dk_and_dv(kv_heads: int, dims: dict[str, int])
     leaves = [x.requires_grad_() for x in (q, k, v)]
 
     def step() -> tuple[torch.Tensor, ...]:
-        return torch.autograd.grad(fx.attention(*leaves, mask=mask, backend="hopper"), leaves, d_out)
+        return torch.autograd.grad(
+            fx.attention(*leaves, mask=mask, backend="hopper"), leaves, d_out
+        )
 
     first = step()
     for _ in range(50):

@@ -245,9 +245,7 @@ def test_consumers_come_to_the_bits_of_their_tiles(
     runs = to_device(table_of_kernel(along), DEVICE)
     launch = device_plan.launch_compiled
     table = mask_bits.with_bits(runs, along, bound_of(along), DEVICE, launch)
-    spec = KernelSpec(
-        None, None, None, dim, value_dim, consumers=config.consumers, mask_bits=True
-    )
+    spec = KernelSpec(None, None, None, dim, value_dim, consumers=config.consumers, mask_bits=True)
     kernel, begins = GENERATORS[phase, config.language](spec), dict[int, int]()
     arrays = {n: Pointer(getattr(table, n).tolist()) for n in (*RUNS, "first_bits")}
     works = works_of(notes_of(kernel, config, sizes_of(plan) | arrays, begins))

@@ -98,7 +98,9 @@ MASKS = {
     ],
 )
 @pytest.mark.parametrize("fixed_order", [False, True])
-@pytest.mark.parametrize(("dim", "dtype"), [(128, HALF), (64, HALF), (96, HALF), (256, HALF), (64, SINGLE)])
+@pytest.mark.parametrize(
+    ("dim", "dtype"), [(128, HALF), (64, HALF), (96, HALF), (256, HALF), (64, SINGLE)]
+)
 @pytest.mark.parametrize(("backend", "gpu"), [("auto", 90), ("triton", 90), ("auto", 80)])
 def test_what_is_told_is_what_is_launched(
     backend: str,

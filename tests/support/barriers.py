@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-
 Sources = frozenset[tuple[str, int]]  # tiles: the tensor, and the first row
 
 
