@@ -1,12 +1,12 @@
 """The backward kernel for Hopper, in Gluon: dK, dV and dQ with five matrix products a tile.
 
-A work is 128 keys of one query head, 64 for each of two consumer warpgroups, with the query tiles
-that see them; a program takes one after the other (`works.py`). Tiles are transposed, S^T = K Q^T,
-as in the portable kernels, where the formulas stand (`../backward.py`). What a tile gives to dQ is
-added to float32 sums in memory by atomics, in whatever order programs come by: dQ is not the same
-to the last bit in every run, and the runtime takes the portable kernels where that was asked for.
-`query_sums.py` reads the sums. A mask is evaluated, or read as bits (`mask_bits.py`). What a
-consumer does with its keys: `backward_consumer.py`.
+A work is 64 or 128 keys of one query head (`backward_tiles.py`) with the query tiles that see them;
+a program takes one after the other (`works.py`). Tiles are transposed, S^T = K Q^T, as in the
+portable kernels, where the formulas stand (`../backward.py`). What a tile gives to dQ is added to
+float32 sums in memory by atomics, in whatever order programs come by: dQ is not the same to the
+last bit in every run, and the runtime takes the portable kernels where that was asked for.
+`query_sums.py` reads the sums. A mask is evaluated, or read as bits (`mask_bits.py`). What the two
+consumer warpgroups do with a work: `backward_shared.py` says where that stands.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ _NUMBERS = ("lse_log2", "delta")  # float32, one a row
 _NAMES = frozenset(
     """lse_log2_of_rows delta_of_rows d_scores_tiles query_sums modified slope factor left
     add_query_sums part_order first_sum LEFT HALF last d_scores_place d_query_tile
-    query_free d_scores_ready results_ready backward
+    query_free d_scores_ready results_ready backward OUT OUT_0 OUT_1 PART
+    factor_tiles factor_ready keys_read consumer_of_values consumer_of_keys
     result_head head_of_sums cut nought ahead next_at tile_ahead row_ahead q_ahead""".split()  # noqa: SIM905
 )
 
@@ -70,16 +71,16 @@ def generate_backward(spec: KernelSpec) -> Kernel:
     """The kernel of dK, dV and the sums of dQ.
 
     Args:
-        spec: its head dimensions are equal, at most 128; nothing captured is learned. Its closed
+        spec: its head dimensions are those of `cover.py`; nothing captured is learned. Its closed
             form, where there is one, is of query positions for each key.
 
     Returns:
-        A kernel whose entry is `backward`, of four warps, BLOCK_N = 128 and BLOCK_M =
-        `query_rows(D)`. Its grid is as many programs as the GPU has at a time, but no more than
-        there are works:
-        `kv_tiles` for each head of dK from `first_head` on. The counter of works is 0 before it
-        runs, and after. The heads may be all query heads; or the key heads, to which launches for
-        one query head of each group after the other add: `member` is 0 in the first one.
+        A kernel whose entry is `backward`, of four warps, whose BLOCK_M and BLOCK_N are those of
+        `tiles_of(D)`. Its grid is as many programs as the GPU has at a time, but no more than there
+        are works: `kv_tiles` for each head of dK from `first_head` on. The counter of works is 0
+        before it runs, and after. The heads may be all query heads; or the key heads, to which
+        launches for one query head of each group after the other add: `member` is 0 in the first
+        one.
     """
     spec = in_tiles(spec)
     tiles = tiles_of(spec.head_dim)
