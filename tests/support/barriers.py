@@ -170,7 +170,7 @@ class Program:
     def _bring(self, number: int) -> None:
         if number >= len(self.copies):
             _, place, stored = self.stores.pop(number - len(self.copies))
-            assert place.row == stored, "a place was taken while a copy read it"
+            assert place.row is stored, "a place was taken while a copy read it"
             return
         place, row, nbytes, ready = self.copies.pop(number)
         place.row = row
