@@ -38,6 +38,15 @@ STOPS = r"^( +)(mbarrier\.(?:wait|arrive)|tma\.store_wait)\("
 FLOATS = r"tile\.to\(gl\.int64\) \* (\d+) "  # of a unit of `add_query_sums`
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Products of 64 rows are done sooner than threads are woken."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def add_to(unit: int) -> Any:
     """What adds products of 64 rows to sums, in parts of 64 columns."""
 
