@@ -85,8 +85,26 @@ def generate_backward(spec: KernelSpec) -> Kernel:
     spec = in_tiles(spec)
     tiles = tiles_of(spec.head_dim)
     consumers = OF_ONE_RESULT_EACH if tiles.wide else OF_KEYS_EACH
+    fixed = _fixed_arguments(spec)
+    names = names_of_kernel(fixed, RESERVED | _NAMES)
+    lowering = Lowering(names, spec.clamped, spec.wide, language="gl")
+    body, works = Block(1), _works(spec)
+    shared = [*_write_shared_memory(body, spec, works, consumers), *consumers.barriers]
+    producer = _producer(spec, works, lowering, shared, consumers.groups)
+    of_consumers = consumers.partitions(spec, works, lowering, _of_consumers(spec, shared))
+    write_partitions(body, [call for _, calls in of_consumers for call in calls], producer)
+    functions = [BARRIERS, NOTES, add_query_sums(tiles), *helpers_of(lowering.helpers)]
+    functions += [mask_bits.SPREAD] if spec.mask_bits else []
+    title = "Gradients of queries, keys and values for Hopper"
+    partitions = [producer, *(partition for partition, _ in of_consumers)]
+    arguments = (*fixed, *lowering.arguments.values())
+    return write_hopper_module(title, "backward", spec, arguments, functions, partitions, body)
+
+
+def _fixed_arguments(spec: KernelSpec) -> tuple[Argument, ...]:
+    """The arguments that mask, score and plan have no part in."""
     dims = {"value": spec.value_dim, "d_out": spec.value_dim, **_results(spec)}
-    fixed = (
+    return (
         *descriptors({**dims_of_scores(spec), **dims}, _ROWS),
         Argument("lse_log2_rows", Role.ROWS_DESCRIPTOR, "lse_log2", 0, "BLOCK_M"),
         Argument("delta_rows", Role.ROWS_DESCRIPTOR, "delta", 0, "BLOCK_M"),
@@ -95,20 +113,6 @@ def generate_backward(spec: KernelSpec) -> Kernel:
         Argument("scale", Role.SCALE, "scale"),
         *(Argument(s, Role.SIZE, s) for s in _SIZES),
     )
-    names = names_of_kernel(fixed, RESERVED | _NAMES)
-    lowering = Lowering(names, spec.clamped, spec.wide, language="gl")
-    body, works = Block(1), _works(spec)
-    shared = [*_write_shared_memory(body, spec, works, consumers), *consumers.barriers]
-    producer = _producer(spec, works, lowering, shared, consumers.groups)
-    given = _of_consumers(spec, shared)
-    functions_of = consumers.partitions(spec, works, lowering, given)
-    write_partitions(body, [call for _, calls in functions_of for call in calls], producer)
-    functions = [BARRIERS, NOTES, add_query_sums(tiles), *helpers_of(lowering.helpers)]
-    functions += [mask_bits.SPREAD] if spec.mask_bits else []
-    title = "Gradients of queries, keys and values for Hopper"
-    partitions = [producer, *(partition for partition, _ in functions_of)]
-    arguments = (*fixed, *lowering.arguments.values())
-    return write_hopper_module(title, "backward", spec, arguments, functions, partitions, body)
 
 
 def _results(spec: KernelSpec) -> dict[str, int]:

@@ -101,23 +101,34 @@ def _write_step_of_values(
         early = write_first_loads(body, spec, loads, lowering, outer)
     write_wait(body, 0, ["scores"])
     write_weights(body, spec, masked, early, lowering, outer)
-    body.line(f"left = gl.convert_layout(weights.to(d_value_{spec.value_dim}.dtype), LEFT)")
+    _write_factor(body, spec, first)
+    write_next_loads(body, spec, loads, early, lowering, outer)
+    if spec.mask_bits and masked:
+        write_next_words(body, 1)
+    _write_gradients(body, spec, first)
+    write_count(body)
+    body.line("before = q_tile")
+    return early
+
+
+def _write_factor(body: Block, spec: KernelSpec, first: bool) -> None:
+    """Write the start of dV, and what the other consumer needs of the weights."""
+    dtype = f"d_value_{spec.value_dim}.dtype"
+    body.line(f"left = gl.convert_layout(weights.to({dtype}), LEFT)")
     d_out = matrix("d_out", 0, "stage", "BLOCK_M", spec.value_dim)
     body.line(f"d_value_tile = warpgroup_mma(left, {d_out}, d_value_tile, is_async=True)")
     if not first:  # at a work's first tile it has waited already, when the work before ended
         body.line("last = counted(at - 1)")
         write_wait_d_scores(body)
-    body.line(f"factor_tiles.index(0).store(factor.to(d_value_{spec.value_dim}.dtype))")
+    body.line(f"factor_tiles.index(0).store(factor.to({dtype}))")
     body.line("mbarrier.arrive(factor_ready.index(0), count=1)")
-    write_next_loads(body, spec, loads, early, lowering, outer)
-    if spec.mask_bits and masked:
-        write_next_words(body, 1)
+
+
+def _write_gradients(body: Block, spec: KernelSpec, first: bool) -> None:
+    """Write the end of dV, and all of dQ of the tile before, of which a first tile has none."""
     products = 0 if first else write_start_query(body, spec, VALUES)
     write_wait(body, products, ["d_value_tile", "left"])
     body.line("mbarrier.arrive(query_free.index(stage), count=1)")
     if not first:
         write_wait(body, 0, query_tiles(spec, VALUES))
         write_add(body, spec, VALUES)
-    write_count(body)
-    body.line("before = q_tile")
-    return early

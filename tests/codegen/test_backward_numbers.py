@@ -7,12 +7,10 @@ between, the texts of the producer and of the consumers are Python (`support/on_
 
 from __future__ import annotations
 
-import inspect
 import operator
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,17 +23,15 @@ from flexdsl.codegen.module import HELPERS_OF_MODULES
 from flexdsl.runtime import bind, device_plan, launch, triton_backward
 from flexdsl.runtime.blocks import Blocks
 from flexdsl.runtime.call import Call, table_of, value_of
-from support.barriers import Array, Barrier
 from support.on_numbers import Address, Descriptor, Language, Numbers, Products, Tile
 from tests.codegen.oracle import error, gradients
+from tests.codegen.test_backward_sides import FLOATS, shared_of, side
 from tests.codegen.test_query_sums import ORDER, WITHOUT_GPU, Dense
 from tests.codegen.test_skipped_tiles import Alone
 from tests.codegen.test_works import Pointer, function_of
 from tests.codegen.variants import VARIANTS, Variant
 
 DIMS = [(64, 64), (96, 96), (128, 128), (192, 128), (256, 256)]
-STOPS = r"^( +)(mbarrier\.(?:wait|arrive)|tma\.store_wait)\("
-FLOATS = r"tile\.to\(gl\.int64\) \* (\d+) "  # of a unit of `add_query_sums`
 
 
 @pytest.fixture(autouse=True)
@@ -76,40 +72,12 @@ def consumer_knows(program: Numbers, unit: int) -> dict[str, Any]:
     return known | {"add_query_sums": add_to(unit)}
 
 
-def side(text: str, name: str, known: dict[str, Any], given: dict[str, Any]) -> Iterator[Any]:
-    """A function of the kernel's text that stops where it waits, and after it arrives."""
-    stops = re.sub(STOPS, r"\1yield \2(", text, flags=re.M)
-    function = function_of(SimpleNamespace(source=stops), name, known)
-    running: Iterator[Any] = function(*(given[n] for n in inspect.signature(function).parameters))
-    return running
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a note is."""
-
-    name: str
-
-    def index(self, at: int) -> tuple[str, int]:
-        return self.name, at
-
-
 def with_helpers(kernel: Kernel, known: dict[str, Any]) -> None:
     """Add the functions that the kernel's text has for expressions and for ranges of tiles."""
     known |= {"held_sum": operator.add, "held_difference": operator.sub}  # nothing overflows here
     for name in re.findall(r"^def (\w+)\(", kernel.source, re.M):
         if name in HELPERS_OF_MODULES and name not in known:
             function_of(kernel, name, known)
-
-
-def shared_of(kernel: Kernel) -> dict[str, Any]:
-    """Tiles, barriers and notes, by the names that the kernel's text has for them."""
-    given: dict[str, Any] = {n: Place(n) for n in ("work_notes", "tile_notes")}
-    tiles = re.findall(r"^    (\w+) = gl\.allocate_shared_memory", kernel.source, re.M)
-    given |= {name: Array(Tile) for name in tiles}
-    for name, arrivals in re.findall(r"^    (\w+) = barriers\(\w+, (\d)\)", kernel.source, re.M):
-        given[name] = Array(lambda arrivals=int(arrivals): Barrier(arrivals))
-    return given
 
 
 def argument_of(value: Any, role: Role) -> Any:
@@ -148,7 +116,7 @@ class OnNumbers(Dense):
         kernel = launch.kernel_of(phase, config.language, spec)
         self.read_bits.append(spec.mask_bits)
         table = table_of(kernel.arguments, plan, call, device_plan.launch_compiled)
-        given = shared_of(kernel) | config.constants
+        given = shared_of(kernel, lambda of: Tile()) | config.constants
         for argument in kernel.arguments:
             value = value_of(argument, call, plan, table, config)
             given[argument.name] = argument_of(value, argument.role)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from types import SimpleNamespace
@@ -161,12 +161,16 @@ def side(text: str, name: str, known: dict[str, Any], given: dict[str, Any]) -> 
     return running
 
 
-def shared_of(kernel: Kernel) -> dict[str, Any]:
-    """Tiles and barriers in shared memory, by the names that the kernel's text has for them."""
+def shared_of(kernel: Kernel, place: Callable[[str], Any]) -> dict[str, Any]:
+    """What is in shared memory, by the names that the kernel's text has for it.
+
+    Args:
+        place: makes a place of a tensor's tiles.
+    """
     given: dict[str, Any] = {n: Notes(n) for n in ("work_notes", "tile_notes")}
     for name in re.findall(r"^    (\w+) = gl\.allocate_shared_memory", kernel.source, re.M):
         of = re.sub(r"_tiles(_\d)?$|_of_rows$", "", name)
-        given[name] = Array(lambda of=of: Place(of))
+        given[name] = Array(lambda of=of: place(of))
     for name, arrivals in re.findall(r"^    (\w+) = barriers\(\w+, (\d)\)", kernel.source, re.M):
         given[name] = Array(lambda arrivals=int(arrivals): Barrier(arrivals))
     return given
@@ -181,8 +185,8 @@ def run(dim: int, mask: str, seed: int, member: int = 0, text: str = "") -> list
     """
     kernel, (rows, keys, stages) = kernel_of(dim), TILES[dim]
     text, program = text or kernel.source, Program(seed)
-    given = shared_of(kernel) | {"BLOCK_M": rows, "BLOCK_N": keys, "STAGES": stages, "scale": 1.0}
-    given |= {"mask_words": Floats("bits"), "next_work": Pointer([0])}
+    given = shared_of(kernel, Place) | {"BLOCK_M": rows, "BLOCK_N": keys, "STAGES": stages}
+    given |= {"mask_words": Floats("bits"), "next_work": Pointer([0]), "scale": 1.0}
     given |= {f"{half}_sums": Floats(half) for half in ("left", "right")}
     numbers = table_of(mask, (rows, keys))[1] | {"member": member, "members": 2, "row_stride": 0}
     given |= {n: Pointer(x) if isinstance(x, list) else x for n, x in numbers.items()}
