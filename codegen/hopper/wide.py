@@ -4,11 +4,11 @@ dK and dV of 64 keys take (D + Dv) / 2 registers of each of 128 threads, which f
 more than there are beside scores and dQ. So each of the two has 64 keys by the columns of one
 result, and both have the same keys:
 
-    of values   S = K Q^T, weights P                 dV += P^T dO      left half of dQ
-    of keys     dP = V dO^T, dS = P slope (dP - delta)    dK += dS Q   right half of dQ
+    of values   S = K Q^T, weights P^T                    dV += P^T dO   left half of dQ
+    of keys     dP = V dO^T, dS = P^T slope (dP - delta)  dK += dS Q     right half of dQ
 
-Each has two and a half of the five products of a tile. The first one gives P slope to the other one
-in 16 bits, as P enters dV; that one leaves dS where both read it. dQ of a tile, dS^T K, is computed
+Each has about half of the five products of a tile. The first one gives P^T slope to the other one
+in 16 bits, as P^T enters dV; that one leaves dS where both read it. dQ of a tile, dS^T K, is computed
 in the step of the next one. The order of issue: S, (weights), dV, dQ of the tile before; and dP,
 (dS), dQ of the tile before, dK, which is in flight over the end of the loop.
 
