@@ -8,9 +8,9 @@ result, and both have the same keys:
     of keys     dP = V dO^T, dS = P^T slope (dP - delta)  dK += dS Q     right half of dQ
 
 Each has about half of the five products of a tile. The first one gives P^T slope to the other one
-in 16 bits, as P^T enters dV; that one leaves dS where both read it. dQ of a tile, dS^T K, is computed
-in the step of the next one. The order of issue: S, (weights), dV, dQ of the tile before; and dP,
-(dS), dQ of the tile before, dK, which is in flight over the end of the loop.
+in 16 bits, as P^T enters dV; that one leaves dS where both read it. dQ of a tile, dS^T K, is
+computed in the step of the next one. The order of issue: S, (weights), dV, dQ of the tile before;
+and dP, (dS), dQ of the tile before, dK, which is in flight over the end of the loop.
 
 Who waits for whom. The first one stores `factor` of tile i after dS of i - 1 is there: the other
 one has read `factor` of i - 1 by then, whose place it takes. The second one stores dS of tile i
