@@ -181,14 +181,14 @@ def _producer(
             text = "Keys past the end are masked in every tile: their weights can be infinite."
             body.comment(text)
             body.line("cut = kv_start + BLOCK_N > kv_len")
-        _write_fetch(body, spec, "first_tile", schedule.after_first)
+        _write_fetch(body, spec, works, "first_tile", schedule.after_first)
         works.write_leave(body)
         write_group_fetches(body, works.ready, keys_of(spec), "kv_start", groups)
         value = [("value", spec.value_dim, "b, kv_head")]
         body.line("mbarrier.wait(value_free.index(0), nth_work & 1 ^ 1)")
         write_group_fetches(body, "value_ready.index(0)", value, "kv_start", groups)
         with schedule.loop(body) as loop:
-            _write_fetch(loop, spec, QUERIES.tile, schedule.after)
+            _write_fetch(loop, spec, works, QUERIES.tile, schedule.after)
     of_schedule = (a.name for a in lowering.arguments.values())
     taken = (*names, *_SIZES, *shared, *of_schedule)
     title = "One warp: brings the keys and values of each work, and tiles of queries and of dO."
@@ -200,11 +200,11 @@ def _of_rows(spec: KernelSpec) -> list[Tensor]:
     return [*rows_of(spec), ("d_out", spec.value_dim, "b, h")]
 
 
-def _write_fetch(block: Block, spec: KernelSpec, tile: str, after: str) -> None:
+def _write_fetch(block: Block, spec: KernelSpec, works: Works, tile: str, after: str) -> None:
     """Write what brings all of a tile of rows, once its place is free, with the tile's note."""
+    works.write_take(block, after)
     block.line("stage = at % STAGES")
     block.line("mbarrier.wait(query_free.index(stage), at // STAGES & 1 ^ 1)")
-    block.line(f"after = {after}")
     # Of a table with bits those tiles are masked ones.
     masked = "after" if spec.mask_bits else f"gl.where(cut & (after != {NOTHING}), {MASKED}, after)"
     write_leave_tile(block, tile, masked)

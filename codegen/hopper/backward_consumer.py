@@ -111,8 +111,8 @@ def _write_work(body: Block, spec: KernelSpec, lowering: Lowering) -> None:
     body.line(f"d_value_tile = gl.zeros([{GROUP_ROWS}, {dim}], gl.float32, OUT)")
     body.line(f"d_key_tile = gl.zeros([{GROUP_ROWS}, {dim}], gl.float32, OUT)")
     if spec.mask_bits:
-        mask_bits.write_place(body, QUERIES, GROUPS, lowering)
-        mask_bits.write_words(body, "")
+        mask_bits.write_place(body, QUERIES, GROUPS)
+        mask_bits.write_words(body, "", lowering)
     body.line("\n# The first tile.")
     early = _write_step(body, spec, None, True, lowering, scope)
     body.line("before = q_tile")
@@ -177,7 +177,7 @@ def _write_step(
     _write_d_scores(body, spec.head_dim, first)
     write_next_loads(body, spec, loads, early, lowering, outer)
     if spec.mask_bits and masked:
-        write_next_words(body, GROUPS)
+        write_next_words(body, GROUPS, lowering)
     _write_gradients(body, spec.head_dim, first)
     write_count(body)
     return early

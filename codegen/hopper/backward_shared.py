@@ -93,11 +93,11 @@ def write_wait(body: Block, outstanding: int, names: Sequence[str]) -> None:
     body.line(f"{joined} = warpgroup_mma_wait({outstanding}, deps=[{joined}])")
 
 
-def write_next_words(body: Block, groups: int) -> None:
+def write_next_words(body: Block, groups: int, lowering: Lowering) -> None:
     """Write the loads of the mask's words of the tile after this one, if it is masked."""
     body.comment("Before this tile's atomics, as what is loaded for rows.")
     mask_bits.write_next_place(body, QUERIES, groups)
-    mask_bits.write_words(body, f"after == {MASKED}")
+    mask_bits.write_words(body, f"after == {MASKED}", lowering)
 
 
 def write_weights(

@@ -32,6 +32,8 @@ from .module import (
     write_hopper_module,
     write_partitions,
 )
+from .outputs import IN_PAIRS
+from .registers import cuts_in_pairs
 from .schedule import write_schedule
 from .scores import keys_of, rows_of, write_group_fetches, write_tile_fetches
 from .works import NAMES, NEXT_WORK, NOTES, Works, write_leave_tile
@@ -95,7 +97,8 @@ def generate_forward(spec: KernelSpec) -> Kernel:
     partitions = (producer, of_group)
     write_partitions(body, [of_group.call(g) for g in range(groups)], producer)
     functions = [BARRIERS, NOTES, SOFTMAX, *helpers_of(lowering.helpers)]
-    functions += [mask_bits.SPREAD] if spec.mask_bits else []
+    functions += [IN_PAIRS] if cuts_in_pairs(spec) else []
+    functions += [mask_bits.SPREAD, mask_bits.KEEP] if spec.mask_bits else []
     title = "Attention forward for Hopper"
     return write_hopper_module(title, "forward", spec, arguments, functions, partitions, body)
 
@@ -138,13 +141,15 @@ def _producer(
         schedule = write_schedule(KEYS, spec, GROUP_ROWS * spec.consumers, lowering, scope)
         if spec.mask_bits:
             mask_bits.write_first_tile(body, lowering)
-        _write_key_fetch(body, spec, "first_tile", schedule.after_first)
-        works.write_leave(body)
-        first = f"{works.place} * {spec.consumers}" if works.places > 1 else ""
-        write_group_fetches(body, works.ready, rows_of(spec), "q_start", spec.consumers, first)
+        # Where it is the only one, the place of queries is free when the work before has ended.
+        if works.places > 1:
+            _write_query_fetch(body, spec, works)
+        _write_key_fetch(body, spec, works, "first_tile", schedule.after_first)
+        if works.places == 1:
+            _write_query_fetch(body, spec, works)
         _write_value_fetch(body, spec, "first_tile")
         with schedule.loop(body) as loop:
-            _write_key_fetch(loop, spec, KEYS.tile, schedule.after)
+            _write_key_fetch(loop, spec, works, KEYS.tile, schedule.after)
             _write_value_fetch(loop, spec, KEYS.tile)
     of_schedule = (a.name for a in lowering.arguments.values())
     taken = (*names, NEXT_WORK, *_SIZES, *tiles, *_BARRIERS, *of_schedule)
@@ -153,12 +158,20 @@ def _producer(
     return partition, schedule.masks
 
 
-def _write_key_fetch(block: Block, spec: KernelSpec, tile: str, after: str) -> None:
+def _write_query_fetch(block: Block, spec: KernelSpec, works: Works) -> None:
+    """Write what brings the queries of a work, once their place is free, with the work's notes."""
+    works.write_leave(block)
+    first = f"{works.place} * {spec.consumers}" if works.places > 1 else ""
+    write_group_fetches(block, works.ready, rows_of(spec), "q_start", spec.consumers, first)
+
+
+def _write_key_fetch(block: Block, spec: KernelSpec, works: Works, tile: str, after: str) -> None:
     """Write what brings the keys of a tile, once their place is free, with the tile's note."""
+    works.write_take(block, after)
     block.line("stage = at % STAGES")
     block.line("phase = at // STAGES & 1 ^ 1")
     block.line("mbarrier.wait(key_free.index(stage), phase)")
-    write_leave_tile(block, tile, after, spec.skips)
+    write_leave_tile(block, tile, "after", spec.skips)
     row = f"{tile} * BLOCK_N"
     write_tile_fetches(block, "key_ready.index(stage)", keys_of(spec), row, "BLOCK_N")
 

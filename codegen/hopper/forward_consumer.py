@@ -114,9 +114,9 @@ def _write_rows(body: Block, spec: KernelSpec) -> Scope:
 def _write_work(body: Block, tiles: _Tiles) -> None:
     spec = tiles.spec
     if spec.mask_bits:
-        mask_bits.write_place(body, KEYS, spec.consumers, tiles.lowering)
+        mask_bits.write_place(body, KEYS, spec.consumers)
         if not spec.skips:
-            mask_bits.write_words(body, "")
+            mask_bits.write_words(body, "", tiles.lowering)
     for i, name in enumerate(held_queries(spec)):
         tile = matrix("query", i, "mine", GROUP_ROWS, pieces(spec.head_dim)[i][1])
         body.line(f"{name} = {tile}.load(QUERIES)")
@@ -138,7 +138,7 @@ def _write_stretches(body: Block, tiles: _Tiles) -> None:
         body.line("unfreed = nth_work")
     with body.indented("while own != 0:") as stretch:
         stretch.line(f"masked = after == {MASKED}")
-        mask_bits.write_words(stretch, "masked")
+        mask_bits.write_words(stretch, "masked", tiles.lowering)
         stretch.comment("The first tile of a stretch: nothing to weigh with yet.")
         _write_stretch(stretch, tiles, "own != 0", "masked", "unfreed")
         with stretch.indented(f"while (own == 0) & (after != {NOTHING}):") as other:
@@ -200,7 +200,7 @@ def _write_step(body: Block, tiles: _Tiles, early: dict[Expr, Text]) -> None:
     write_more_loads(body, spec, tiles.loads, masked, early, tiles.lowering, tiles.scope)
     if spec.mask_bits:
         mask_bits.write_next_place(body, KEYS, spec.consumers)
-        mask_bits.write_words(body, masked)
+        mask_bits.write_words(body, masked, tiles.lowering)
     _write_wait_scores(body, len(pieces(spec.value_dim)))
     _write_weights(body, tiles, masked, early)
     write_wait_out(body, spec)
@@ -259,7 +259,7 @@ def _write_mask(block: Block, tiles: _Tiles, early: dict[Expr, Text]) -> None:
     """
     spec = tiles.spec
     if spec.mask_bits:
-        block.line(f'scores = gl.where({mask_bits.allowed(KEYS)}, scores, -float("inf"))')
+        block.line(f"scores = {mask_bits.kept(KEYS)}")
         return
     if spec.score is None:
         write_keys(block, spec)

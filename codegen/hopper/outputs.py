@@ -9,6 +9,19 @@ from __future__ import annotations
 from ..kernel import KernelSpec, pieces
 from ..writer import Block
 from .module import GROUP_ROWS, matrix
+from .registers import cuts_in_pairs
+
+IN_PAIRS = '''\
+@gluon.jit
+def in_pairs(weights, dtype: gl.constexpr):
+    """The weights in 16 bits, each two columns in a register, whose order is not the compiler's."""
+    if dtype == gl.bfloat16:
+        pair: gl.constexpr = "cvt.rn.bf16x2.f32 $0, $2, $1;"
+        return gl.inline_asm_elementwise(pair, "=r,f,f", [weights], gl.bfloat16, True, 2)
+    else:
+        pair: gl.constexpr = "cvt.rn.f16x2.f32 $0, $2, $1;"
+        return gl.inline_asm_elementwise(pair, "=r,f,f", [weights], gl.float16, True, 2)
+'''
 
 
 def write_zeros(body: Block, spec: KernelSpec) -> None:
@@ -27,8 +40,9 @@ def write_rescale(body: Block, spec: KernelSpec) -> None:
 def write_operands(body: Block, spec: KernelSpec) -> None:
     """Write the weights as left operands, cut to the dtype of the values."""
     for i, (_, width) in enumerate(pieces(spec.value_dim)):
-        cut = f"weights.to(out_{width}.dtype)"
-        body.line(f"weights_{i} = gl.convert_layout({cut}, WEIGHTS_{i})")
+        dtype = f"out_{width}.dtype"
+        found = f"in_pairs(weights, {dtype})" if cuts_in_pairs(spec) else f"weights.to({dtype})"
+        body.line(f"weights_{i} = gl.convert_layout({found}, WEIGHTS_{i})")
 
 
 def write_start_out(body: Block, spec: KernelSpec) -> None:
@@ -66,10 +80,11 @@ def write_results(body: Block, spec: KernelSpec) -> None:
     body.line('logsumexp = gl.where(dead, -float("inf"), (max_log2 + gl.log2(total)) * LN2)')
     body.line("lse_row = (b * heads + h).to(gl.int64) * q_len + row")
     body.line("gl.store(lse + lse_row, logsumexp, mask=row < q_len)")
+    body.line("normalizer = 1.0 / total")
     for i, (_, width) in enumerate(pieces(spec.value_dim)):
-        divisor = f"gl.convert_layout(total, gl.SliceLayout(1, OUT_{i}))[:, None]"
+        factor = f"gl.convert_layout(normalizer, gl.SliceLayout(1, OUT_{i}))[:, None]"
         place = matrix("query", i, "mine", GROUP_ROWS, width)
-        body.line(f"{place}.store((out_tile_{i} / {divisor}).to(out_{width}.dtype))")
+        body.line(f"{place}.store((out_tile_{i} * {factor}).to(out_{width}.dtype))")
     body.line("fence_async_shared()")
     for i, (offset, width) in enumerate(pieces(spec.value_dim)):
         at = f"[b, h, q_start + GROUP * {GROUP_ROWS}, {offset}]"

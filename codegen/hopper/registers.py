@@ -1,4 +1,4 @@
-"""What the forward kernel has registers for. The decisions are here; who acts on them, is not."""
+"""What the forward kernel has in registers, and how: the decisions, not who acts on them."""
 
 from __future__ import annotations
 
@@ -32,3 +32,17 @@ def held_queries(spec: KernelSpec) -> list[str]:
     if not few or not is_short(mask, score):
         return []
     return [f"query_{i}" for i in range(len(pieces(spec.head_dim)))]
+
+
+def cuts_in_pairs(spec: KernelSpec) -> bool:
+    """Are weights cut to 16 bits by an instruction of two of them, not by one each?
+
+    They are carried from a tile to the next one. Of cuts one by one, ptxas packs pairs as it likes,
+    and where that is the wrong way round swaps them in every tile, which is 32 more of some 450
+    instructions. On an H200 (torch 2.11.0+cu130, triton 3.6.0, 2026-11-26), microseconds one by one
+    and in pairs: D 64 with three consumers, causal 1213 and 1156; softcap 1318 and 1282; masks as
+    bits, a neighbourhood 403 and 393, dilated 935 and 869, sparse fixed 1994 and 1790. Elsewhere
+    its schedules get worse: full 1681 and 1712, causal 890 and 911, ALiBi 960 and 981.
+    """
+    of_scores = spec.score is not None and spec.score.expr.variables == {"score"}
+    return spec.consumers == 3 or spec.mask_bits or of_scores

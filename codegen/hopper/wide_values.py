@@ -56,8 +56,8 @@ def _write_work_of_values(body: Block, spec: KernelSpec, lowering: Lowering) -> 
     body.line("first_sum = head_of_sums * left_tiles")
     body.line(f"d_value_tile = gl.zeros([{GROUP_ROWS}, {spec.value_dim}], gl.float32, OUT)")
     if spec.mask_bits:
-        mask_bits.write_place(body, QUERIES, 1, lowering)
-        mask_bits.write_words(body, "")
+        mask_bits.write_place(body, QUERIES, 1)
+        mask_bits.write_words(body, "", lowering)
     body.line("\n# The first tile.")
     early = _write_step_of_values(body, spec, None, True, lowering, scope)
     for kind in (MASKED, FULL):
@@ -104,7 +104,7 @@ def _write_step_of_values(
     _write_factor(body, spec, first)
     write_next_loads(body, spec, loads, early, lowering, outer)
     if spec.mask_bits and masked:
-        write_next_words(body, 1)
+        write_next_words(body, 1, lowering)
     _write_gradients(body, spec, first)
     write_count(body)
     body.line("before = q_tile")

@@ -3,7 +3,8 @@
     python -m flexdsl.bench.variants [--only NAME] [--quick] [--json FILE]
 
 A mask is measured beside dense attention of its shape, by flexdsl as well: the speed-up has a
-bound, all tiles / live tiles, in the tiles of the kernel that runs. A score is measured beside its
+bound, all tiles / live tiles, in the tiles of the dense kernel. A kernel with smaller tiles, or one
+that skips parts of them, may pass it. A score is measured beside its
 mask alone, causal. Forward passes, in turns, in one process. All kernels are compiled first, by
 several processes that share triton's cache. Nothing is asserted.
 """
@@ -52,7 +53,8 @@ class Figure:
         kernel: what ran: "hopper" or "portable" with its tile and, where a Hopper GPU's own
             kernels do not cover the call, why; "cpu".
         plan: its kind in that kernel.
-        live, tiles: tiles that are visited, and all tiles: of one head where all are alike.
+        live, tiles: tiles of the dense kernel with a pair, and all tiles: of one head where all are
+            alike.
         partial: part of the live tiles in which the mask is looked at.
         error: why figures are missing.
     """
@@ -144,7 +146,8 @@ def _measured(ready: Ready, machine: Machine, quick: bool) -> Figure:
     # In turns, so that a change of the clock's speed meets both.
     rounds = [[machine.milliseconds(c, quick) for c in calls] for _ in range(machine.rounds(quick))]
     ms, beside = (statistics.median(times) for times in zip(*rounds, strict=True))
-    kernel, plan = _kernel_and_plan(ready)
+    kernel, plan, tile = _kernel_and_plan(ready)
+    kind, plan = plan.kind, plan if plan.tile_shape == tile else plan.with_tile(tile)
     # The plan tells only those heads and batches apart that its mask does.
     planned = plan.batch * plan.heads
     alike = variant.batch * variant.heads // planned
@@ -156,15 +159,15 @@ def _measured(ready: Ready, machine: Machine, quick: bool) -> Figure:
         beside,
         4 * DIM * plan.pairs * alike / ms / 1e9,
         kernel,
-        plan.kind,
+        kind,
         plan.live_tiles,
         planned * plan.q_tiles * plan.kv_tiles,
         1 - plan.full_tiles / plan.live_tiles,
     )
 
 
-def _kernel_and_plan(ready: Ready) -> tuple[str, BlockPlan]:
-    """The kernel that ran a call, in words, and the plan that it had."""
+def _kernel_and_plan(ready: Ready) -> tuple[str, BlockPlan, tuple[int, int]]:
+    """The kernel that ran a call, in words, the plan that it had, and the dense kernel's tile."""
     q, k, v = ready.tensors
     lengths = bind.lengths_of(q, k, 0)
     sources = bind.source_of(ready.mask, Kind.MASK), bind.source_of(ready.score, Kind.SCORE)
@@ -172,22 +175,24 @@ def _kernel_and_plan(ready: Ready) -> tuple[str, BlockPlan]:
     if q.device.type == "cpu":
         from flexdsl.runtime.slabs import TILE
 
-        return "cpu", bind.find_plan(reading.mask, lengths, TILE)
+        return "cpu", bind.find_plan(reading.mask, lengths, TILE), TILE
     from flexdsl.codegen import Language, Phase
     from flexdsl.runtime import launch
     from flexdsl.runtime.call import Call
 
     gpu = launch.capability(q.device)
     tensors = {"query": q, "key": k, "value": v}
-    bound = bind.bind(reading.mask, reading.score, lengths, (0, 0))
-    call = Call(bound, DIM**-0.5, tensors, {}, hopper=launch.takes_hopper("auto", gpu, q, v))
+    hopper = launch.takes_hopper("auto", gpu, q, v)
+    both = (reading.mask, reading.score), (None, None)
+    bound = (bind.bind(*mods, lengths, (0, 0)) for mods in both)
+    call, dense = (Call(b, DIM**-0.5, tensors, {}, hopper=hopper) for b in bound)
     # The first candidate is the one that was launched: what did not fit is no candidate any more.
-    config = launch.candidates(Phase.FORWARD, call, gpu)[0]
+    config, of_dense = (launch.candidates(Phase.FORWARD, c, gpu)[0] for c in (call, dense))
     words, plan = f"{config.block_m}x{config.block_n}", call.plan(Phase.FORWARD, config)
     if config.language is Language.GLUON:
-        return f"hopper {words}", plan
+        return f"hopper {words}", plan, of_dense.tile
     against = launch.reason_against_hopper("auto", gpu, q, v) or "no other fits the GPU"
-    return f"portable {words}, since {against}", plan
+    return f"portable {words}, since {against}", plan, of_dense.tile
 
 
 def compile_ahead(names: Sequence[str], processes: int) -> None:

@@ -16,7 +16,8 @@
                        -> replay                        either, launched again by the driver
                     -> device_plan, extremes, members   plans made on the device, by kernels
                     -> mask_bits                        masks evaluated once for a plan, by a kernel
-                    -> own_tiles                        which rows of a tile have a pair
+                    -> own_tiles, narrow_tiles          which rows of a tile have a pair, and how
+                                                        wide tiles are where few have
               -> operator_compiled, operator_paths      the same, as torch.compile traces it
               -> reference                              dense float64, the oracle
     load      -> eager                                  of a bundle: no compiler is imported

@@ -46,11 +46,13 @@ from flexdsl.runtime.call import (
 from flexdsl.runtime.compiled import replay_of_compiled
 from flexdsl.runtime.descriptors import describe
 from flexdsl.runtime.interpreted import multiply_bfloat16
+from flexdsl.runtime.narrow_tiles import narrow_pays
 from flexdsl.runtime.replay import Replay
-from flexdsl.runtime.tuning import Config, configs
+from flexdsl.runtime.tuning import Config, configs, narrow_config
 
 _KERNELS: dict[tuple[Any, ...], Kernel] = {}
-_CHOSEN: dict[tuple[Any, ...], Config] = {}
+# Configurations that did not fit a GPU, by kinds of calls.
+_TOO_LARGE: set[tuple[Any, ...]] = set()
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,8 @@ def run(phase: Phase, call: Call) -> Replay | None:
             replay = launch(phase, kernel_of(phase, config.language, spec), call, plan, config)
         except OutOfResources as error:
             reason = str(error)
+            _TOO_LARGE.add((*_kind(phase, call), config))
             continue
-        _CHOSEN[_kind(phase, call)] = config
         return replay
     query, value = call.tensors["query"], call.tensors["value"]
     raise BackendError(
@@ -121,8 +123,11 @@ def candidates(phase: Phase, call: Call, gpu: int) -> tuple[Config, ...]:
     widest = max(query.shape[3], value.shape[3])
     mods = (p and p.expr for p in (call.bound.mask, call.bound.score))
     found = configs(phase, gpu, widest, query.element_size(), *mods, hopper=call.hopper)
-    chosen = _CHOSEN.get(_kind(phase, call))
-    return found if chosen is None else found[found.index(chosen) :]
+    narrow = narrow_config(widest)
+    if narrow is not None and phase is Phase.FORWARD and call.hopper:
+        found = (narrow, *found) if narrow_pays(call, found[0], narrow) else found
+    kind = _kind(phase, call)
+    return tuple(c for c in found if (*kind, c) not in _TOO_LARGE)
 
 
 def _kind(phase: Phase, call: Call) -> tuple[Any, ...]:

@@ -71,6 +71,8 @@ _FORWARD_GLUON = {
 # two: full 2144 and 2664, causal 1243 and 1266, softcap 2320 and 2350, prefix-LM 1244 and 1290; a
 # window 519 and 461, ALiBi 1817 and 1614, packed documents, which spilled with three, 577 and 394.
 _FORWARD_GLUON_LONG = _FORWARD_GLUON | {64: (_gluon(128, 3),)}
+# For masks of which tiles of 64 keys leave out enough (`narrow_tiles.py`): measured at D 128 alone.
+_FORWARD_GLUON_NARROW = {128: _gluon(64, 4)}
 # The backward kernel in Gluon, by the columns of its tiles (`codegen/hopper/backward_tiles.py`), of
 # 128 keys or 64. Factors of a score take shared memory too: two stages are left at D 64.
 _BACKWARD_GLUON = {
@@ -166,6 +168,11 @@ def configs(
         table = _FORWARD_GLUON if is_short(mask, score) else _FORWARD_GLUON_LONG
         return _of_dim(table, head_dim) + portable
     return portable
+
+
+def narrow_config(head_dim: int) -> Config | None:
+    """The forward kernel in Gluon with tiles of 64 keys, where they were measured to pay."""
+    return _FORWARD_GLUON_NARROW.get(head_dim)
 
 
 def _portable(

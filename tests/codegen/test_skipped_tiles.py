@@ -83,7 +83,9 @@ class Consumer(Nothing):
         tma = SimpleNamespace(async_copy_shared_to_global=self.end, store_wait=lambda _: None)
         products = {"warpgroup_mma": self.products.start, "warpgroup_mma_wait": self.products.wait}
         others = {"softmax": lambda *_: [Nothing()] * 4, "counted": lambda number: number}
-        others |= dict.fromkeys(("spread", "fence_async_shared", "LN2"), Nothing())
+        others |= dict.fromkeys(
+            ("spread", "keep", "in_pairs", "fence_async_shared", "LN2"), Nothing()
+        )
         notes = {"read": program.notes.__getitem__}
         return {"gl": self, "tma": tma, "mbarrier": program, **products, **others, **notes}
 

@@ -55,12 +55,13 @@ def run(axis: Axis, inner: int, memory: Any, *following: str) -> dict[str, Any]:
         following: of each tile after the first one, whether it is masked.
     """
     block, known = Block(0), names(axis, inner, memory)
+    lowering = Lowering(Names(set()), language="gl")
     mask_bits.write_layout(block, axis)
-    mask_bits.write_place(block, axis, 2, Lowering(Names(set()), language="gl"))
-    mask_bits.write_words(block, "")
+    mask_bits.write_place(block, axis, 2)
+    mask_bits.write_words(block, "", lowering)
     for masked in following:
         mask_bits.write_next_place(block, axis, 2)
-        mask_bits.write_words(block, masked)
+        mask_bits.write_words(block, masked, lowering)
     block.line(f"allowed = {mask_bits.allowed(axis)}")
     block.line(f"spread_words = spread(words, {axis.block}, SCORES)")
     exec(mask_bits.SPREAD, known)

@@ -161,18 +161,17 @@ def notes_of(
 
 
 def works_of(notes: Iterator[Note]) -> dict[int, list[tuple[int, int]]]:
-    """The tiles of each work, by where it begins. The first tile's note comes before the work's."""
-    works: dict[int, list[tuple[int, int]]] = {}
-    tiles: list[tuple[int, int]] = []
+    """The tiles of each work, by where it begins; its own note comes before or after its first."""
+    starts: list[int] = []
+    works: list[list[tuple[int, int]]] = [[]]
     for note in notes:
         if isinstance(note, int):
-            *_, first = tiles
-            tiles = works[note] = [first]
+            starts.append(note)
         else:
-            if tiles and tiles[-1][1] == NOTHING:
-                tiles = list(tiles)  # the next work's first tile
-            tiles.append(note)
-    return works
+            works[-1].append(note)
+            works += [[]] if note[1] == NOTHING else []
+    assert works.pop() == []
+    return dict(zip(starts, works, strict=True))
 
 
 def sizes_of(plan: BlockPlan) -> dict[str, Any]:

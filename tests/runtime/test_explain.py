@@ -59,7 +59,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[Launch]:
         seen.append((kernel.entry, kernel.language.value, *numbers, kind))
 
     monkeypatch.setattr(launch, "launch", record)
-    monkeypatch.setattr(launch, "_CHOSEN", {})
+    monkeypatch.setattr(launch, "_TOO_LARGE", set())
     return seen
 
 

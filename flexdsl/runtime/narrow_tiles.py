@@ -1,0 +1,42 @@
+"""Whether a Hopper GPU's forward kernel takes the keys of a mask 64 at a time, not 128.
+
+It is for kernels that read their mask as bits (`mask_bits.py`): their tables, and whose rows have a
+pair in a tile (`own_tiles.py`), are known on the host at both widths. Of a mask whose pairs lie
+close together, narrow tiles leave out more. Which configurations these are says `tuning.py`.
+
+On an H200 (torch 2.11.0+cu130, triton 3.6.0, 2026-11-26), D 128, a work took 4.9 microseconds and
+1.6 for each of its tiles in wide tiles, 3.2 and 1.05 in narrow ones; microseconds of wide and
+narrow: a window on a grid 468 and 385, a neighbourhood of 13 x 13 in tiles of 8 x 8 234 and 210,
+TimeSformer in time 128 and 100; and where narrow tiles leave nothing out, a neighbourhood row by
+row 391 and 471, MaxViT's grid 338 and 368, temporal heads of videos 2014 and 2279.
+"""
+
+from __future__ import annotations
+
+from flexdsl.codegen import Phase
+from flexdsl.runtime.call import Call
+from flexdsl.runtime.tuning import Config
+
+
+def narrow_pays(call: Call, wide: Config, narrow: Config) -> bool:
+    """Is the forward kernel faster with the narrow configuration, as far as the host knows?"""
+    if not (_known(call, wide) and _known(call, narrow)):
+        return False
+    plan = call.plan(Phase.FORWARD, wide)
+    works = plan.batch * plan.heads * plan.q_tiles
+    return 2 * _tiles(call, narrow) < 3 * (_tiles(call, wide) + works)
+
+
+def _known(call: Call, config: Config) -> bool:
+    """Does the kernel read bits, by a table that is made on the host?"""
+    plan = call.plan(Phase.FORWARD, config)
+    return plan.kind == "table" and call.reads_bits(Phase.FORWARD, plan, config)
+
+
+def _tiles(call: Call, config: Config) -> float:
+    """Tiles that a consumer computes, of all works of the plan."""
+    plan = call.plan(Phase.FORWARD, config)
+    own = call.own_tiles(Phase.FORWARD, plan, config)
+    if own is None:
+        return plan.live_tiles
+    return plan.full_tiles + (own.tiles - own.skipped) / config.consumers

@@ -1,0 +1,85 @@
+"""Where the forward kernel's tiles have 64 keys: what is counted, and who is told."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import flexdsl as fx
+from flexdsl import stdlib
+from flexdsl.codegen import Phase
+from flexdsl.ir import Kind
+from flexdsl.runtime import bind
+from flexdsl.runtime.call import Call
+from flexdsl.runtime.launch import candidates
+from flexdsl.runtime.narrow_tiles import narrow_pays
+from flexdsl.runtime.tuning import configs, narrow_config
+from tests.runtime.test_mask_bits import explained
+
+GRID = (32, 32)
+CLOSE = stdlib.window_2d(GRID, 8)
+APART = stdlib.dilated_window(512, 3)
+
+
+def call_of(mask, length, dim=128, heads=2):
+    q, k, v = (torch.zeros(1, heads, length, dim, dtype=torch.float16) for _ in range(3))
+    lengths = bind.lengths_of(q, k, 0)
+    reading = bind.read(bind.source_of(mask, Kind.MASK), None, lengths, q.device)
+    bound = bind.bind(reading.mask, None, lengths, (0, 0))
+    return Call(bound, 0.1, {"query": q, "key": k, "value": v}, {}, hopper=True)
+
+
+def tiles_of_consumers(mask, length, width):
+    """Tiles of 64 queries by `width` keys that have a pair, on plain numbers."""
+    dense = np.array([[mask(0, 0, q, kv) for kv in range(length)] for q in range(length)])
+    blocks = dense.reshape(length // 64, 64, length // width, width)
+    return int(blocks.any((1, 3)).sum())
+
+
+@pytest.mark.parametrize(
+    "mask", [CLOSE, stdlib.neighborhood(GRID, 9).in_order(stdlib.TileOrder(GRID, (8, 8)))]
+)
+def test_narrow_tiles_pay_where_they_leave_out_enough(mask):
+    call, length = call_of(mask, 1024), 1024
+    wide, *_ = configs(Phase.FORWARD, 90, 128, 2, hopper=True)
+    narrow = narrow_config(128)
+    of_wide, of_narrow = (tiles_of_consumers(mask, length, width) / 2 for width in (128, 64))
+    assert narrow_pays(call, wide, narrow) == (2 * of_narrow < 3 * (of_wide + length // 128))
+    assert narrow_pays(call, wide, narrow)
+    assert candidates(Phase.FORWARD, call, 90)[:2] == (narrow, wide)
+
+
+@pytest.mark.parametrize(
+    ("mask", "dim"),
+    [
+        (APART, 128),  # as many pairs in each half
+        (None, 128),
+        (stdlib.causal(), 128),
+        (stdlib.sliding_window(100), 128),  # not read as bits
+        (stdlib.document(torch.arange(1024) // 100 % 2), 128),  # its table is not known here
+        (CLOSE, 64),  # not measured there
+        (CLOSE, 256),
+    ],
+)
+def test_where_they_do_not_or_nobody_knows(mask, dim):
+    call = call_of(mask, 1024, dim)
+    expr = None if mask is None else mask.program.expr
+    wide = configs(Phase.FORWARD, 90, dim, 2, expr, hopper=True)
+    assert candidates(Phase.FORWARD, call, 90) == wide
+
+
+def test_other_gpus_and_phases_are_not_concerned():
+    call = call_of(CLOSE, 1024)
+    narrow = narrow_config(128)
+    assert narrow not in candidates(Phase.BACKWARD, call, 90)
+    portable = Call(call.bound, 0.1, call.tensors, {})
+    assert narrow not in candidates(Phase.FORWARD, portable, 90)
+
+
+def test_explain_tells_the_tile():
+    forward, _ = explained(CLOSE, length=1024, dim=128)
+    assert "gluon, tile 128 x 64, 4 warps, 4 stages" in forward
+    assert "where that does not fit the GPU: gluon, tile 128 x 128" in forward
+    plan = fx.plan(CLOSE, 1024, 1024, tile=(128, 64))
+    assert f"{plan.density:.1%} of 128 x 64 tiles live" in forward
