@@ -185,7 +185,7 @@ def _check_hopper(phase: Phase, spec: KernelSpec) -> None:
     dims = spec.head_dim, spec.value_dim
     reason = reason_not_covered(90, "bf16", *dims)
     if phase is Phase.BACKWARD:
-        reason = reason or backward_reason(*dims, 0, False, False, width_of(spec.products))
+        reason = reason or backward_reason(dims[0], 0, False, False, width_of(spec.products))
     if reason is not None:
         raise ArgumentError(
             f"the Hopper kernels have no {phase.value} of head dimensions {dims[0]}/{dims[1]}",

@@ -12,11 +12,15 @@ kernels, in the layout of an accumulator; plans give the same tiles in another o
     forward_consumer.py  its consumers, with or without tiles that they skip
     outputs.py   what it does with its output: weights times values, and the stores
     registers.py what it has registers for
-    backward.py  the kernel of dK, dV and the sums of dQ
-    backward_tiles.py  the columns and rows of its tiles
+    backward.py  the kernels of dK, dV and the sums of dQ: what their sides share, the producer
+    backward_tiles.py  the columns and rows of their tiles
+    backward_shared.py  what consumers of both kinds have alike: weights, masks, results
+    backward_consumer.py  consumers that have dK and dV of 64 keys each
+    wide.py      consumers that have dV or dK of 64 keys, for many columns, and who waits for whom
+    wide_values.py, wide_keys.py, wide_queries.py  the two of them, and dQ
     early_loads.py  what is loaded apart from where it is used, of either kernel
     works.py     programs that stay: how the producer finds works and tells the consumers
-    row_loads.py what it loads for each row, a tile ahead
+    row_loads.py what the backward kernels load for each row, a tile ahead
     mask_bits.py how the mask of a tile is read as bits, in either kernel
     key_loads.py what the forward kernel loads for each key, before it is needed
     query_sums.py  the order of those sums in memory, and the kernel that makes dQ of them

@@ -21,30 +21,77 @@ D 64, causal 2808 and 2852. For none it was full 6186 where the keys alone were 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from flexdsl.analysis.derivative import derivatives
-from flexdsl.ir import Expr, const, var
+from flexdsl.ir import Expr
 
 from ..kernel import KernelSpec
 from ..loops import QUERIES
 from ..lower import Lowering, Scope, Text
-from ..tiles import loads_at, tile_scope, write_allowed
 from ..writer import Block
 from . import mask_bits
+from .backward_shared import (
+    Consumers,
+    Result,
+    barriers,
+    write_keys,
+    write_layouts,
+    write_next_words,
+    write_weights,
+)
+from .backward_tiles import tiles_of
 from .early_loads import loads_of
-from .module import GROUP_ROWS, accumulator, matrix, tile_bytes
-from .query_sums import PART
-from .row_loads import write_first_loads, write_next_loads, write_rows
-from .schedule import end_of_tiles
+from .module import (
+    CONSTANTS,
+    GROUP_ROWS,
+    Partition,
+    accumulator,
+    allocate_scores,
+    matrix,
+    names_of_mods,
+)
+from .query_sums import part_order
+from .row_loads import write_first_loads, write_next_loads
 from .scores import keys_of, rows_of, write_start_scores
 from .works import FULL, MASKED, Works, write_count, write_read_tile
 
 GROUPS = 2
 D_SCORES_PLACES = (3, 2)  # for dS of each consumer
+_FIRST_KEY = f"kv_start + GROUP * {GROUP_ROWS}"
 
 
-def write_consumer(block: Block, spec: KernelSpec, works: Works, lowering: Lowering) -> None:
+def _write_d_scores_tiles(body: Block, spec: KernelSpec) -> list[str]:
+    """Write the allocation of the places of dS; its name."""
+    body.comment("dS of 64 keys: the first consumer's last three tiles, the second one's last two.")
+    return allocate_scores(body, "d_scores_tiles", spec.head_dim, sum(D_SCORES_PLACES))
+
+
+def _partitions(
+    spec: KernelSpec, works: Works, lowering: Lowering, given: Sequence[str]
+) -> list[tuple[Partition, list[str]]]:
+    """The function of both consumers."""
+    block = Block(1)
+    _write_consumer(block, spec, works, lowering)
+    partition = Partition(
+        "consumer",
+        "One warpgroup: dK and dV of 64 keys of each work, and their part of dQ.",
+        ("GROUP", *CONSTANTS),
+        (*given, *names_of_mods(lowering)),
+        block,
+    )
+    return [(partition, [partition.call(group) for group in range(GROUPS)])]
+
+
+# Each has keys of its own.
+OF_KEYS_EACH = Consumers(
+    GROUPS,
+    barriers(GROUPS, {"d_scores_ready": f"{sum(D_SCORES_PLACES)}, 1"}),
+    _write_d_scores_tiles,
+    _partitions,
+)
+
+
+def _write_consumer(block: Block, spec: KernelSpec, works: Works, lowering: Lowering) -> None:
     """Write the loop of a consumer over works."""
     _write_layouts(block, spec.head_dim)
     if spec.mask_bits:
@@ -59,11 +106,7 @@ def write_consumer(block: Block, spec: KernelSpec, works: Works, lowering: Lower
 
 def _write_work(body: Block, spec: KernelSpec, lowering: Lowering) -> None:
     dim = spec.head_dim
-    keys = f"kv_start + GROUP * {GROUP_ROWS} + gl.arange(0, {GROUP_ROWS}, KEYS)"
-    body.line(f"key_index = ({keys})[:, None]")
-    clipped = "gl.minimum(key_index, kv_len - 1)" if loads_at("kv", spec) else "key_index"
-    body.line(f"kv = {clipped}")
-    scope = Scope(body.block(), None, {n: n for n in ("b", "h", "kv")})
+    scope = write_keys(body, spec, _FIRST_KEY)
     body.line("first_sum = head_of_sums * (left_tiles if GROUP == 0 else q_tiles)")
     body.line(f"d_value_tile = gl.zeros([{GROUP_ROWS}, {dim}], gl.float32, OUT)")
     body.line(f"d_key_tile = gl.zeros([{GROUP_ROWS}, {dim}], gl.float32, OUT)")
@@ -90,13 +133,11 @@ def _write_work(body: Block, spec: KernelSpec, lowering: Lowering) -> None:
 
 
 def _write_layouts(body: Block, dim: int) -> None:
-    body.line(f"SCORES: {accumulator('BLOCK_M')}")
-    body.line("KEYS: gl.constexpr = gl.SliceLayout(1, SCORES)")
-    body.line("ROWS: gl.constexpr = gl.SliceLayout(0, SCORES)")
+    write_layouts(body)
     body.line(f"OUT: {accumulator(dim)}")
     body.line("LEFT: gl.constexpr = gl.DotOperandLayout(0, OUT, 2)")
     body.line(f"HALF: {accumulator(64)}")
-    body.line(f"PART: gl.constexpr = {PART}")
+    body.line(f"PART: gl.constexpr = {part_order(tiles_of(dim))}")
 
 
 def _write_step(
@@ -132,21 +173,14 @@ def _write_step(
         _write_free_rows(body)
     _write_start_weights(body, spec.head_dim)
     body.line("scores = warpgroup_mma_wait(1, deps=[scores])")
-    _write_weights(body, spec, masked, early, lowering, outer)
+    write_weights(body, spec, masked, early, lowering, outer)
     _write_d_scores(body, spec.head_dim, first)
     write_next_loads(body, spec, loads, early, lowering, outer)
     if spec.mask_bits and masked:
-        _write_next_words(body, lowering)
+        write_next_words(body, GROUPS, lowering)
     _write_gradients(body, spec.head_dim, first)
     write_count(body)
     return early
-
-
-def _write_next_words(body: Block, lowering: Lowering) -> None:
-    """Write the loads of the mask's words of the tile after this one, if it is masked."""
-    body.comment("Before this tile's atomics, as what is loaded for rows.")
-    mask_bits.write_next_place(body, QUERIES, GROUPS)
-    mask_bits.write_words(body, f"after == {MASKED}", lowering)
 
 
 def _write_free_rows(body: Block) -> None:
@@ -231,67 +265,11 @@ def _write_start_query(body: Block, dim: int) -> None:
         body.line(f"d_query_tile = {product}")
 
 
-def _write_weights(
-    body: Block,
-    spec: KernelSpec,
-    masked: bool,
-    early: dict[Expr, Text],
-    lowering: Lowering,
-    outer: Scope,
-) -> None:
-    """Write the weights and `factor`, the product of weights and derivatives of the scores.
-
-    Args:
-        masked: the mask is to be looked at.
-        early: source of what has been loaded for the tile's rows.
-    """
-    scope, log2 = tile_scope(body, outer, "q"), "scale"
-    scope.known.update(early)
-    slope = "1.0"
-    if (masked and not spec.mask_bits) or spec.score is not None:
-        write_rows(scope.block, spec)
-    if spec.score is not None:
-        score = spec.score.expr
-        scope.block.line("score = scores * scale")
-        scope.unscaled = ("scores", "scale")
-        (modified,) = lowering.lower([score], scope)
-        (slope,) = lowering.lower(
-            [derivatives(score).get(var("score"), const(0.0))], scope, "slope"
-        )
-        scope.block.line(f"scores = {modified}")
-        log2 = "LOG2E"
-    scope.block.line("lse_log2 = lse_log2_of_rows.index(stage).load(ROWS)")
-    scope.block.line(f"weights = gl.exp2(scores * {log2} - lse_log2[None, :])")
-    if masked:
-        allowed = _write_mask(spec, lowering, scope)
-        scope.block.line(f"weights = gl.where({allowed}, weights, 0.0)")
-    scope.block.line("factor = weights" if slope == "1.0" else f"factor = weights * {slope}")
-
-
-def _write_mask(spec: KernelSpec, lowering: Lowering, scope: Scope) -> str:
-    """Write the mask of a masked tile, with the ends of queries and of keys; its source."""
-    if spec.mask_bits:
-        return mask_bits.allowed(QUERIES)
-    ends = f"(row < {end_of_tiles(spec, 'q_len')}) & (key_index < kv_len)"
-    return write_allowed(spec, lowering, scope, ends)
-
-
 def _write_results(body: Block, spec: KernelSpec) -> None:
     """Write the stores. The values of this consumer are no longer read: they make place."""
     dim = spec.head_dim
     factor = "scale" if spec.score is not None else "(scale * LN2)"
-    place, tile = matrix("value", 0, "GROUP", GROUP_ROWS, dim), "value_tiles_0.index(GROUP)"
-    at = f"[b, result_head, kv_start + GROUP * {GROUP_ROWS}, 0]"
-    ready = "results_ready.index(GROUP)"
     body.line(f"d_key_tile *= {factor}")
     for phase, tensor in enumerate(("d_value", "d_key")):
-        with body.indented("if member > 0:") as more:
-            more.comment("What the query heads before this one gave.")
-            more.line(f"mbarrier.expect({ready}, {tile_bytes(GROUP_ROWS, dim)})")
-            more.line(f"tma.async_copy_global_to_shared({tensor}_{dim}, {at}, {ready}, {tile})")
-            more.line(f"mbarrier.wait({ready}, {phase})")
-            more.line(f"{tensor}_tile += {place}.load(OUT).to(gl.float32)")
-        body.line(f"{place}.store({tensor}_tile.to({tensor}_{dim}.dtype))")
-        body.line("fence_async_shared()")
-        body.line(f"tma.async_copy_shared_to_global({tensor}_{dim}, {at}, {tile})")
-        body.line("tma.store_wait(0)")
+        ready = "results_ready.index(GROUP)"
+        Result(tensor, dim, "value", "GROUP", ready, str(phase), _FIRST_KEY, ["OUT"]).write(body)

@@ -1,29 +1,60 @@
-"""The tiles of the backward kernel, for any head dimension that it takes.
+"""The tiles of the backward kernels, for any head dimension that they take.
 
-A tile of queries has 8192 elements, in 64 or 128 columns. Tensors have so many columns, or fewer:
-past their ends the copy engine brings zeros, which give nothing to a sum of products, and stores
-nothing. So the kernel's text knows the columns of its tiles alone, and at D 96 it is, to the
-letter, that of D 128. Half of a tile's sums of dQ: `query_sums.py`.
+Tensors have the columns of their tiles, or fewer: past their ends the copy engine brings zeros,
+which give nothing to a sum of products, and stores nothing. So a kernel's text knows the columns of
+its tiles alone, and at D 96 it is, to the letter, that of D 128. How the sums of dQ of a tile lie
+in memory: `query_sums.py`.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ..kernel import KernelSpec
 
-COLUMNS = (64, 128)
-QUERY_ELEMENTS = 8192  # of a tile of queries
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """The tiles of one kernel.
+
+    Attributes:
+        rows: BLOCK_M, queries of a tile.
+        keys: BLOCK_N, keys of a work: 128 where each consumer has dK and dV of 64, or 64 where one
+            has dV of all and the other dK.
+        left, right: floats from the left or right sums of a query tile to the next one's. Those of
+            the left ones are half of the tile's elements, which have as many bytes in 16 bits.
+        columns: of one product that gives sums.
+    """
+
+    rows: int
+    keys: int
+    left: int
+    right: int
+    columns: int = 64
+
+    @property
+    def wide(self) -> bool:
+        """Has each consumer one of dK and dV, and all keys of a work?"""
+        return self.keys == 64
+
+
+# By the columns of queries.
+_TILES = {
+    64: Tiles(128, 128, 4096, 4096),
+    128: Tiles(64, 128, 4096, 4096),
+    192: Tiles(64, 64, 6144, 8192),
+    256: Tiles(64, 64, 8192, 8192, 128),
+}
 
 
 def tile_columns(head_dim: int) -> int:
-    """Columns of the tiles of tensors of `head_dim` columns, which are at most 128."""
-    return next(columns for columns in COLUMNS if head_dim <= columns)
+    """Columns of the tiles of tensors of `head_dim` columns, which are at most 256."""
+    return next(columns for columns in _TILES if head_dim <= columns)
 
 
-def query_rows(head_dim: int) -> int:
-    """Rows of a tile of queries: BLOCK_M of the kernel, and of the one that reads its sums."""
-    return QUERY_ELEMENTS // tile_columns(head_dim)
+def tiles_of(head_dim: int) -> Tiles:
+    """The tiles of the kernel for queries of `head_dim` columns."""
+    return _TILES[tile_columns(head_dim)]
 
 
 def in_tiles(spec: KernelSpec) -> KernelSpec:

@@ -9,12 +9,9 @@ from .backward_tiles import tile_columns
 
 # (D, Dv): a value's pieces must be those of a query, whose place in shared memory the output takes.
 HEAD_DIMS = frozenset({(64, 64), (96, 96), (128, 128), (192, 128), (256, 256)})
-# Of these D = Dv. Each of a consumer's 128 threads has 240 registers. dK and dV of 64 keys take
-# (D + Dv) / 2 of them, and scores, dP and dQ of a tile of 64 rows another 96.
-BACKWARD_HEAD_DIMS = (64, 96, 128)
 # Columns of products (`factors.py`) that shared memory has room for in the backward kernel, by the
 # columns of its tiles.
-_COLUMNS = {64: 16, 128: 32}
+_COLUMNS = {64: 16, 128: 32, 192: 32, 256: 16}
 
 
 def reason_not_covered(capability: int, dtype: str, head_dim: int, value_dim: int) -> str | None:
@@ -35,12 +32,7 @@ def reason_not_covered(capability: int, dtype: str, head_dim: int, value_dim: in
 
 
 def backward_reason(
-    head_dim: int,
-    value_dim: int,
-    rows: int,
-    learned: bool,
-    deterministic: bool,
-    columns: int = 0,
+    head_dim: int, rows: int, learned: bool, deterministic: bool, columns: int = 0
 ) -> str | None:
     """Why the backward pass of a call that is covered takes the portable kernels, or None.
 
@@ -50,12 +42,6 @@ def backward_reason(
         deterministic: dQ has to be the same in every run, to the last bit.
         columns: of the matrices whose product is added to the scores.
     """
-    if head_dim != value_dim or head_dim not in BACKWARD_HEAD_DIMS:
-        known, last = ", ".join(map(str, BACKWARD_HEAD_DIMS[:-1])), BACKWARD_HEAD_DIMS[-1]
-        return (
-            f"its backward takes head dimensions {known} and {last}, not {head_dim}/{value_dim}:"
-            " dK and dV of 64 keys have to stay in the registers of 128 threads"
-        )
     if learned:
         return "it does not add up gradients of captured tensors"
     if deterministic:

@@ -87,17 +87,15 @@ def generate_forward(spec: KernelSpec) -> Kernel:
     consumer = Block(1)
     write_consumer(consumer, spec, works, masks, lowering)
     arguments = (*fixed, *lowering.arguments.values())
-    partitions = (
-        producer,
-        Partition(
-            "consumer",
-            "One warpgroup: output and logsumexp of 64 rows of each work.",
-            ("GROUP", "BLOCK_N", "STAGES"),
-            _of_consumer(spec, tiles, lowering),
-            consumer,
-        ),
+    of_group = Partition(
+        "consumer",
+        "One warpgroup: output and logsumexp of 64 rows of each work.",
+        ("GROUP", "BLOCK_N", "STAGES"),
+        _of_consumer(spec, tiles, lowering),
+        consumer,
     )
-    write_partitions(body, partitions[1], partitions[0], groups)
+    partitions = (producer, of_group)
+    write_partitions(body, [of_group.call(g) for g in range(groups)], producer)
     functions = [BARRIERS, NOTES, SOFTMAX, *helpers_of(lowering.helpers)]
     functions += [IN_PAIRS] if cuts_in_pairs(spec) else []
     functions += [mask_bits.SPREAD, mask_bits.KEEP] if spec.mask_bits else []

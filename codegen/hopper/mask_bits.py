@@ -69,9 +69,10 @@ def write_place(block: Block, axis: Axis, groups: int) -> None:
     """Write where the words of a work's first tile are.
 
     Args:
-        groups: consumers, which have 64 outer positions of a tile each.
+        groups: consumers that have 64 outer positions of a tile each.
     """
-    block.line(f"words_at = ({BITS_TILE} * {groups} + GROUP) * (2 * {axis.block})")
+    of_group = f"({BITS_TILE} * {groups} + GROUP)" if groups > 1 else BITS_TILE
+    block.line(f"words_at = {of_group} * (2 * {axis.block})")
 
 
 def write_next_place(block: Block, axis: Axis, groups: int) -> None:

@@ -138,14 +138,17 @@ def write_barriers(block: Block, counts: Mapping[str, str]) -> None:
     block.line("fence_async_shared()")
 
 
-def write_partitions(block: Block, consumer: Partition, producer: Partition, groups: int) -> None:
-    """Write the start of `groups` warpgroups of consumers and of the producer's one warp."""
+def write_partitions(block: Block, consumers: Sequence[str], producer: Partition) -> None:
+    """Write the start of a warpgroup for each consumer, and of the producer's one warp.
+
+    Args:
+        consumers: what `Partition.call` gives for each.
+    """
     with block.indented("gl.warp_specialize([") as calls:
-        for group in range(groups):
-            calls.line(f"{consumer.call(group)},")
-        calls.line(f"{producer.call()},")
-    warps = [*[4] * (groups - 1), 1]
-    block.line(f"], {warps}, {_REGISTERS[groups]})")
+        for call in (*consumers, producer.call()):
+            calls.line(f"{call},")
+    warps = [*[4] * (len(consumers) - 1), 1]
+    block.line(f"], {warps}, {_REGISTERS[len(consumers)]})")
 
 
 def names_of_mods(lowering: Lowering) -> list[str]:
@@ -208,6 +211,18 @@ def allocate(block: Block, tensor: str, dim: int, count: int | str, rows: int | 
             f"{descriptor}.dtype, {shape}, {descriptor}.layout)"
         )
     return names
+
+
+def allocate_scores(block: Block, name: str, dim: int, places: int) -> list[str]:
+    """Write the allocation of `places` for 64 by BLOCK_M numbers of the type of queries; its name.
+
+    Args:
+        dim: elements of a query.
+    """
+    dtype, shape = f"query_{pieces(dim)[0][1]}.dtype", f"{GROUP_ROWS}, BLOCK_M]"
+    layout = f"gl.NVMMASharedLayout.get_default_for([{shape}, {dtype})"
+    block.line(f"{name} = gl.allocate_shared_memory({dtype}, [{places}, {shape}, {layout})")
+    return [name]
 
 
 def accumulator(columns: int | str) -> str:

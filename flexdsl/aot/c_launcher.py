@@ -15,7 +15,7 @@ from importlib.resources import files
 from flexdsl.bundle.manifest import Build, Code, Parameter, Variant
 from flexdsl.bundle.words import layout_of
 from flexdsl.codegen import Phase, Role
-from flexdsl.codegen.hopper.backward_tiles import tile_columns
+from flexdsl.codegen.hopper.backward_tiles import tiles_of
 from flexdsl.errors import InternalError
 from flexdsl.ir import Program, captures_of, params_of
 
@@ -181,7 +181,9 @@ def _rows_of_builds(variant: Variant, builds: list[Build]) -> Iterator[str]:
             if k.phase == Phase.FORWARD.value
         )
         numbers = [build.head_dim, build.value_dim, first, len(kernels), *places, int(counts)]
-        numbers.append(tile_columns(build.head_dim) if Phase.BACKWARD.value in phases else 0)
+        tiles = tiles_of(build.head_dim)
+        floats = (half // tiles.rows for half in (tiles.left, tiles.right))
+        numbers += floats if Phase.BACKWARD.value in phases else (0, 0)
         yield f"    {{{build.target[5:]}, {dtype}, {', '.join(map(str, numbers))}}},\n"
         first += len(kernels)
 

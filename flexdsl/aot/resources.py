@@ -48,8 +48,8 @@ _CASES = (
     ("cuda:90", "bf16", 128, 128, ("full", "causal", "window", "table"), _HOPPER),
     ("cuda:90", "bf16", 64, 64, ("full", "causal"), _HOPPER),
     ("cuda:90", "bf16", 96, 96, ("causal",), _PORTABLE),
-    ("cuda:90", "bf16", 192, 128, ("causal",), (Phase.FORWARD,)),
-    ("cuda:90", "bf16", 256, 256, ("causal",), (Phase.FORWARD,)),
+    ("cuda:90", "bf16", 192, 128, ("causal",), _HOPPER),
+    ("cuda:90", "bf16", 256, 256, ("causal",), _HOPPER),
     ("cuda:80", "fp16", 128, 128, ("causal",), _PORTABLE),
 )
 

@@ -169,7 +169,7 @@ def backward_phases(
     score: Program | None, shape: Shape, learned: tuple[str, ...]
 ) -> tuple[Phase, ...]:
     """The kernels of the backward pass of a shape."""
-    reason = backward_reason(shape.head_dim, shape.value_dim, 0, bool(learned), False)
+    reason = backward_reason(shape.head_dim, 0, bool(learned), False)
     if shape.hopper and reason is None:
         return Phase.BACKWARD_ROWS, Phase.BACKWARD, Phase.BACKWARD_SUMS
     portable = (Phase.BACKWARD_ROWS, Phase.BACKWARD_QUERY, Phase.BACKWARD_KEY)
@@ -193,7 +193,7 @@ def _check_phase(phase: Phase, shape: Shape) -> None:
         return
     dims = shape.head_dim, shape.value_dim
     reason = reason_not_covered(shape.target.capability, shape.dtype, *dims)
-    reason = reason or backward_reason(*dims, 0, learned=False, deterministic=False)
+    reason = reason or backward_reason(shape.head_dim, 0, learned=False, deterministic=False)
     if reason is not None:
         raise ArgumentError(
             f"phase {phase.value!r} is one of the Hopper kernels', which do not cover this",

@@ -225,6 +225,7 @@ WORKLOADS: tuple[Workload, ...] = (
     Workload("full", _full, _GPU, _CPU, "full"),
     Workload("causal", _causal, _GPU, _CPU_LONG, "causal"),
     Workload("causal_d64", _causal, Shape(2, 32, 32, 8192, 64), None, "causal"),
+    Workload("causal_d256", _causal, Shape(2, 8, 8, 8192, 256), None, "causal"),
     Workload("causal_gqa", _causal, Shape(1, 32, 8, 8192, 128), Shape(1, 8, 2, 4096, 64), "causal"),
     Workload("sliding_256", partial(_sliding, keys=256), None, _CPU_LONG),
     # FlashAttention's window_size=(1024, 0) keeps the query's own key besides.

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from packaging.requirements import Requirement
 
-from flexdsl.codegen.hopper.cover import BACKWARD_HEAD_DIMS, HEAD_DIMS
+from flexdsl.codegen.hopper.cover import HEAD_DIMS
 from flexdsl.runtime.cache import cache_dir
 
 COMPILERS = ("cc", "gcc", "clang")
@@ -163,8 +163,7 @@ def _backends() -> Iterator[Check]:
         advice = "TRITON_INTERPRET=1 interprets kernels on the CPU, for tests" if triton else ""
         yield Check("backend triton", "absent", f"needs {needs}: {takes}", advice)
     dims = ", ".join(str(d) if d == dv else f"{d}/{dv}" for d, dv in sorted(HEAD_DIMS))
-    own = ", ".join(map(str, BACKWARD_HEAD_DIMS))
-    takes = f"float16, bfloat16; head dimensions {dims}; own gradients for {own}"
+    takes = f"float16, bfloat16; head dimensions {dims}; gradients"
     hopper = gpu and not torch.version.hip and torch.cuda.get_device_capability() == (9, 0)
     if hopper and triton:
         yield Check("backend hopper", "ok", takes)

@@ -182,11 +182,11 @@ def phases_of(call: Call) -> tuple[Phase, ...]:
 
 def reason_against_hopper_backward(call: Call) -> str | None:
     """Why the backward pass of a call takes the portable kernels where its forward does not."""
-    q, v, learned = call.tensors["query"], call.tensors["value"], bool(call.bound.learned)
+    q, learned = call.tensors["query"], bool(call.bound.learned)
     deterministic = torch.are_deterministic_algorithms_enabled()
     rows = math.prod(q.shape[:3])
     columns = width_of(call.bound.products)
-    return backward_reason(q.shape[3], v.shape[3], rows, learned, deterministic, columns)
+    return backward_reason(q.shape[3], rows, learned, deterministic, columns)
 
 
 def kernel_of(phase: Phase, language: Language, spec: KernelSpec) -> Kernel:

@@ -16,7 +16,7 @@ from torch import Tensor
 from flexdsl.analysis.differences import without_loads
 from flexdsl.analysis.gradient import LearnedLoad, Reduction
 from flexdsl.codegen import Phase
-from flexdsl.codegen.hopper.backward_tiles import QUERY_ELEMENTS, query_rows
+from flexdsl.codegen.hopper.backward_tiles import tiles_of
 from flexdsl.runtime import bind
 from flexdsl.runtime.blocks import aligned, aligned_rows
 from flexdsl.runtime.call import Call, Slot, loads_of, row_stride, tile_counts
@@ -33,10 +33,9 @@ _GIVEN: tuple[Slot, ...] = (
     ("rows", "lse"),
 )
 _D_LSE: Slot = ("rows", "d_lse")
-# Of the kernel of a Hopper GPU: sums of half a tile of dQ, keys of a program, and programs that
-# take a part of the heads so long that its end does not count: three for each of 132
-# multiprocessors.
-_HALF, _KEYS, _ENOUGH = QUERY_ELEMENTS // 2, 128, 396
+# Of the kernel of a Hopper GPU: programs that take a part of the heads so long that its end does
+# not count, three for each of 132 multiprocessors.
+_ENOUGH = 396
 _LARGE = 2**23  # bytes of dQ: below, one fill for all of the work space is worth its memory
 
 
@@ -146,25 +145,26 @@ def _hopper(
     each key head, and add to dK and dV. Else each query head has its own, which are added up here.
     """
     q, k, v = (call.tensors[name] for name in ("query", "key", "value"))
-    group, kv_tiles = q.shape[1] // k.shape[1], -(-k.shape[2] // _KEYS)
+    tiles = tiles_of(q.shape[3])
+    group, kv_tiles = q.shape[1] // k.shape[1], -(-k.shape[2] // tiles.keys)
     members = group if k.shape[0] * k.shape[1] * kv_tiles >= _ENOUGH else 1
-    q_tiles = -(-q.shape[2] // query_rows(q.shape[3]))
-    within = q_tiles * QUERY_ELEMENTS == q.shape[2] * q.shape[3] and q.nbytes >= _LARGE
+    q_tiles = -(-q.shape[2] // tiles.rows)
+    within = q_tiles * tiles.left * 2 == q.shape[2] * q.shape[3] and q.nbytes >= _LARGE
     heads = q.shape[1] // members
     made = [_gradient("query", q.shape, q.dtype, zeroed=within)]
     for name, x in (("key", k), ("value", v)):
         made.append(_gradient(name, (q.shape[0], heads, *x.shape[2:]), x.dtype))
     parts = _parts_of_heads(q.shape[0] * heads, kv_tiles, members)
-    of_half = (len(parts[0]), q_tiles, _HALF)
+    of_part = (len(parts[0]), q_tiles)
     inside: dict[Slot, Slot] = {}
     if within:
         inside[("sums", "left")] = "tensors", "d_query"
     else:
-        work[("sums", "left")] = of_half
-    work |= {("sums", "right"): of_half, COUNTER: (1,)}
+        work[("sums", "left")] = (*of_part, tiles.left)
+    work |= {("sums", "right"): (*of_part, tiles.right), COUNTER: (1,)}
     sizes = {"result_heads": heads, "members": members}
     sizes["left_tiles"] = q_tiles * members if within else q_tiles
-    steps = _steps_of_heads(phases, parts, sizes, q_tiles * _HALF * 4)
+    steps = _steps_of_heads(phases, parts, sizes, q_tiles * tiles.left * 4)
     run = _pass(kernels, steps, call, (*made, *learned), work, inside)
 
     def backward(*given: Tensor) -> list[Tensor]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flexdsl.codegen import FACTOR_ROWS, Argument, Language, Phase
-from flexdsl.codegen.hopper.backward_tiles import query_rows
+from flexdsl.codegen.hopper.backward_tiles import tiles_of
 from flexdsl.codegen.hopper.registers import is_short
 from flexdsl.ir import Expr, Op, walk
 
@@ -74,8 +74,13 @@ _FORWARD_GLUON_LONG = _FORWARD_GLUON | {64: (_gluon(128, 3),)}
 # For masks of which tiles of 64 keys leave out enough (`narrow_tiles.py`): measured at D 128 alone.
 _FORWARD_GLUON_NARROW = {128: _gluon(64, 4)}
 # The backward kernel in Gluon, by the columns of its tiles (`codegen/hopper/backward_tiles.py`), of
-# 128 keys. Factors of a score take shared memory too: two stages are left at D 64.
-_BACKWARD_GLUON = {64: (_gluon(128, 3), _gluon(128, 2)), 128: (_gluon(128, 3, 64),)}
+# 128 keys or 64. Factors of a score take shared memory too: two stages are left at D 64.
+_BACKWARD_GLUON = {
+    64: (_gluon(128, 3), _gluon(128, 2)),
+    128: (_gluon(128, 3, 64),),
+    192: (_gluon(64, 3, 64),),
+    256: (_gluon(64, 2, 64),),
+}
 # Forward, portable, Hopper and later, 16-bit elements, by the largest head dimension. On an H200
 # (torch 2.11.0+cu130, triton 3.6.0, 2026-11-21), causal, N 8192: D 128 (128, 128, 8, 3) 478
 # TFLOP/s, (128, 64, 8, 3) 464; D 64 (64, 128, 4, 2) 461, (128, 64, 4, 3) 407.
@@ -187,7 +192,7 @@ def _portable(
         case Phase.BACKWARD:
             return _of_dim(_BACKWARD_GLUON, head_dim)
         case Phase.BACKWARD_SUMS:
-            return (Config(query_rows(head_dim), 64, 4, 1),)
+            return (Config(tiles_of(head_dim).rows, 64, 4, 1),)
         case Phase.PLAN_REFINE:
             return (Config(128, 128, 1, 1),)  # the tile is the plan's
         case (

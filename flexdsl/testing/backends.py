@@ -82,7 +82,7 @@ def _backend(name: str) -> Backend:
     cuda = torch.device("cuda")
     match name:
         case "hopper":
-            return Backend(name, cuda, halves, (64, 96, 128), _GPU_LONGEST, equal_dims=True)
+            return Backend(name, cuda, halves, (64, 96, 128, 256), _GPU_LONGEST, equal_dims=True)
         case "triton" if _interprets():
             # Triton's interpreter computes bfloat16 wrongly.
             host = torch.device("cpu")

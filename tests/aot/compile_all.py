@@ -1,6 +1,6 @@
 """Compile variants for targets in a process without Triton's interpreter; print facts as JSON.
 
-Usage: python -m tests.aot.compile_all VARIANT@TARGET@DTYPE[@PHASE[@HEAD_DIM]] ...
+Usage: python -m tests.aot.compile_all VARIANT@TARGET@DTYPE[@PHASE[@D or D/DV]] ...
 
 The phases "bits" and "backward_bits" are kernels of a Hopper GPU that read their mask as bits, and
 "skipping" is that of the forward pass whose consumers skip tiles.
@@ -32,7 +32,10 @@ def facts(job: str) -> dict[str, object]:
     """What the assembly of one kernel shows."""
     name, target, dtype, *more = job.split("@")
     variant = VARIANTS[name]
-    dims = (variant.head_dim, variant.value_dim) if len(more) < 2 else (int(more[1]),) * 2
+    dims = variant.head_dim, variant.value_dim
+    if len(more) > 1:
+        of_query, _, of_value = more[1].partition("/")
+        dims = int(of_query), int(of_value or of_query)
     if more and more[0] in READ_BITS:
         shape = Shape(parse_target(target), dtype, *dims)
         skips = more[0] == "skipping"

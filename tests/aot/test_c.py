@@ -129,15 +129,20 @@ def test_c_and_python_launch_the_same(
     compare(hopper, "90", entries, fake, program, tmp_path)
 
 
-def test_c_and_python_launch_the_same_in_tiles_wider_than_tensors(
-    fake: Path, tmp_path: Path
+@pytest.mark.parametrize(("dim", "floats"), [(96, 64 * 64), (256, 64 * 128)])
+def test_c_and_python_launch_the_same_in_other_tiles(
+    dim: int, floats: int, fake: Path, tmp_path: Path
 ) -> None:
-    """Blocks of 128 columns of tensors of 96; sums of dQ have room for 128."""
-    fx.build(IN_C, out=tmp_path / "dist", target="cuda:90", head_dims=[96], jobs=2)
+    """Blocks of 128 columns of tensors of 96, sums of dQ have room for 128; and the widest ones.
+
+    Args:
+        floats: half of the sums of a tile.
+    """
+    fx.build(IN_C, out=tmp_path / "dist", target="cuda:90", head_dims=[dim], jobs=2)
     bundle = open_bundle(tmp_path / "dist")
-    program = example(bundle, fake, tmp_path / "sliding_window", 96)
+    program = example(bundle, fake, tmp_path / "sliding_window", dim)
     entries = ["forward", "backward_rows", "backward", "backward_sums"]
-    compare(bundle, "90", entries, fake, program, tmp_path, 96)
+    compare(bundle, "90", entries, fake, program, tmp_path, dim)
     (code,) = (k for k in kernels_of(bundle) if k.entry == "backward")
     lines = (tmp_path / "c.log").read_text().splitlines()
     (words,) = (line.split()[4:] for line in lines if line.startswith("backward "))
@@ -147,7 +152,7 @@ def test_c_and_python_launch_the_same_in_tiles_wider_than_tensors(
         if kind == "pointer"
     )
     tiles = 2 * 3 * -(-300 // 64)
-    assert min(right - left, counter - right) >= tiles * 64 * 64 * 4
+    assert min(right - left, counter - right) >= tiles * floats * 4
 
 
 def test_c_and_python_launch_the_same_without_a_copy_engine(fake: Path, tmp_path: Path) -> None:

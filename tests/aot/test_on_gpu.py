@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,20 @@ def test_attention_with_a_bundle_is_attention(bundle: Path) -> None:
     torch.testing.assert_close(out, expected, atol=1e-3, rtol=1e-2)
     for g, w in zip(gradients, wanted, strict=True):
         assert error_of(g, w.double()) < 0.01
+
+
+@pytest.mark.parametrize("dims", [(192, 128), (256, 256)], ids=str)
+def test_a_bundle_of_many_columns(dims: tuple[int, int], tmp_path: Path) -> None:
+    fx.build(WINDOW, out=tmp_path / "wide", target="cuda:90", head_dims=[dims])
+    options = {"device": "cuda", "dtype": torch.bfloat16}
+    q, k, v, d_out = (torch.randn(1, 2, 400, dims[i], **options) for i in (0, 0, 1, 1))
+    leaves = [x.requires_grad_() for x in (q, k, v)]
+    results = []
+    for call in (fx.load(tmp_path / "wide", "window"), partial(fx.attention, mask=WINDOW)):
+        out = call(*leaves)
+        results.append([out, *torch.autograd.grad(out, leaves, d_out)])
+    for found, wanted in zip(*results, strict=True):
+        assert error_of(found, wanted.double()) < 0.01
 
 
 def test_misses_are_errors(bundle: Path, tmp_path: Path) -> None:

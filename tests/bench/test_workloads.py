@@ -30,8 +30,8 @@ def case_of(name: str) -> peers.Case:
 def test_the_rows_are_those_that_peers_are_known_for():
     on_gpu = {w.name for w in WORKLOADS if w.gpu}
     assert on_gpu == {
-        *("full", "causal", "causal_d64", "causal_gqa", "sliding_1024", "alibi", "softcap"),
-        *("document", "prefix_lm", "rel_bias", "natten2d", "sta3d"),
+        *("full", "causal", "causal_d64", "causal_d256", "causal_gqa", "sliding_1024", "alibi"),
+        *("softcap", "document", "prefix_lm", "rel_bias", "natten2d", "sta3d"),
         *(f"short_{m}_{n}" for m in ("full", "causal", "sliding") for n in (512, 1024, 2048)),
     }
     assert len({w.name for w in WORKLOADS}) == len(WORKLOADS)

@@ -13,7 +13,7 @@ from flexdsl import stdlib
 from flexdsl.mod import Mod
 from flexdsl.runtime import mask_bits, triton_backward
 from tests.codegen.oracle import expect, expect_gradients
-from tests.codegen.test_hopper import BACKWARD_DIMS, DIMS, HALF, HALF_CUDA, LENGTHS
+from tests.codegen.test_hopper import DIMS, HALF, HALF_CUDA, LENGTHS, OF_DIMS
 from tests.codegen.variants import HEADS, VARIANTS
 
 
@@ -82,33 +82,37 @@ def test_gradients_of_masks_read_as_bits(name: str, q_len: int, kv_len: int, q_o
     mask = as_bits("cuda")[name]
     options = {"q_len": q_len, "kv_len": kv_len, "q_offset": q_offset, "batch": 2, **HALF}
     options |= {"on_cpu": as_bits("cpu")[name]}
-    for dim in BACKWARD_DIMS:
-        expect_gradients(mask, **options, head_dim=dim, value_dim=dim)
+    for dims in OF_DIMS:
+        expect_gradients(mask, **options, **dims)
     expect_gradients(mask, VARIANTS["softcap"].score, **options, head_dim=64, value_dim=64)
     expect_gradients(mask, VARIANTS["alibi"].score, **options, head_dim=128, value_dim=128)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["neighborhood", "strided_heads", "of each batch"])
-@pytest.mark.parametrize("dim", BACKWARD_DIMS)
+@pytest.mark.parametrize("dims", OF_DIMS, ids=str)
 @pytest.mark.parametrize("length", [384, 350])
 @pytest.mark.parametrize("kv_heads", [HEADS, 2, 1])
 def test_gradients_of_heads_in_parts_with_bits(
-    kv_heads: int, length: int, dim: int, name: str, monkeypatch: pytest.MonkeyPatch
+    kv_heads: int,
+    length: int,
+    dims: dict[str, Any],
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each launch of a part of the heads, or of one head of each group, reads the same bits."""
     monkeypatch.setattr(triton_backward, "_ENOUGH", 1)  # what takes a large call otherwise
     options = {"q_len": length, "kv_len": length, "batch": 2, "kv_heads": kv_heads, **HALF}
-    options |= {"head_dim": dim, "value_dim": dim, "on_cpu": as_bits("cpu")[name]}
+    options |= {**dims, "on_cpu": as_bits("cpu")[name]}
     expect_gradients(as_bits("cuda")[name], **options)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("most", [64, 0])
-@pytest.mark.parametrize("dim", [64, 128])
+@pytest.mark.parametrize("dims", OF_DIMS, ids=str)
 @pytest.mark.parametrize(("q_len", "kv_len"), [(200, 200), (200, 256), (256, 200)])
 def test_full_tiles_past_the_ends(
-    q_len: int, kv_len: int, dim: int, most: int, monkeypatch: pytest.MonkeyPatch
+    q_len: int, kv_len: int, dims: dict[str, Any], most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows and keys past the end have the score 0, far above those of the others.
 
@@ -120,7 +124,7 @@ def test_full_tiles_past_the_ends(
     mask = fx.mask_mod(lambda b, h, q, kv: there[q] == there[kv])
     same = fx.mask_mod(lambda b, h, q, kv: ids[q] == ids[kv])
     low = fx.score_mod(lambda s, b, h, q, kv: s - 2000.0)
-    options = {"q_len": q_len, "kv_len": kv_len, "head_dim": dim, "value_dim": dim, **HALF}
+    options = {"q_len": q_len, "kv_len": kv_len, **dims, **HALF}
     expect_gradients(mask, low, **options, on_cpu=same)
 
 

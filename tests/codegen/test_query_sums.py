@@ -25,7 +25,12 @@ from flexdsl.runtime.tuning import configs
 from tests.codegen.oracle import error
 from tests.codegen.variants import VARIANTS
 
-OF_TILES = {64: 64, 96: 128, 128: 128}  # columns of a tile, by those of a tensor
+OF_TILES = {64: 64, 96: 128, 128: 128, 192: 192, 256: 256}  # columns of a tile, by those of dQ
+OF_VALUES = {**OF_TILES, 96: 96, 192: 128}  # those of values, by those of queries
+# Parts of 64 x 64 of a tile of so many columns: how many are left ones, and right ones; floats from
+# one tile's left or right sums to the next one's.
+PARTS = {64: (1, 1), 128: (1, 1), 192: (1, 2), 256: (2, 2)}
+STRIDES = {64: (4096, 4096), 128: (4096, 4096), 192: (6144, 8192), 256: (8192, 8192)}
 PHASES = (Phase.BACKWARD_ROWS, Phase.BACKWARD, Phase.BACKWARD_SUMS)
 WITHOUT_GPU = pytest.mark.skipif(
     torch.cuda.is_available(), reason="beside a GPU kernels are not interpreted"
@@ -49,9 +54,9 @@ def in_registers(half: Tensor) -> Tensor:
 ORDER = in_registers(torch.arange(4096.0).reshape(64, 64)).long()
 
 
-def add_tile(sums: Tensor, tile: int, half: Tensor) -> None:
-    """Add 64 x 64 numbers to the sums of a half that begin at the tile of that number."""
-    sums.view(-1)[tile * 4096 : (tile + 1) * 4096] += half.reshape(-1)[ORDER].float()
+def add_part(sums: Tensor, at: int, part: Tensor) -> None:
+    """Add 64 x 64 numbers to the sums that begin there."""
+    sums.view(-1)[at : at + 4096] += part.reshape(-1)[ORDER].float()
 
 
 @dataclass
@@ -88,14 +93,18 @@ def _of_head(call: Call, place: int, flat_head: int) -> None:
         before = call.tensors[name][b, result_head]
         before.copy_(found + before if sizes["member"] else found)
     columns = OF_TILES[q.shape[1]]
-    rows = 8192 // columns
+    rows = 128 if columns == 64 else 64
     q_tiles = -(-len(q) // rows)
     sums = torch.zeros(q_tiles * rows, columns, dtype=torch.float64)
     sums[: len(q), : q.shape[1]] = d_scores @ k
+    first = {"left": place * sizes["left_tiles"], "right": place * q_tiles}
     for i, tile in enumerate(sums.split(rows)):
-        left, right = tile.split(64, 1) if columns == 128 else tile.split(64, 0)
-        add_tile(call.sums["left"], place * sizes["left_tiles"] + i, left)
-        add_tile(call.sums["right"], place * q_tiles + i, right)
+        parts = iter(tile.split(64, 0 if columns == 64 else 1))
+        for (half, begin), count, stride in zip(
+            first.items(), PARTS[columns], STRIDES[columns], strict=True
+        ):
+            for n in range(count):
+                add_part(call.sums[half], (begin + i) * stride + n * 4096, next(parts))
 
 
 @WITHOUT_GPU
@@ -113,7 +122,8 @@ def test_gradients_of_dense_sums(
     monkeypatch.setattr(triton_backward, "_ENOUGH", enough)
     monkeypatch.setattr(triton_backward, "_LARGE", large)
     generator = torch.Generator().manual_seed(dim + length)
-    shapes = [(3, heads, length, dim) for heads in (4, kv_heads, kv_heads, 4)]
+    of_keys = ((kv_heads, dim), (kv_heads, OF_VALUES[dim]))
+    shapes = [(3, heads, length, d) for heads, d in ((4, dim), *of_keys, (4, OF_VALUES[dim]))]
     q, k, v, d_out = (torch.randn(s, generator=generator).half() for s in shapes)
     bound = bind.bind(*bind_nothing(q, k), (64, 64), ())
     scale = dim**-0.5
@@ -160,21 +170,27 @@ def test_the_kernel_knows_the_columns_of_tiles_alone(name: str, mask_bits: bool)
 @pytest.mark.parametrize("phase", PHASES[1:])
 def test_descriptors_have_blocks_of_tiles_and_lengths_of_tensors(phase: Phase, dim: int) -> None:
     (config, *_) = configs(phase, 90, dim, 2, hopper=True)
-    kernel: Kernel = GENERATORS[phase, config.language](unbound_spec(None, None, dim, dim, phase))
-    shape = (2, 4, 130, dim)
-    names = ("query", "key", "value", "d_out", "d_query", "d_key", "d_value")
-    tensors = {n: torch.zeros(shape, dtype=torch.bfloat16) for n in names}
+    value_dim = OF_VALUES[dim]
+    spec = unbound_spec(None, None, dim, value_dim, phase)
+    kernel: Kernel = GENERATORS[phase, config.language](spec)
+    dims = dict.fromkeys(("query", "key", "d_query", "d_key"), dim)
+    dims |= dict.fromkeys(("value", "d_out", "d_value"), value_dim)
+    tensors = {n: torch.zeros(2, 4, 130, d, dtype=torch.bfloat16) for n, d in dims.items()}
     bound = bind.bind(*bind_nothing(tensors["query"], tensors["key"]), (64, 64), ())
     call = Call(bound, 1.0, tensors, {}, hopper=True)
-    width = OF_TILES[dim] if phase is Phase.BACKWARD else 64
-    rows = {"query": 8192 // OF_TILES[dim], "d_out": 8192 // OF_TILES[dim]}
+    rows = dict.fromkeys(("query", "d_out"), 128 if dim == 64 else 64)
     found = [a for a in kernel.arguments if a.role is Role.DESCRIPTOR]
-    assert len(found) == (6 if phase is Phase.BACKWARD else 1)
+    if phase is Phase.BACKWARD:
+        names = dims.keys() - {"d_query"}
+        widths = {n: {128, 64} if dims[n] == 192 else {OF_TILES[dims[n]]} for n in names}
+    else:
+        widths = {"d_query": {64}}
+    assert {(a.of, a.index) for a in found} == {(n, w) for n, ws in widths.items() for w in ws}
     for argument in found:
         blocks = value_of(argument, call, None, None, config)
         assert isinstance(blocks, Blocks)
-        assert blocks.shape == list(shape)
-        assert blocks.block == [1, 1, rows.get(argument.of, 64), width]
+        assert blocks.shape == [2, 4, 130, dims[argument.of]]
+        assert blocks.block == [1, 1, rows.get(argument.of, 64), argument.index]
         assert blocks.strides[2] * 2 % 16 == 0
         described = describe(blocks, config.language)
         assert getattr(described, "padding", "zero") == "zero"

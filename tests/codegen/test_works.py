@@ -246,18 +246,21 @@ def pairs(name: str) -> Any:
 
 @pytest.mark.parametrize("phase", [Phase.FORWARD, Phase.BACKWARD])
 @pytest.mark.parametrize("name", ["none", "causal", "grid", "every third"])
-@pytest.mark.parametrize("dim", [64, 96, 128])
-def test_consumers_come_to_the_bits_of_their_tiles(dim: int, name: str, phase: Phase) -> None:
+@pytest.mark.parametrize(("dim", "value_dim"), [(d, d) for d in (64, 96, 128, 256)] + [(192, 128)])
+def test_consumers_come_to_the_bits_of_their_tiles(
+    dim: int, value_dim: int, name: str, phase: Phase
+) -> None:
     """A work's first tile has those that its notes say, and each masked one after it the next."""
     forward, dense = phase is Phase.FORWARD, pairs(name)
-    config = job_of(phase, None, None, replace(SHAPE, head_dim=dim, value_dim=dim)).candidates[0][1]
+    shape = replace(SHAPE, head_dim=dim, value_dim=value_dim)
+    config = job_of(phase, None, None, shape).candidates[0][1]
     lengths = {"q_len": len(dense), "kv_len": len(dense[0])}
     plan = fx.plan(as_mod(MASKS[name], Kind.MASK), **lengths, tile=config.tile)
     along = (plan if forward else plan.transposed()).tabulated
     runs = to_device(table_of_kernel(along), along.outer_tiles, DEVICE)
     launch = device_plan.launch_compiled
     table = mask_bits.with_bits(runs, along, bound_of(along), DEVICE, launch)
-    spec = KernelSpec(None, None, None, dim, dim, consumers=config.consumers, mask_bits=True)
+    spec = KernelSpec(None, None, None, dim, value_dim, consumers=config.consumers, mask_bits=True)
     kernel, begins = GENERATORS[phase, config.language](spec), dict[int, int]()
     arrays = {n: Pointer(getattr(table, n).tolist()) for n in (*RUNS, "first_bits")}
     works = works_of(notes_of(kernel, config, sizes_of(plan) | arrays, begins))

@@ -98,7 +98,9 @@ MASKS = {
     ],
 )
 @pytest.mark.parametrize("fixed_order", [False, True])
-@pytest.mark.parametrize(("dim", "dtype"), [(128, HALF), (64, HALF), (96, HALF), (64, SINGLE)])
+@pytest.mark.parametrize(
+    ("dim", "dtype"), [(128, HALF), (64, HALF), (96, HALF), (256, HALF), (64, SINGLE)]
+)
 @pytest.mark.parametrize(("backend", "gpu"), [("auto", 90), ("triton", 90), ("auto", 80)])
 def test_what_is_told_is_what_is_launched(
     backend: str,
@@ -145,7 +147,7 @@ def test_reasons_on_a_hopper_gpu() -> None:
 
     assert "16-bit elements, not fp32" in say(128, SINGLE)
     assert "head dimensions 80/80 are none of" in say(80, HALF)
-    assert "backward by portable kernels, since its backward takes" in say(256, HALF)
+    assert "  backward: gluon, tile 64 x 64" in say(256, HALF).partition("\nbackward:\n")[2]
     at_96 = say(96, HALF).partition("\nbackward:\n")[2]
     assert "  backward: gluon, tile 64 x 128" in at_96
     assert "  backward_sums: triton, tile 64 x 64" in at_96

@@ -147,7 +147,14 @@ def test_bits_of_rows_with_many_masked_tiles():
 
 @pytest.mark.parametrize(
     ("tile", "outer"),
-    [((128, 64), "q"), ((128, 128), "q"), ((192, 128), "q"), ((64, 128), "kv"), ((128, 128), "kv")],
+    [
+        ((128, 64), "q"),
+        ((128, 128), "q"),
+        ((192, 128), "q"),
+        ((64, 64), "kv"),
+        ((64, 128), "kv"),
+        ((128, 128), "kv"),
+    ],
 )
 def test_bits_of_the_tiles_of_kernels(tile, outer):
     """One word of a thread and two, with all 32 bits, the sign among them."""

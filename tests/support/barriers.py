@@ -1,9 +1,10 @@
-"""The two sides of a Hopper forward kernel on plain ints, in any interleaving: barriers and places.
+"""The sides of a Hopper kernel on plain ints, in any interleaving: barriers and places.
 
 Each side's text runs as a generator that stops wherever others may go on: before it waits, after it
-arrives. Copies come in some time after they are asked for. Scores, weights and outputs are nothing;
-what is written down is which tiles products read, and it is looked at that nobody else writes to
-a place before a product that reads it is waited for.
+arrives. Copies come in, and go out, some time after they are asked for. Of scores, weights and
+outputs nothing is known but which tiles they were made of; what is written down is which tiles
+products read, and it is looked at that nobody else writes to a place before a product or a copy
+that reads it is waited for.
 """
 
 from __future__ import annotations
@@ -14,42 +15,74 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+Sources = frozenset[tuple[str, int]]  # tiles: the tensor, and the first row
+
 
 class Nothing:
-    """A tensor of which nothing is known; so is whatever is computed from it."""
+    """A tensor of which nothing is known but what it was made of; so is what is computed from it.
+
+    Attributes:
+        sources: the tiles.
+    """
+
+    sources: Sources = frozenset()
+
+    def __init__(self, sources: Sources = frozenset()) -> None:
+        self.sources = sources
 
     def __getattr__(self, name: str) -> Any:
         return self
 
-    def __call__(self, *_: Any, **__: Any) -> Any:
-        return self
+    def _with(self, *others: Any, **_: Any) -> Any:
+        return Nothing(self.sources.union(*map(sources_of, others)))
 
     def _same(self, *_: Any) -> Any:
         return self
 
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = _same
-    __rtruediv__ = __floordiv__ = __mod__ = __and__ = __rlshift__ = __getitem__ = __neg__ = _same
-    __eq__ = __ne__ = __lt__ = _same  # type: ignore[assignment]
+    __call__ = _with
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = _with
+    __rtruediv__ = __floordiv__ = __mod__ = __and__ = __rlshift__ = _with
+    __eq__ = __ne__ = __lt__ = __ge__ = _with
+    __getitem__ = __neg__ = _same
     __hash__ = None  # type: ignore[assignment]
+
+
+def sources_of(x: Any) -> Sources:
+    """What a tensor, or the tile in a place, was made of; nothing for whatever else."""
+    if isinstance(x, Place):
+        return x.sources
+    return x.sources if isinstance(x, Nothing) else frozenset()
 
 
 @dataclass
 class Place:
-    """A tile of a tensor in shared memory: its first row, None while a copy is on its way."""
+    """A tile in shared memory.
+
+    Attributes:
+        of: the tensor.
+        row: the first row of what was copied there, or what that was made of which was stored; None
+            while a copy is on its way.
+    """
 
     of: str
-    row: int | None = None
+    row: int | Sources | None = None
 
-    def _same(self, *_: Any) -> Place:
+    @property
+    def sources(self) -> Sources:
+        """What the tile was made of."""
+        assert self.row is not None, "what has not come is read"
+        return frozenset({(self.of, self.row)}) if isinstance(self.row, int) else self.row
+
+    def _same(self, *_: Any, **__: Any) -> Place:
         return self
 
-    reshape = permute = _same
+    reshape = permute = slice = _same
 
-    def load(self, layout: Any) -> int | None:
-        return self.row
+    def load(self, layout: Any) -> Nothing:
+        return Nothing(self.sources)
 
     def store(self, tensor: Any) -> None:
-        self.row = None
+        self.row = sources_of(tensor)
 
 
 @dataclass
@@ -84,6 +117,7 @@ class Program:
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)
         self.copies: list[tuple[Place, int, int, Barrier]] = []
+        self.stores: list[tuple[str, Place, int | Sources | None]] = []
         self.sides: dict[str, Iterator[Callable[[], bool]]] = {}
         self.running = ""
         self.notes: dict[Any, int] = {}
@@ -105,7 +139,14 @@ class Program:
         self, nbytes: int, at: list[int], ready: Barrier, place: Place
     ) -> None:
         place.row = None
-        self.copies.append((place, at[2], nbytes, ready))
+        self.copies.append((place, at[2] if len(at) > 1 else at[0], nbytes, ready))
+
+    def async_copy_shared_to_global(self, out: Any, at: list[int], place: Place) -> None:
+        self.stores.append((self.running, place, place.row))
+
+    def store_wait(self, outstanding: int) -> Callable[[], bool]:
+        mine = self.running
+        return lambda: all(side != mine for side, *_ in self.stores)
 
     def run(self) -> None:
         """Let sides and copies go on until all sides are done, whichever may, at random."""
@@ -113,11 +154,12 @@ class Program:
         blocked = {name: next(side) for name, side in self.sides.items()}
         while blocked:
             able = [name for name, may in blocked.items() if may()]
-            assert able or self.copies, f"all wait for each other: {sorted(blocked)}"
-            names = [*able, *(["copy"] if self.copies else [])]
+            under_way = len(self.copies) + len(self.stores)
+            assert able or under_way, f"all wait for each other: {sorted(blocked)}"
+            names = [*able, *(["copy"] if under_way else [])]
             (name,) = self.random.choices(names, [pace[n] for n in names])
             if name == "copy":
-                self._bring(self.random.randrange(len(self.copies)))
+                self._bring(self.random.randrange(under_way))
                 continue
             self.running = name
             following = next(self.sides[name], None)
@@ -127,6 +169,10 @@ class Program:
                 blocked[name] = following
 
     def _bring(self, number: int) -> None:
+        if number >= len(self.copies):
+            _, place, stored = self.stores.pop(number - len(self.copies))
+            assert place.row is stored, "a place was taken while a copy read it"
+            return
         place, row, nbytes, ready = self.copies.pop(number)
         place.row = row
         ready.nbytes -= nbytes
@@ -141,17 +187,20 @@ class Products:
     """
 
     def __init__(self) -> None:
-        self._started: list[tuple[Place, int]] = []
-        self.read: defaultdict[str, list[int]] = defaultdict(list)
+        self._started: list[list[tuple[Place, int | Sources | None]]] = []
+        self.read: defaultdict[str, list[int | Sources | None]] = defaultdict(list)
 
-    def start(self, left: Any, right: Place, into: Any, **_: Any) -> Nothing:
-        assert right.row is not None, "a product reads what has not come"
-        self._started.append((right, right.row))
-        return Nothing()
+    def start(
+        self, left: Any, right: Place, into: Any, *, use_acc: bool = True, is_async: bool
+    ) -> Nothing:
+        operands = [x for x in (left, right) if isinstance(x, Place)]
+        self._started.append([(x, x.row) for x in operands])
+        made = sources_of(left) | sources_of(right)
+        return Nothing(made | sources_of(into) if use_acc else made)
 
     def wait(self, outstanding: int, deps: list[Any]) -> Any:
         while len(self._started) > outstanding:
-            place, row = self._started.pop(0)
-            assert place.row == row, "a place was taken while a product read it"
-            self.read[place.of].append(row)
+            for place, row in self._started.pop(0):
+                assert place.row == row, "a place was taken while a product read it"
+                self.read[place.of].append(row)
         return deps[0] if len(deps) == 1 else deps
