@@ -149,8 +149,8 @@ def backward_of(
     bound, scale = bind.bind(reading.mask, reading.score, lengths, (64, 64), ()), q.shape[3] ** -0.5
     mods = {"mask": variant.mask, "score": variant.score, "q_offset": offset, "return_lse": True}
     out, lse = fx.attention(q.double(), k.double(), v.double(), **mods, backend="reference")
-    given = (q, k, v), out.half(), lse.float(), d_out, None
-    return triton_backward.backward(kernels, bound, scale, *given)(*given)
+    given = q, k, v, out.half(), d_out, lse.float()
+    return [*triton_backward.backward(kernels, bound, scale, *given)(*given)]
 
 
 def expect_on_numbers(

@@ -136,7 +136,7 @@ def table_of(name: str, tile: tuple[int, int]) -> tuple[Any, dict[str, Any]]:
     plan = fx.plan(as_mod(MASKS[name], Kind.MASK), q_len=ROWS, kv_len=KEYS, tile=tile)
     along = plan.transposed().tabulated
     launch = device_plan.launch_compiled
-    runs = to_device(table_of_kernel(along), DEVICE)
+    runs = to_device(table_of_kernel(along), along.outer_tiles, DEVICE)
     table = mask_bits.with_bits(runs, along, bound_of(along), DEVICE, launch)
     arrays = {n: getattr(table, n).tolist() for n in (*RUNS, "first_bits")}
     return allowed_of(table.mask_words, tile[::-1]), sizes_of(plan) | arrays
