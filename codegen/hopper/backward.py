@@ -203,7 +203,8 @@ def _of_rows(spec: KernelSpec) -> list[Tensor]:
 
 def _write_fetch(block: Block, spec: KernelSpec, works: Works, tile: str, after: str) -> None:
     """Write what brings all of a tile of rows, once its place is free, with the tile's note."""
-    works.write_take(block, after)
+    block.line(f"after = {after}")
+    works.write_take(block)
     block.line("stage = at % STAGES")
     block.line("mbarrier.wait(query_free.index(stage), at // STAGES & 1 ^ 1)")
     # Of a table with bits those tiles are masked ones.

@@ -144,12 +144,16 @@ def _producer(
         # Where it is the only one, the place of queries is free when the work before has ended.
         if works.places > 1:
             _write_query_fetch(body, spec, works)
-        _write_key_fetch(body, spec, works, "first_tile", schedule.after_first)
+        body.line(f"after = {schedule.after_first}")
+        _write_key_fetch(body, spec, "first_tile")
         if works.places == 1:
             _write_query_fetch(body, spec, works)
         _write_value_fetch(body, spec, "first_tile")
+        works.write_take(body)  # before the fetches it would take registers of theirs
         with schedule.loop(body) as loop:
-            _write_key_fetch(loop, spec, works, KEYS.tile, schedule.after)
+            loop.line(f"after = {schedule.after}")
+            works.write_take(loop)
+            _write_key_fetch(loop, spec, KEYS.tile)
             _write_value_fetch(loop, spec, KEYS.tile)
     of_schedule = (a.name for a in lowering.arguments.values())
     taken = (*names, NEXT_WORK, *_SIZES, *tiles, *_BARRIERS, *of_schedule)
@@ -165,9 +169,11 @@ def _write_query_fetch(block: Block, spec: KernelSpec, works: Works) -> None:
     write_group_fetches(block, works.ready, rows_of(spec), "q_start", spec.consumers, first)
 
 
-def _write_key_fetch(block: Block, spec: KernelSpec, works: Works, tile: str, after: str) -> None:
-    """Write what brings the keys of a tile, once their place is free, with the tile's note."""
-    works.write_take(block, after)
+def _write_key_fetch(block: Block, spec: KernelSpec, tile: str) -> None:
+    """Write what brings the keys of a tile, once their place is free, with the tile's note.
+
+    What comes after it is known.
+    """
     block.line("stage = at % STAGES")
     block.line("phase = at // STAGES & 1 ^ 1")
     block.line("mbarrier.wait(key_free.index(stage), phase)")

@@ -97,34 +97,29 @@ class Works:
         """
         block.line("nth_work = 0\nat = 0\nprogram = gl.program_id(0)")
         with block.indented(f"while program < {self.count}:") as body:
-            body.line("program_after = program + gl.num_programs(0)")
             yield body
-            body.line("nth_work += 1\nprogram = program_after")
+            body.line("nth_work += 1")
         block.comment("No work is left.")
         self._write_wait_free(block)
         block.line(f"leave({self._note(0)}, {_NO_WORK})")
         block.line(f"mbarrier.arrive({self.ready}, count=1)")
 
-    def write_take(self, block: Block, after: str) -> None:
-        """Write what comes after a tile, `after`, and that its work's last one takes the next work.
+    def write_take(self, block: Block) -> None:
+        """Write that the last tile of a work, after which there is nothing, takes the next work.
 
         It is for the start of what brings a tile: the counter answers while a place is waited for.
         On an H100 (torch 2.11.0+cu130, triton 3.6.0, 2026-11-26), forward, microseconds where the
         next work was taken at the end of this one, and so: causal 926 and 900, a window 280 and
         275, packed documents 577 and 558.
-
-        Args:
-            after: source of what comes after it.
         """
-        block.line(f"after = {after}")
-        with block.indented(
-            f"if (after == {NOTHING}) & (gl.num_programs(0) < {self.count}):"
-        ) as end:
-            end.line(f"taken = gl.atomic_add({NEXT_WORK}, 1)")
-            end.line("program_after = gl.num_programs(0) + taken")
-            with end.indented(f"if taken == {self.count} - 1:") as last:
-                last.comment("The last one to ask leaves the counter as it was found.")
-                last.line(f"gl.store({NEXT_WORK}, 0)")
+        with block.indented(f"if after == {NOTHING}:") as end:
+            end.line("program += gl.num_programs(0)")
+            with end.indented(f"if gl.num_programs(0) < {self.count}:") as rest:
+                rest.line(f"taken = gl.atomic_add({NEXT_WORK}, 1)")
+                rest.line("program = gl.num_programs(0) + taken")
+                with rest.indented(f"if taken == {self.count} - 1:") as last:
+                    last.comment("The last one to ask leaves the counter as it was found.")
+                    last.line(f"gl.store({NEXT_WORK}, 0)")
 
     def write_leave(self, block: Block) -> None:
         """Write the wait for a place for the work's tile, and its notes."""
