@@ -37,6 +37,7 @@ from .module import (
     write_partitions,
 )
 from .query_sums import SIZES_OF_RESULTS, SUMS, add_query_sums
+from .registers import takes_early
 from .schedule import write_schedule
 from .scores import Tensor, keys_of, rows_of, write_group_fetches, write_tile_fetches
 from .wide import OF_ONE_RESULT_EACH
@@ -64,7 +65,7 @@ _NAMES = frozenset(
 def _works(spec: KernelSpec) -> Works:
     bits = (mask_bits.BITS_TILE,) if spec.mask_bits else ()
     about = ("kv_start", "b", "h", "result_head", "head_of_sums", *bits)
-    return Works("part_heads * kv_tiles", about, "key", 1)
+    return Works("part_heads * kv_tiles", about, "key", 1, takes_early(spec))
 
 
 def generate_backward(spec: KernelSpec) -> Kernel:

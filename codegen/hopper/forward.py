@@ -33,7 +33,7 @@ from .module import (
     write_partitions,
 )
 from .outputs import IN_PAIRS
-from .registers import cuts_in_pairs
+from .registers import cuts_in_pairs, takes_early
 from .schedule import write_schedule
 from .scores import keys_of, rows_of, write_group_fetches, write_tile_fetches
 from .works import NAMES, NEXT_WORK, NOTES, Works, write_leave_tile
@@ -60,7 +60,8 @@ def _works(spec: KernelSpec) -> Works:
     """The works; there are two places for queries where shared memory is large enough for them."""
     places = 2 if sum(p.dim for p in score_products(spec)) <= 160 else 1
     bits = (mask_bits.BITS_TILE,) if spec.mask_bits else ()
-    return Works("all_heads * q_tiles", ("q_start", "b", "h", *bits), "query", places)
+    about = ("q_start", "b", "h", *bits)
+    return Works("all_heads * q_tiles", about, "query", places, takes_early(spec))
 
 
 def generate_forward(spec: KernelSpec) -> Kernel:

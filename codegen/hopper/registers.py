@@ -1,4 +1,4 @@
-"""What the forward kernel has in registers, and how: the decisions, not who acts on them."""
+"""What Hopper kernels have in registers, and how: the decisions, not who acts on them."""
 
 from __future__ import annotations
 
@@ -46,3 +46,13 @@ def cuts_in_pairs(spec: KernelSpec) -> bool:
     """
     of_scores = spec.score is not None and spec.score.expr.variables == {"score"}
     return spec.consumers == 3 or spec.mask_bits or of_scores
+
+
+def takes_early(spec: KernelSpec) -> bool:
+    """Has the producer registers to take the next work while it brings a work's last tile?
+
+    Of its 24, bounds by rows and tiles that lie apart take those. Packed documents lose 2 to 4 % by
+    that (`works.py`).
+    """
+    form = spec.closed_form
+    return form is None or (not form.by_rows and form.sieved is None)

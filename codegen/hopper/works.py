@@ -66,12 +66,14 @@ class Works:
         comes_with: the tensor whose tile a work's notes come with; `{}_ready` is the barrier of
             the arrival of its tiles, `{}_free` of their places' release.
         places: for such tiles, and for the notes of works.
+        early: the next work is taken while the last tile of one is brought, not after it.
     """
 
     count: str
     about: tuple[str, ...]
     comes_with: str
     places: int
+    early: bool
 
     @property
     def place(self) -> str:
@@ -98,6 +100,8 @@ class Works:
         block.line("nth_work = 0\nat = 0\nprogram = gl.program_id(0)")
         with block.indented(f"while program < {self.count}:") as body:
             yield body
+            if not self.early:
+                self._write_take(body)
             body.line("nth_work += 1")
         block.comment("No work is left.")
         self._write_wait_free(block)
@@ -105,21 +109,26 @@ class Works:
         block.line(f"mbarrier.arrive({self.ready}, count=1)")
 
     def write_take(self, block: Block) -> None:
-        """Write that the last tile of a work, after which there is nothing, takes the next work.
+        """Write that the last tile of a work, `after` which there is nothing, takes the next work.
 
         It is for the start of what brings a tile: the counter answers while a place is waited for.
         On an H100 (torch 2.11.0+cu130, triton 3.6.0, 2026-11-26), forward, microseconds where the
         next work was taken at the end of this one, and so: causal 926 and 900, a window 280 and
-        275, packed documents 577 and 558.
+        275. Which kernels have registers for it says `registers.py`.
         """
-        with block.indented(f"if after == {NOTHING}:") as end:
-            end.line("program += gl.num_programs(0)")
-            with end.indented(f"if gl.num_programs(0) < {self.count}:") as rest:
-                rest.line(f"taken = gl.atomic_add({NEXT_WORK}, 1)")
-                rest.line("program = gl.num_programs(0) + taken")
-                with rest.indented(f"if taken == {self.count} - 1:") as last:
-                    last.comment("The last one to ask leaves the counter as it was found.")
-                    last.line(f"gl.store({NEXT_WORK}, 0)")
+        if self.early:
+            with block.indented(f"if after == {NOTHING}:") as end:
+                self._write_take(end)
+
+    def _write_take(self, block: Block) -> None:
+        """Write which work is the next one."""
+        block.line("program += gl.num_programs(0)")
+        with block.indented(f"if gl.num_programs(0) < {self.count}:") as rest:
+            rest.line(f"taken = gl.atomic_add({NEXT_WORK}, 1)")
+            rest.line("program = gl.num_programs(0) + taken")
+            with rest.indented(f"if taken == {self.count} - 1:") as last:
+                last.comment("The last one to ask leaves the counter as it was found.")
+                last.line(f"gl.store({NEXT_WORK}, 0)")
 
     def write_leave(self, block: Block) -> None:
         """Write the wait for a place for the work's tile, and its notes."""
