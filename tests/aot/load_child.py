@@ -126,7 +126,8 @@ def oracle(case: Case, values: dict[str, Any], q: Any, k: Any, v: Any) -> torch.
 
 def error(found: torch.Tensor, expected: torch.Tensor) -> float:
     """The largest error, in parts of the largest value."""
-    return float((found.double() - expected).abs().max() / expected.abs().max().clamp_min(1e-9))
+    found, expected = found.detach().double(), expected.detach()
+    return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-9))
 
 
 def facts(folder: str, dtype: torch.dtype, name: str) -> dict[str, Any]:
