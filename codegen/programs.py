@@ -14,12 +14,12 @@ tiles differs, and is small where a table says which are the longest.
 Formulas, on an H200 (torch 2.11.0+cu130, triton 3.6.0, 2026-11-26), microseconds with 1, 2, 4 and 8
 heads: full, forward 1715, 1723, 1713 and 1765, backward 4926, 4853, - and 5118; causal, forward
 937, 903, 901 and 917, backward 2656, 2537, - and 2536; packed documents, by rows, backward 1202,
-1119, - and 1015. Tables, 16384 tokens and 16 heads, on an H100 (same versions and date), with 8 heads
-and tiles by their number, and longest first with 1, 2, 4 and 8 heads: BigBird forward 678, 398, 381,
-408 and 420, backward 1960, 1270, 1346, 1504 and 1612; MaxViT's grid forward 429, 269, 281, 320 and
-421, backward 1544, 850, 918, 1149 and 1537; radial, forward 2415, 2318, 2334, 2245 and 2376, backward
-9254, 6011, 6219, 6356 and 7897; elastic windows forward 912, 898, 872, 864 and 864, backward 2455,
-2619, 2652, 2535 and 2518.
+1119, - and 1015. Tables, 16384 tokens and 16 heads, on an H100 (same versions and date), with 8
+heads and tiles by their number, and longest first with 1, 2, 4 and 8 heads: BigBird forward 678,
+398, 381, 408 and 420, backward 1960, 1270, 1346, 1504 and 1612; MaxViT's grid forward 429, 269,
+281, 320 and 421, backward 1544, 850, 918, 1149 and 1537; radial, forward 2415, 2318, 2334, 2245 and
+2376, backward 9254, 6011, 6219, 6356 and 7897; elastic windows forward 912, 898, 872, 864 and 864,
+backward 2455, 2619, 2652, 2535 and 2518.
 """
 
 from __future__ import annotations
