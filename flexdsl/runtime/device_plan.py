@@ -86,17 +86,15 @@ def make_table(
     def numbers(count: int) -> Tensor:
         return torch.empty(count, dtype=torch.int32, device=device)
 
-    tiles, runs, full_runs, merged_from = (numbers(room.rows) for _ in range(4))
+    of_rows = ("tiles", "runs", "full_runs", "merged_from")
+    counts = {name: numbers(room.rows) for name in of_rows}
     offsets = torch.zeros(room.rows + 1, dtype=torch.int32, device=device)
     full_ends, starts, stops = numbers(room.rows), numbers(room.runs), numbers(room.runs)
     given: dict[str, Any] = {
         "states": found,
         "inner_tiles": inner,
         "most_runs": room.runs_of_row,
-        "tiles": tiles,
-        "runs": runs,
-        "full_runs": full_runs,
-        "merged_from": merged_from,
+        **counts,
         "offsets": offsets,
         "full_ends": full_ends,
         "starts": starts,
@@ -104,10 +102,10 @@ def make_table(
         "cut_tile": inner - 1 if is_cut else inner,
     }
     launch(Phase.PLAN_COUNTS, None, room.rows, given, {}, plan.tile_shape, device)
-    torch.cumsum(runs, 0, dtype=torch.int32, out=offsets[1:])
-    torch.add(offsets[:-1], full_runs, out=full_ends)
+    torch.cumsum(counts["runs"], 0, dtype=torch.int32, out=offsets[1:])
+    torch.add(offsets[:-1], counts["full_runs"], out=full_ends)
     launch(Phase.PLAN_RUNS, None, room.rows, given, {}, plan.tile_shape, device)
-    return DeviceTable(offsets, full_ends, starts, stops, longest_first(tiles, outer))
+    return DeviceTable(offsets, full_ends, starts, stops, longest_first(counts["tiles"], outer))
 
 
 def _along_inner(found: Tensor, plan: BlockPlan) -> tuple[Tensor, bool]:

@@ -222,16 +222,10 @@ def launch_of(
     packed = function.layout.pack([*words, *[0] * (len(offsets) - len(words))])
     space, base = aligned_space(len(packed))
     ctypes.memmove(base, packed, len(packed))
+    lie = tuple(pointers.get(i, base + offset) for i, offset in enumerate(offsets))
     device = torch.device("cuda", function.device)
     grid = grid_of(programs, (p.argument for p in function.parameters), device)
-    return Launch(
-        function,
-        grid,
-        tuple(pointers.get(i, base + offset) for i, offset in enumerate(offsets)),
-        tuple(maps),
-        counts=grid < programs,
-        kept=(space, *kept),
-    )
+    return Launch(function, grid, lie, tuple(maps), counts=grid < programs, kept=(space, *kept))
 
 
 def _words(parameter: Parameter, value: Any, given: bool) -> list[Word]:
