@@ -11,7 +11,7 @@ kernels, in the layout of an accumulator; plans give the same tiles in another o
     forward.py   the forward kernel: what its sides share, and the producer
     forward_consumer.py  its consumers, with or without tiles that they skip
     outputs.py   what it does with its output: weights times values, and the stores
-    registers.py what it has registers for
+    registers.py what both kernels have registers for
     backward.py  the kernels of dK, dV and the sums of dQ: what their sides share, the producer
     backward_tiles.py  the columns and rows of their tiles
     backward_shared.py  what consumers of both kinds have alike: weights, masks, results

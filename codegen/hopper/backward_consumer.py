@@ -37,9 +37,10 @@ from .backward_shared import (
     write_keys,
     write_layouts,
     write_next_words,
+    write_sums,
+    write_wait_rows,
     write_weights,
 )
-from .backward_tiles import tiles_of
 from .early_loads import loads_of
 from .module import (
     CONSTANTS,
@@ -50,7 +51,6 @@ from .module import (
     matrix,
     names_of_mods,
 )
-from .query_sums import part_order
 from .row_loads import write_first_loads, write_next_loads
 from .scores import keys_of, rows_of, write_start_scores
 from .works import FULL, MASKED, Works, write_count, write_read_tile
@@ -93,12 +93,14 @@ OF_KEYS_EACH = Consumers(
 
 def _write_consumer(block: Block, spec: KernelSpec, works: Works, lowering: Lowering) -> None:
     """Write the loop of a consumer over works."""
-    _write_layouts(block, spec.head_dim)
+    write_layouts(block)
+    block.line(f"OUT: {accumulator(spec.head_dim)}")
+    block.line("LEFT: gl.constexpr = gl.DotOperandLayout(0, OUT, 2)")
+    write_sums(block, spec)
     if spec.mask_bits:
         mask_bits.write_layout(block, QUERIES)
     block.comment("Each consumer has its half of every tile's sums.")
     block.line("query_sums = left_sums if GROUP == 0 else right_sums")
-    block.line("part_order = gl.arange(0, 4096, PART)")
     block.line(f"zero = gl.zeros([{GROUP_ROWS}, BLOCK_M], gl.float32, SCORES)")
     with works.of_consumer(block) as body:
         _write_work(body, spec, lowering)
@@ -132,14 +134,6 @@ def _write_work(body: Block, spec: KernelSpec, lowering: Lowering) -> None:
     body.line("mbarrier.arrive(value_free.index(0), count=1)")
 
 
-def _write_layouts(body: Block, dim: int) -> None:
-    write_layouts(body)
-    body.line(f"OUT: {accumulator(dim)}")
-    body.line("LEFT: gl.constexpr = gl.DotOperandLayout(0, OUT, 2)")
-    body.line(f"HALF: {accumulator(64)}")
-    body.line(f"PART: gl.constexpr = {part_order(tiles_of(dim))}")
-
-
 def _write_step(
     body: Block,
     spec: KernelSpec,
@@ -158,8 +152,7 @@ def _write_step(
         The source of what is loaded for the rows of the next tile.
     """
     first, loads = early is None, loads_of("q", spec)
-    body.line("stage = at % STAGES")
-    body.line("mbarrier.wait(query_ready.index(stage), at // STAGES & 1)")
+    write_wait_rows(body)
     of_scores = write_start_scores(body, keys_of(spec), rows_of(spec), "BLOCK_M")
     write_read_tile(body, "q_tile")
     body.line("nought = note >> 31")

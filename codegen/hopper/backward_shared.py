@@ -1,4 +1,4 @@
-"""What the consumers of both backward kernels have alike: positions, weights, and results.
+"""What the consumers of both backward kernels have alike: positions, weights, sums, and results.
 
 There are two kinds of consumers. Where dK and dV of 64 keys are few enough columns for the
 registers of a warpgroup, each of two has 64 keys (`backward_consumer.py`); for more columns, one
@@ -20,7 +20,9 @@ from ..lower import Lowering, Scope, Text
 from ..tiles import loads_at, tile_scope, write_allowed
 from ..writer import Block
 from . import mask_bits
+from .backward_tiles import tiles_of
 from .module import GROUP_ROWS, Partition, accumulator, matrix, tile_bytes
+from .query_sums import part_order
 from .row_loads import write_rows
 from .schedule import end_of_tiles
 from .works import MASKED, Works
@@ -66,9 +68,8 @@ def barriers(arrivals: int, own: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def numbered(name: str, dim: int) -> list[str]:
-    """The names of what there is of each piece of `dim` columns."""
-    count = len(pieces(dim))
+def numbered(name: str, count: int) -> list[str]:
+    """The names of several; of a single one `name` itself."""
     return [name] if count == 1 else [f"{name}_{i}" for i in range(count)]
 
 
@@ -77,6 +78,20 @@ def write_layouts(body: Block) -> None:
     body.line(f"SCORES: {accumulator('BLOCK_M')}")
     body.line("KEYS: gl.constexpr = gl.SliceLayout(1, SCORES)")
     body.line("ROWS: gl.constexpr = gl.SliceLayout(0, SCORES)")
+
+
+def write_sums(block: Block, spec: KernelSpec) -> None:
+    """Write the layouts of dQ and of its sums in memory."""
+    tiles = tiles_of(spec.head_dim)
+    block.line(f"HALF: {accumulator(tiles.columns)}")
+    block.line(f"PART: gl.constexpr = {part_order(tiles)}")
+    block.line(f"part_order = gl.arange(0, {GROUP_ROWS * tiles.columns}, PART)")
+
+
+def write_wait_rows(body: Block) -> None:
+    """Write the wait for the rows of the tile at hand."""
+    body.line("stage = at % STAGES")
+    body.line("mbarrier.wait(query_ready.index(stage), at // STAGES & 1)")
 
 
 def write_keys(body: Block, spec: KernelSpec, start: str) -> Scope:
@@ -172,7 +187,7 @@ class Result:
     @property
     def tiles(self) -> list[str]:
         """Names of the accumulators."""
-        return numbered(f"{self.tensor}_tile", self.dim)
+        return numbered(f"{self.tensor}_tile", len(pieces(self.dim)))
 
     def write(self, body: Block) -> None:
         """Write its store, after the sum with what other query heads gave before."""

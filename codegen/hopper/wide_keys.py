@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from ..kernel import KernelSpec, pieces
 from ..writer import Block
-from .backward_shared import Result, numbered, write_layouts, write_wait
+from .backward_shared import (
+    Result,
+    numbered,
+    write_layouts,
+    write_sums,
+    write_wait,
+    write_wait_rows,
+)
 from .module import GROUP_ROWS, accumulator, matrix
 from .wide_queries import (
     D_SCORES_PLACES,
@@ -15,8 +22,6 @@ from .wide_queries import (
     query_tiles,
     write_add,
     write_start_query,
-    write_sums,
-    write_wait_rows,
 )
 from .works import NOTHING, Works, write_count, write_read_tile
 
@@ -33,11 +38,11 @@ def write_consumer_of_keys(block: Block, spec: KernelSpec, works: Works) -> None
 
 
 def _key_layouts(spec: KernelSpec) -> list[str]:
-    return numbered("OUT", spec.head_dim)
+    return numbered("OUT", len(pieces(spec.head_dim)))
 
 
 def _write_work_of_keys(body: Block, spec: KernelSpec) -> None:
-    tiles = numbered("d_key_tile", spec.head_dim)
+    tiles = numbered("d_key_tile", len(pieces(spec.head_dim)))
     body.line("first_sum = head_of_sums * q_tiles")
     cut, layouts = pieces(spec.head_dim), _key_layouts(spec)
     for name, layout, (_, width) in zip(tiles, layouts, cut, strict=True):
@@ -66,7 +71,7 @@ def _write_work_of_keys(body: Block, spec: KernelSpec) -> None:
 
 def _write_step_of_keys(body: Block, spec: KernelSpec, first: bool) -> None:
     """Write the second consumer's work of one tile; in all but the first dQ of the tile before."""
-    tiles = numbered("d_key_tile", spec.head_dim)
+    tiles = numbered("d_key_tile", len(pieces(spec.head_dim)))
     write_wait_rows(body)
     write_read_tile(body, "q_tile")
     body.line("nought = note >> 31")

@@ -1,4 +1,4 @@
-"""What both consumers of the wide backward kernel do alike: waits, and their halves of dQ.
+"""What both consumers of the wide backward kernel do alike: their halves of dQ.
 
 The protocol: `wide.py`. Where the sums lie in memory: `query_sums.py`.
 """
@@ -7,18 +7,13 @@ from __future__ import annotations
 
 from ..kernel import KernelSpec, pieces
 from ..writer import Block
+from .backward_shared import numbered
 from .backward_tiles import tiles_of
-from .module import GROUP_ROWS, accumulator, matrix
-from .query_sums import PART_FLOATS, part_order, unit_of
+from .module import GROUP_ROWS, matrix
+from .query_sums import PART_FLOATS, unit_of
 
 D_SCORES_PLACES = 2
 VALUES, KEYS = range(2)  # consumers, by what they have the result of; also halves of dQ
-
-
-def write_wait_rows(body: Block) -> None:
-    """Write the wait for the rows of the tile at hand."""
-    body.line("stage = at % STAGES")
-    body.line("mbarrier.wait(query_ready.index(stage), at // STAGES & 1)")
 
 
 def write_wait_d_scores(body: Block) -> None:
@@ -26,14 +21,6 @@ def write_wait_d_scores(body: Block) -> None:
     places = D_SCORES_PLACES
     ready = f"d_scores_ready.index(last % {places}), last // {places} & 1"
     body.line(f"mbarrier.wait({ready})")
-
-
-def write_sums(block: Block, spec: KernelSpec) -> None:
-    """Write the layouts of dQ and of its sums in memory."""
-    tiles = tiles_of(spec.head_dim)
-    block.line(f"HALF: {accumulator(tiles.columns)}")
-    block.line(f"PART: gl.constexpr = {part_order(tiles)}")
-    block.line(f"part_order = gl.arange(0, {GROUP_ROWS * tiles.columns}, PART)")
 
 
 def _offsets(spec: KernelSpec, group: int) -> list[int]:
@@ -46,8 +33,7 @@ def _offsets(spec: KernelSpec, group: int) -> list[int]:
 
 def query_tiles(spec: KernelSpec, group: int) -> list[str]:
     """Names of the accumulators of a consumer's half of dQ."""
-    count = len(_offsets(spec, group))
-    return ["d_query_tile"] if count == 1 else [f"d_query_tile_{i}" for i in range(count)]
+    return numbered("d_query_tile", len(_offsets(spec, group)))
 
 
 def write_start_query(body: Block, spec: KernelSpec, group: int) -> int:

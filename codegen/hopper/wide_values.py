@@ -17,7 +17,9 @@ from .backward_shared import (
     write_keys,
     write_layouts,
     write_next_words,
+    write_sums,
     write_wait,
+    write_wait_rows,
     write_weights,
 )
 from .early_loads import loads_of
@@ -29,9 +31,7 @@ from .wide_queries import (
     query_tiles,
     write_add,
     write_start_query,
-    write_sums,
     write_wait_d_scores,
-    write_wait_rows,
 )
 from .works import FULL, MASKED, Works, write_count, write_read_tile
 

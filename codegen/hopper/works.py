@@ -94,8 +94,8 @@ class Works:
     def of_producer(self, block: Block) -> Iterator[Block]:
         """Write the producer's loop over works, `program` being their number.
 
-        `at` is 0 before it and counts tiles through all works: the body counts, and takes the next
-        work at each tile (`write_take`).
+        `at` is 0 before it and counts tiles through all works: the body counts, and lets each tile
+        take the next work (`write_take`).
         """
         block.line("nth_work = 0\nat = 0\nprogram = gl.program_id(0)")
         with block.indented(f"while program < {self.count}:") as body:

@@ -20,22 +20,23 @@ from flexdsl.runtime.tuning import Config
 
 def narrow_pays(call: Call, wide: Config, narrow: Config) -> bool:
     """Is the forward kernel faster with the narrow configuration, as far as the host knows?"""
-    if not (_known(call, wide) and _known(call, narrow)):
+    of_wide = _tiles_of_consumer(call, wide)
+    of_narrow = None if of_wide is None else _tiles_of_consumer(call, narrow)
+    if of_wide is None or of_narrow is None:
         return False
     plan = call.plan(Phase.FORWARD, wide)
     works = plan.batch * plan.heads * plan.q_tiles
-    return 2 * _tiles(call, narrow) < 3 * (_tiles(call, wide) + works)
+    return 2 * of_narrow < 3 * (of_wide + works)
 
 
-def _known(call: Call, config: Config) -> bool:
-    """Does the kernel read bits, by a table that is made on the host?"""
+def _tiles_of_consumer(call: Call, config: Config) -> float | None:
+    """Tiles that a consumer computes, of all works of the plan; None where nobody knows.
+
+    They are known of kernels that read bits by a table that is made on the host.
+    """
     plan = call.plan(Phase.FORWARD, config)
-    return plan.kind == "table" and call.reads_bits(Phase.FORWARD, plan, config)
-
-
-def _tiles(call: Call, config: Config) -> float:
-    """Tiles that a consumer computes, of all works of the plan."""
-    plan = call.plan(Phase.FORWARD, config)
+    if plan.kind != "table" or not call.reads_bits(Phase.FORWARD, plan, config):
+        return None
     own = call.own_tiles(Phase.FORWARD, plan, config)
     if own is None:
         return plan.live_tiles
