@@ -111,6 +111,10 @@ class CostWarning(UserWarning):
     """A plan needs far more work or memory than most: no proof decides the mask on its tiles."""
 
 
+class HeadsWarning(UserWarning):
+    """A captured tensor has entries of more heads than the call."""
+
+
 class BundleWarning(UserWarning):
     """No bundle of FLEXDSL_BUNDLES has a kernel: it is compiled."""
 

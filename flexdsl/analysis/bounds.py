@@ -160,7 +160,11 @@ class _Checker:
         variables = {n: np.asarray(v) for n, v in pair.items()}
         value = int(evaluate(index, variables, self.bindings.all)) if length else 0
         at = ", ".join(f"{n} = {v}" for n, v in pair.items())
-        if index.op is Op.VAR:
+        counted = {"b": ("batch", self.grid.batch), "h": ("head", self.grid.heads)}
+        if index.op is Op.VAR and index.attribute in counted:
+            what, count = counted[str(index.attribute)]
+            fix = f"a {name} with an entry for each {what} of the call, which has {count}"
+        elif index.op is Op.VAR:
             fix = f"a {name} that is as long as the sequence, or a shorter sequence"
         else:
             inside = f"0 <= {index!r} and {index!r} < {length}"

@@ -51,10 +51,10 @@ class Figure:
     each: float
 
 
-def ways(tokens: int, device: torch.device) -> Ways:
+def ways(tokens: int, heads: int, device: torch.device) -> Ways:
     """flexdsl with masks of every way to a plan, and SDPA, as functions of q, k and v."""
     documents = torch.arange(tokens, device=device) // (tokens // 4)
-    slopes = torch.linspace(0.5, 0.1, 16, device=device)
+    slopes = torch.linspace(0.5, 0.1, heads, device=device)
     causal, packed = fx.stdlib.causal(), fx.stdlib.causal() & fx.stdlib.document(documents)
     alibi = fx.score_mod(lambda s, b, h, q, kv: s + slopes[h] * (kv - q))
     return {
@@ -122,7 +122,7 @@ def main(tokens: tuple[int, ...], heads: int, device: str | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         built = {} if machine.device.type == "cpu" else of_bundle(Path(folder), machine.device)
         for length in tokens or LENGTHS:
-            for name, call in (ways(length, machine.device) | built).items():
+            for name, call in (ways(length, heads, machine.device) | built).items():
                 figures += measure(name, call, machine, length, heads)
     click.echo(table(figures))
 

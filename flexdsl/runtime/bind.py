@@ -21,6 +21,7 @@ from flexdsl.analysis.products import Product
 from flexdsl.errors import CaptureError, PlanError
 from flexdsl.ir import Expr, Kind, Op, Program, captures_of, rename_apart, walk
 from flexdsl.mod import Mod, as_mod
+from flexdsl.runtime.heads import warn_of_heads
 from flexdsl.runtime.memory import Memory, as_tensor
 
 # A mask or score as it is now; a mask that is given as a plan is the plan.
@@ -209,6 +210,8 @@ def check_ranges(
 ) -> frozenset[Expr]:
     """Prove, once while nothing changes, that `program` reads its captures inside their ranges.
 
+    Those that have entries of more heads than there are get a warning.
+
     Args:
         mask: what a score modification is used under.
 
@@ -222,6 +225,7 @@ def check_ranges(
         return frozenset()
 
     def check() -> frozenset[Expr]:
+        warn_of_heads(program, lengths.heads)
         values = {**program.values, **({} if mask is None else mask.values)}
         sizes = lengths.q_len, lengths.kv_len, lengths.batch, lengths.heads, lengths.q_offset
         mask_expr = None if mask is None else mask.expr

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -107,7 +109,7 @@ def test_bad_arguments(call, message):
 
 # Heads and lengths are known when attention is called: 6 heads, 8 tokens.
 OF_THE_CALL = [
-    ({"score": stdlib.alibi(4)}, "slope has 4 elements .* element 5 is read"),
+    ({"score": stdlib.alibi(4)}, r"slope has 4 .* element 5 is read(\n.*)*each head .* has 6"),
     ({"score": stdlib.retention(4)}, "gamma has 4 elements"),
     ({"score": stdlib.learned_bias(ZEROS, "hq")}, "biases has 4 elements"),
     ({"mask": stdlib.elastic_window([1, 1], [1, 2], 4)}, "sinks has 2 elements"),
@@ -124,3 +126,24 @@ def test_what_is_too_short_for_the_call(mods, message):
     q, k, v = (torch.randn(1, 6, 8, 16) for _ in range(3))
     with pytest.raises(fx.errors.IndexRangeError, match=message):
         fx.attention(q, k, v, **mods)
+
+
+OF_MORE_HEADS = [
+    ({"score": stdlib.alibi(8)}, "slope, which alibi captures, has 8 entries .* 6 query heads"),
+    ({"score": stdlib.retention(7)}, "gamma, .* has 7 entries along dimension 0"),
+    ({"score": stdlib.T5RelativeBias(8)}, "has 8 entries along dimension 1"),
+    ({"mask": stdlib.elastic_window([1] * 8, [2] * 8, 4)}, "sinks, .* has 8 entries"),
+]
+
+
+@pytest.mark.parametrize(("mods", "message"), OF_MORE_HEADS)
+def test_what_is_of_more_heads_than_the_call(mods, message):
+    import torch
+
+    q, k, v = (torch.randn(1, 6, 8, 16) for _ in range(3))
+    with pytest.warns(fx.errors.HeadsWarning, match=message):
+        fx.attention(q, k, v, **mods)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fx.attention(q, k, v, score=stdlib.alibi(6))
+        fx.attention(q, k, v, score=stdlib.alibi(slopes=stdlib.alibi_slopes(8)[:6]))
