@@ -117,6 +117,8 @@ def loads_at(variable: str, spec: KernelSpec) -> bool:
     Tables of q - kv have a margin for what lies outside (`differences.py`).
     """
     expressions = [p.expr for p in (spec.mask, spec.score) if p is not None]
+    if spec.closed_form is not None:  # of whose rows there may be ends
+        expressions += [x for i in spec.closed_form.intervals for x in (i.lower, i.upper)]
     loads = (n for n in walk(*expressions) if n.op is Op.LOAD)
     safe = spec.clamped | {t.load for t in spec.tables}
     return any(variable in n.variables and n not in safe for n in loads)

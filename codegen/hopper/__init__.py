@@ -22,6 +22,7 @@ kernels, in the layout of an accumulator; plans give the same tiles in another o
     works.py     programs that stay: how the producer finds works and tells the consumers
     row_loads.py what the backward kernels load for each row, a tile ahead
     mask_bits.py how the mask of a tile is read as bits, in either kernel
+    row_bits.py  how bits of a tile are made of the ends of its rows, where a closed form has them
     key_loads.py what the forward kernel loads for each key, before it is needed
     query_sums.py  the order of those sums in memory, and the kernel that makes dQ of them
 

@@ -5,8 +5,9 @@ a program takes one after the other (`works.py`). Tiles are transposed, S^T = K 
 portable kernels, where the formulas stand (`../backward.py`). What a tile gives to dQ is added to
 float32 sums in memory by atomics, in whatever order programs come by: dQ is not the same to the
 last bit in every run, and the runtime takes the portable kernels where that was asked for.
-`query_sums.py` reads the sums. A mask is evaluated, or read as bits (`mask_bits.py`). What the two
-consumer warpgroups do with a work: `backward_shared.py` says where that stands.
+`query_sums.py` reads the sums. A mask is evaluated, read as bits (`mask_bits.py`), or made of the
+ends of rows (`row_bits.py`). What the two consumer warpgroups do with a work: `backward_shared.py`
+says where that stands.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ..lower import Lowering, Scope
 from ..programs import write_head, write_tile
 from ..tiles import descriptors, names_of_kernel
 from ..writer import Block
-from . import mask_bits
+from . import mask_bits, row_bits
 from .backward_consumer import OF_KEYS_EACH
 from .backward_shared import Consumers
 from .backward_tiles import in_tiles, tiles_of
@@ -96,6 +97,7 @@ def generate_backward(spec: KernelSpec) -> Kernel:
     write_partitions(body, [call for _, calls in of_consumers for call in calls], producer)
     functions = [BARRIERS, NOTES, add_query_sums(tiles), *helpers_of(lowering.helpers)]
     functions += [mask_bits.SPREAD] if spec.mask_bits else []
+    functions += row_bits.functions(spec)
     title = "Gradients of queries, keys and values for Hopper"
     partitions = [producer, *(partition for partition, _ in of_consumers)]
     arguments = (*fixed, *lowering.arguments.values())

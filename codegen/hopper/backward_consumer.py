@@ -35,6 +35,7 @@ from .backward_shared import (
     Result,
     barriers,
     write_keys,
+    write_layout_of_bits,
     write_layouts,
     write_next_words,
     write_sums,
@@ -97,8 +98,7 @@ def _write_consumer(block: Block, spec: KernelSpec, works: Works, lowering: Lowe
     block.line(f"OUT: {accumulator(spec.head_dim)}")
     block.line("LEFT: gl.constexpr = gl.DotOperandLayout(0, OUT, 2)")
     write_sums(block, spec)
-    if spec.mask_bits:
-        mask_bits.write_layout(block, QUERIES)
+    write_layout_of_bits(block, spec)
     block.comment("Each consumer has its half of every tile's sums.")
     block.line("query_sums = left_sums if GROUP == 0 else right_sums")
     block.line(f"zero = gl.zeros([{GROUP_ROWS}, BLOCK_M], gl.float32, SCORES)")

@@ -19,7 +19,7 @@ from ..loops import QUERIES
 from ..lower import Lowering, Scope, Text
 from ..tiles import loads_at, tile_scope, write_allowed
 from ..writer import Block
-from . import mask_bits
+from . import mask_bits, row_bits
 from .backward_tiles import tiles_of
 from .module import GROUP_ROWS, Partition, accumulator, matrix, tile_bytes
 from .query_sums import part_order
@@ -80,6 +80,14 @@ def write_layouts(body: Block) -> None:
     body.line("ROWS: gl.constexpr = gl.SliceLayout(0, SCORES)")
 
 
+def write_layout_of_bits(body: Block, spec: KernelSpec) -> None:
+    """Write the layout of the bits of masked tiles, if there are such."""
+    if spec.mask_bits:
+        mask_bits.write_layout(body, QUERIES)
+    if row_bits.row_intervals(spec):
+        row_bits.write_layout(body)
+
+
 def write_sums(block: Block, spec: KernelSpec) -> None:
     """Write the layouts of dQ and of its sums in memory."""
     tiles = tiles_of(spec.head_dim)
@@ -132,7 +140,8 @@ def write_weights(
     scope, log2 = tile_scope(body, outer, "q"), "scale"
     scope.known.update(early)
     slope = "1.0"
-    if (masked and not spec.mask_bits) or spec.score is not None:
+    has_bits = spec.mask_bits or row_bits.row_intervals(spec)
+    if (masked and not has_bits) or spec.score is not None:
         write_rows(scope.block, spec)
     if spec.score is not None:
         score = spec.score.expr
@@ -147,17 +156,25 @@ def write_weights(
     scope.block.line("lse_log2 = lse_log2_of_rows.index(stage).load(ROWS)")
     scope.block.line(f"weights = gl.exp2(scores * {log2} - lse_log2[None, :])")
     if masked:
-        allowed = _write_mask(spec, lowering, scope)
-        scope.block.line(f"weights = gl.where({allowed}, weights, 0.0)")
+        scope.block.line(f"weights = {_write_masked_weights(spec, lowering, scope)}")
     scope.block.line("factor = weights" if slope == "1.0" else f"factor = weights * {slope}")
 
 
-def _write_mask(spec: KernelSpec, lowering: Lowering, scope: Scope) -> str:
-    """Write the mask of a masked tile, with the ends of queries and of keys; its source."""
+def _write_masked_weights(spec: KernelSpec, lowering: Lowering, scope: Scope) -> str:
+    """Write the mask of a masked tile, with the ends of queries and of keys.
+
+    Returns:
+        The source of the weights, 0 where a pair is masked.
+    """
+    if row_bits.row_intervals(spec):
+        row_bits.write_words(spec, QUERIES, lowering, scope, "key_index < kv_len")
+        return row_bits.kept("weights", "0.0", QUERIES)
     if spec.mask_bits:
-        return mask_bits.allowed(QUERIES)
-    ends = f"(row < {end_of_tiles(spec, 'q_len')}) & (key_index < kv_len)"
-    return write_allowed(spec, lowering, scope, ends)
+        allowed = mask_bits.allowed(QUERIES)
+    else:
+        ends = f"(row < {end_of_tiles(spec, 'q_len')}) & (key_index < kv_len)"
+        allowed = write_allowed(spec, lowering, scope, ends)
+    return f"gl.where({allowed}, weights, 0.0)"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ values, and computes the next softmax while the second one runs. The order of is
 experiment on an H200; FlashAttention 3 (arXiv 2407.08608) describes the same overlap within a
 warpgroup. Masked and full tiles share a loop: with a loop each, ptxas packed and unpacked the
 weights carried from one to the other in every tile. The first tile of a work is always masked. A
-mask is evaluated, or read as bits (`mask_bits.py`).
+mask is evaluated, read as bits (`mask_bits.py`), or made of the ends of rows (`row_bits.py`).
 
 Tiles that follow on each other in this way are a stretch. It ends where a work ends; in kernels
 that skip tiles, before one that has no pair for the consumer's own rows, too. There is one text for
@@ -24,10 +24,10 @@ from ..loops import KEYS
 from ..lower import Lowering, Scope, Text
 from ..tiles import loads_at, tile_scope, write_allowed
 from ..writer import Block
-from . import mask_bits
+from . import mask_bits, row_bits
 from .early_loads import Loads
 from .key_loads import loads_of_keys, write_first_loads, write_keys, write_more_loads
-from .module import GROUP_ROWS, accumulator, matrix
+from .module import GROUP_ROWS, NO_SCORE, accumulator, matrix
 from .outputs import (
     write_free_values,
     write_operands,
@@ -96,6 +96,8 @@ def _write_layouts(body: Block, spec: KernelSpec) -> None:
         body.line("QUERIES: gl.constexpr = gl.DotOperandLayout(0, SCORES, 2)")
     if spec.mask_bits:
         mask_bits.write_layout(body, KEYS)
+    if row_bits.row_intervals(spec):
+        row_bits.write_layout(body)
 
 
 def _write_rows(body: Block, spec: KernelSpec) -> Scope:
@@ -261,11 +263,15 @@ def _write_mask(block: Block, tiles: _Tiles, early: dict[Expr, Text]) -> None:
     if spec.mask_bits:
         block.line(f"scores = {mask_bits.kept(KEYS)}")
         return
-    if spec.score is None:
-        write_keys(block, spec)
     scope = tile_scope(block, tiles.scope, "kv")
+    if row_bits.row_intervals(spec):
+        row_bits.write_words(spec, KEYS, tiles.lowering, scope)
+        scope.block.line(f"scores = {row_bits.kept('scores', NO_SCORE, KEYS)}")
+        return
+    if spec.score is None:
+        write_keys(scope.block, spec)
     scope.known.update(early)
     # An `if` for the end alone was tried: it made spills where there had been none.
     end = f"(key_index < {end_of_tiles(spec, 'kv_len')})"
     allowed = write_allowed(spec, tiles.lowering, scope, end)
-    scope.block.line(f'scores = gl.where({allowed}, scores, -float("inf"))')
+    scope.block.line(f"scores = gl.where({allowed}, scores, {NO_SCORE})")

@@ -13,7 +13,7 @@ from ..kernel import Role
 from ..loops import Axis
 from ..lower import Lowering
 from ..writer import Block
-from .module import GROUP_ROWS
+from .module import GROUP_ROWS, NO_SCORE
 
 BITS_TILE = "bits_tile"  # the tile of bits of a work's first tile
 
@@ -32,16 +32,17 @@ def spread(words, COLUMNS: gl.constexpr, SCORES: gl.constexpr):
 # For each score by itself, so that ptxas takes seven bits at a time into predicates.
 KEEP = '''\
 @gluon.jit
-def keep(scores, words, bit):
-    """The scores whose bit is set in their words, and -inf for the others."""
+def keep(numbers, words, bit, other):
+    """The numbers whose bit is set in their words, `other` for the rest."""
     text: gl.constexpr = """{
     .reg .pred set;
     .reg .b32 found;
     and.b32 found, $2, $3;
     setp.ne.b32 set, found, 0;
-    selp.f32 $0, $1, 0fFF800000, set;
+    selp.f32 $0, $1, $4, set;
     }"""
-    return gl.inline_asm_elementwise(text, "=f,f,r,r", [scores, words, bit], gl.float32, True, 1)
+    given = [numbers, words, bit, other]
+    return gl.inline_asm_elementwise(text, "=f,f,r,r,f", given, gl.float32, True, 1)
 '''
 
 
@@ -99,7 +100,7 @@ def kept(axis: Axis) -> str:
     413 microseconds with a choice between tensors, 402 with this; its backward pass, where ptxas
     finds the predicates by itself, 1070 and 1081.
     """
-    return f"keep(scores, spread(words, {axis.block}, SCORES), bit)"
+    return f"keep(scores, spread(words, {axis.block}, SCORES), bit, {NO_SCORE})"
 
 
 def allowed(axis: Axis) -> str:

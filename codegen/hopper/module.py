@@ -70,6 +70,8 @@ def tanh(x, factor, scale):
     return scale - (2.0 * scale) * inverse
 '''
 
+NO_SCORE = '-float("inf")'  # the source of a masked pair's score
+
 # Names that the Hopper kernels' own lines use beside those of the portable ones.
 RESERVED = frozenset(
     """gluon gl tma mbarrier fence_async_shared warpgroup_mma warpgroup_mma_init
@@ -83,6 +85,7 @@ RESERVED = frozenset(
     query_ready key_ready key_free value_ready value_free zero SCORES ROWS KEYS
     weights_0 weights_1 weights_2 bits_tile words words_at word column bit spread WORDS
     keep in_pairs normalizer
+    EIGHT between by_columns keep_columns first_column columns column_stop row_words position
     """.split()  # noqa: SIM905
 )
 

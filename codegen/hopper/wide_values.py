@@ -15,6 +15,7 @@ from . import mask_bits
 from .backward_shared import (
     Result,
     write_keys,
+    write_layout_of_bits,
     write_layouts,
     write_next_words,
     write_sums,
@@ -44,8 +45,7 @@ def write_consumer_of_values(
     block.line(f"OUT: {accumulator(spec.value_dim)}")
     block.line("LEFT: gl.constexpr = gl.DotOperandLayout(0, OUT, 2)")
     write_sums(block, spec)
-    if spec.mask_bits:
-        mask_bits.write_layout(block, QUERIES)
+    write_layout_of_bits(block, spec)
     block.line(f"zero = gl.zeros([{GROUP_ROWS}, BLOCK_M], gl.float32, SCORES)")
     with works.of_consumer(block) as body:
         _write_work_of_values(body, spec, lowering)

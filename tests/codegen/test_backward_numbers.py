@@ -23,7 +23,15 @@ from flexdsl.codegen.module import HELPERS_OF_MODULES
 from flexdsl.runtime import bind, device_plan, launch, triton_backward
 from flexdsl.runtime.blocks import Blocks
 from flexdsl.runtime.call import Call, table_of, value_of
-from support.on_numbers import Address, Descriptor, Language, Numbers, Products, Tile
+from support.on_numbers import (
+    Address,
+    Descriptor,
+    Language,
+    Numbers,
+    Products,
+    Tile,
+    keep_columns,
+)
 from tests.codegen.oracle import error, gradients
 from tests.codegen.test_backward_sides import FLOATS, shared_of, side
 from tests.codegen.test_query_sums import ORDER, WITHOUT_GPU, Dense
@@ -60,6 +68,11 @@ def spread(words: Tensor, columns: int, layout: Any) -> Tensor:
     return words[(r // 16 * 32 + r % 8 * 4 + c % 8 // 2) * (columns // 64) + c // 64]
 
 
+def keep(numbers: Tensor, words: Tensor, bit: Tensor, other: float) -> Tensor:
+    """The numbers whose bit is set in their words."""
+    return torch.where((words & bit) != 0, numbers, other)
+
+
 def consumer_knows(program: Numbers, unit: int) -> dict[str, Any]:
     """What a consumer calls."""
     products = Products()
@@ -69,14 +82,15 @@ def consumer_knows(program: Numbers, unit: int) -> dict[str, Any]:
     known |= {"fence_async_shared": lambda: None, "read": program.notes.__getitem__}
     known |= {"LN2": 0.6931471805599453, "LOG2E": 1.4426950408889634, "spread": spread}
     known |= {"tanh": lambda x, factor, scale: scale * torch.tanh(x * factor)}
+    known |= {"keep": keep, "keep_columns": keep_columns}
     return known | {"add_query_sums": add_to(unit)}
 
 
 def with_helpers(kernel: Kernel, known: dict[str, Any]) -> None:
-    """Add the functions that the kernel's text has for expressions and for ranges of tiles."""
+    """Add the functions that the kernel's text has for expressions, bits, and ranges of tiles."""
     known |= {"held_sum": operator.add, "held_difference": operator.sub}  # nothing overflows here
     for name in re.findall(r"^def (\w+)\(", kernel.source, re.M):
-        if name in HELPERS_OF_MODULES and name not in known:
+        if name in (*HELPERS_OF_MODULES, "between", "softmax") and name not in known:
             function_of(kernel, name, known)
 
 

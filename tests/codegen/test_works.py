@@ -110,7 +110,7 @@ def function_of(kernel: Kernel, name: str, known: dict[str, Any]) -> Any:
     """A function of a kernel's text, as one of Python."""
     found = re.search(rf"^def {name}\(.*?(?=\n\n\n)", kernel.source, re.DOTALL | re.MULTILINE)
     assert found is not None
-    text = found[0].replace(": gl.constexpr", "").replace(".to(gl.int32)", "")
+    text = re.sub(r": gl\.constexpr|\.to\(gl\.int(32|64)\)", "", found[0])
     exec(text, known)
     return known[name]
 

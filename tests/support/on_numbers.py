@@ -162,8 +162,8 @@ class Numbers(Program):
 class Language:
     """The functions of Gluon that consumers call; a layout is nothing."""
 
-    float32, int32 = torch.float32, torch.int32
-    exp2 = staticmethod(torch.exp2)
+    float32, int32, int64 = torch.float32, torch.int32, torch.int64
+    exp2, log2 = staticmethod(torch.exp2), staticmethod(torch.log2)
 
     def __getattr__(self, name: str) -> Any:
         return lambda *_, **__: None
@@ -173,6 +173,15 @@ class Language:
 
     def zeros(self, shape: list[int], dtype: torch.dtype, layout: Any = None) -> Tensor:
         return torch.zeros(shape, dtype=dtype)
+
+    def full(self, shape: list[int], value: Any, dtype: torch.dtype, layout: Any = None) -> Tensor:
+        return torch.full(shape, value, dtype=dtype)
+
+    def max(self, x: Tensor, axis: int) -> Tensor:
+        return x.amax(axis)
+
+    def sum(self, x: Tensor, axis: int) -> Tensor:
+        return x.sum(axis)
 
     def where(self, condition: Any, a: Any, b: Any) -> Tensor:
         return torch.where(torch.as_tensor(condition), a, b)
@@ -194,3 +203,12 @@ class Language:
         inside = torch.ones_like(index, dtype=torch.bool) if mask is None else mask
         inside = torch.as_tensor(inside).expand(index.shape)
         return torch.where(inside, at.tensor.flatten()[torch.where(inside, index, 0)], other)
+
+    def store(self, at: Address, numbers: Tensor, mask: Tensor) -> None:
+        at.tensor.view(-1)[at.at[mask]] = numbers[mask]
+
+
+def keep_columns(numbers: Tensor, words: Tensor, other: float, columns: int) -> Tensor:
+    """The numbers whose bit is set: bit n of the word of column c is that of column 8 n + c."""
+    bits = words.repeat(1, columns // 8) >> torch.arange(columns) // 8 & 1
+    return torch.where(bits == 1, numbers, other)
