@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from flexdsl.aot.compile import Compiled
-from flexdsl.aot.specs import Job, plan_kind
+from flexdsl.aot.specs import OF_BITS, Job, plan_kind
 from flexdsl.bundle.assembly import sizes_in_amdgcn, sizes_in_ptx
 from flexdsl.bundle.manifest import Code, Parameter, TensorMap
 from flexdsl.bundle.words import MAP_ELEMENTS, SIZES, machine_types
@@ -52,6 +52,8 @@ def code_of(job: Job, compiled: Compiled, code: str, source: str, made_of: str) 
 def _grid(job: Job, compiled: Compiled) -> str:
     if job.phase.value.startswith("plan"):
         return "as flexdsl/runtime/device_plan.py"
+    if job.phase in OF_BITS:
+        return "as flexdsl/runtime/mask_bits.py"
     if any(a.of == "diagonals" for a in compiled.kernel.arguments):
         return "diagonals * batch * heads"
     programs = "q_tiles * batch * heads"

@@ -15,10 +15,13 @@ from flexdsl.aot.specs import (
     backward_phases,
     in_tiles,
     job_of,
+    plan_kind,
 )
 from flexdsl.aot.worker import Made
-from flexdsl.codegen import Phase
+from flexdsl.codegen import OF_KEYS, Phase
 from flexdsl.ir import Program, captures_of, rename_apart
+from flexdsl.runtime.call import may_read_bits
+from flexdsl.runtime.mask_bits import is_worth_bits
 from flexdsl.variants import Variant
 
 
@@ -66,24 +69,37 @@ def _plan(variant: Variant, shape: Shape, backward: bool, versions: dict[str, st
     learned = _learned(score) if backward else ()
     phases = (Phase.FORWARD, *(backward_phases(score, shape, learned) if backward else ()))
     jobs = [job_of(phase, mask, score, shape, learned) for phase in phases]
+    jobs += [job_of(j.phase, mask, score, shape, bits=True) for j in jobs if _has_bits(j, mask)]
     by_digest = {job.made_of(versions): job for job in jobs}
     return Planned(variant.name, mask, score, shape, learned, by_digest)
+
+
+def _has_bits(job: Job, mask: Program | None) -> bool:
+    """Is there a kernel beside this one that reads the mask as bits?"""
+    kernel, config = job.candidates[0]
+    if mask is None or not may_read_bits(job.phase, config) or plan_kind(kernel) != "table":
+        return False
+    return is_worth_bits(mask.expr, "q" if job.phase in OF_KEYS else "kv")
 
 
 def planning_jobs(planned: Planned, made: Mapping[str, Made], versions: dict[str, str]) -> Planned:
     """The same with the kernels that make plans on the device, for the tiles that were chosen.
 
-    Only a mask that reads captured tensors has its plan made there.
+    Only a mask that reads captured tensors has its plan made there; its bits are in any case.
     """
-    tables = [d for d in planned.jobs if made[d].code.plan == "table"]
     mask = planned.mask
-    if not tables or mask is None or not captures_of(mask.expr):
+    tables = {d: made[d].code for d in planned.jobs if made[d].code.plan in ("table", "bits")}
+    if not tables or mask is None:
         return planned
-    tiles = dict.fromkeys(made[d].code.tile for d in tables)
-    jobs = [job_of(phase, None, None, planned.shape) for phase in OF_STATES]
-    for phase in OF_MASKS:
-        job = job_of(phase, mask, None, planned.shape)
-        jobs += [in_tiles(job, tile) for tile in tiles]
+    jobs: list[Job] = []
+    for code in (c for c in tables.values() if c.plan == "bits"):
+        phase = Phase.MASK_BITS_KEY if Phase(code.phase) in OF_KEYS else Phase.MASK_BITS
+        jobs.append(in_tiles(job_of(phase, mask, None, planned.shape), code.tile))
+    if captures_of(mask.expr):
+        jobs += [job_of(phase, None, None, planned.shape) for phase in OF_STATES]
+        for phase in OF_MASKS:
+            job = job_of(phase, mask, None, planned.shape)
+            jobs += [in_tiles(job, t) for t in dict.fromkeys(c.tile for c in tables.values())]
     return replace(planned, jobs=planned.jobs | {j.made_of(versions): j for j in jobs})
 
 

@@ -124,6 +124,7 @@ def job_of(
     *,
     products: bool = False,
     tables: bool = False,
+    bits: bool = False,
 ) -> Job:
     """The kernel of `phase`, in every configuration that may be tried.
 
@@ -133,6 +134,8 @@ def job_of(
             have none: their launchers know no such tensors.
         tables: what it computes from q - kv alone is loaded from tables, which `Phase.DIFFERENCES`
             writes. Kernels of bundles have none either.
+        bits: the mask is read as bits, which a phase of `OF_BITS` writes; of one whose plan is a
+            table, in a Hopper GPU's own kernels.
 
     Raises:
         ArgumentError: the phase is one of the Hopper kernels', which do not cover the shape.
@@ -143,7 +146,9 @@ def job_of(
     if phase in (*OF_MASKS, *OF_STATES, *OF_BITS):
         spec = KernelSpec(mask, None, None, 0, 0)
     spec = replace(spec, learned=frozenset(learned))
-    mods = (p and p.expr for p in (spec.mask, spec.score))
+    mods = [p and p.expr for p in (spec.mask, spec.score)]
+    if bits:
+        spec = replace(spec, mask=None, mask_bits=True)
     found = configs(
         phase,
         shape.target.capability,
@@ -180,10 +185,16 @@ def backward_phases(
 
 
 def plan_kind(kernel: Kernel) -> str:
-    """How the kernel knows its tiles: "closed-form", "table", or "none" where it has no pairs."""
+    """How the kernel knows its tiles.
+
+    That is "closed-form", "table", "bits" for a table and its mask as bits, or "none" where it has
+    no pairs, or makes what others know them by.
+    """
     rows_only = kernel.entry in (Phase.BACKWARD_ROWS.value, Phase.BACKWARD_SUMS.value)
-    if rows_only or kernel.entry.startswith("plan"):
+    if rows_only or kernel.entry.startswith(("plan", "mask_bits")):
         return "none"
+    if any(a.role is Role.MASK_BITS for a in kernel.arguments):
+        return "bits"
     return "table" if any(a.role is Role.TABLE for a in kernel.arguments) else "closed-form"
 
 

@@ -7,6 +7,13 @@ from collections.abc import Iterator
 from flexdsl.bundle.files import Bundle
 from flexdsl.bundle.manifest import Build, Code, Variant
 
+_PLANS = {
+    "closed-form": "closed form",
+    "table": "table of runs",
+    "bits": "table of runs, mask as bits",
+    "none": "no pairs",
+}
+
 
 def describe(bundle: Bundle) -> str:
     """Lines about every variant, what it is for, its kernels, and what built it."""
@@ -43,7 +50,7 @@ def _build(build: Build, bundle: Bundle) -> Iterator[str]:
 
 
 def _code(code: Code) -> str:
-    plan = {"closed-form": "closed form", "table": "table of runs", "none": "no pairs"}[code.plan]
+    plan = _PLANS[code.plan]
     return (
         f"{code.language}, tile {code.tile[0]} x {code.tile[1]}, {code.threads} threads,"
         f" {code.shared_bytes / 1024:.0f} KiB shared, {plan}"

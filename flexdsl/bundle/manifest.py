@@ -76,7 +76,8 @@ class Code:
         language: "triton" or "gluon".
         threads: of a program.
         shared_bytes: dynamic shared memory of a program.
-        plan: "closed-form", "table", or "none" where it looks at no pair.
+        plan: "closed-form", "table", "bits" for a table and the mask as bits, or "none" where it
+            looks at no pair.
         grid: how many programs run, as a formula of sizes; `multiprocessors` are the GPU's.
         parameters: in the order of its signature.
         null_pointers: pointers after them, all 0.
@@ -124,10 +125,16 @@ class Build:
         dims = f"{self.head_dim}/{self.value_dim}"
         return f"{self.target}, {self.dtype}, head dimensions {dims}"
 
-    def of(self, phase: str, tile: tuple[int, int] | None = None) -> Code | None:
-        """The kernel of a phase, of that tile where there are several."""
-        found = (k for k in self.kernels if k.phase == phase and tile in (None, k.tile))
-        return next(found, None)
+    def of(
+        self, phase: str, tile: tuple[int, int] | None = None, *, bits: bool = False
+    ) -> Code | None:
+        """The kernel of a phase, of that tile where there are several.
+
+        Args:
+            bits: the one that reads the mask as bits, not the one that evaluates it.
+        """
+        of_phase = (k for k in self.kernels if k.phase == phase and tile in (None, k.tile))
+        return next((k for k in of_phase if (k.plan == "bits") is bits), None)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from flexdsl.bundle.words import layout_of
 from flexdsl.codegen import OF_KEYS, Language, Phase
 from flexdsl.errors import BundleError
 from flexdsl.ir import Program
-from flexdsl.runtime import device_plan, machine
+from flexdsl.runtime import device_plan, machine, mask_bits
 from flexdsl.runtime.call import Call, programs_of, table_of, value_of
 from flexdsl.runtime.replay import Function, Launch, Replay, launch_of
 from flexdsl.runtime.tuning import Config, diagonal_config
@@ -95,11 +95,10 @@ class Bundled:
         Raises:
             BundleError: it was not built, or is not right for this call.
         """
-        code = self._code(phase, None)
+        code, plan = self._kernel(phase, call)
         config = _config(code)
         if code.plan == "closed-form":
             self._check_limits(call)
-        plan = self._plan(phase, call, config) if code.plan == "table" else None
         arguments = tuple(p.argument for p in code.parameters)
         table = table_of(arguments, plan, call, self.launch_planning)
         values = [value_of(a, call, plan, table, config) for a in arguments]
@@ -109,6 +108,18 @@ class Bundled:
         addresses = call.addresses
         Replay([launch], len(addresses)).run(addresses)
         return launch
+
+    def _kernel(self, phase: Phase, call: Call) -> tuple[Code, BlockPlan | None]:
+        """The kernel of `phase` for a call, and its plan where that is a table."""
+        code = self._code(phase, None)
+        if code.plan != "table":
+            return code, None
+        of_bits = self.build.of(phase.value, bits=True)
+        if of_bits is not None:
+            plan = self._plan(phase, call, _config(of_bits))
+            if mask_bits.reason_against(call.bound, plan) is None:
+                return of_bits, plan
+        return code, self._plan(phase, call, _config(code))
 
     def launch_planning(
         self,

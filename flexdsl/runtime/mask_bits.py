@@ -5,8 +5,8 @@ products. Where the plan is a table, a kernel writes what the mask says of its m
 (`codegen/mask_bits.py`), and a Hopper GPU's kernels of the forward and of the backward pass read
 those: each of a table of its own, by query tiles and by key tiles. Bits are kept with the table,
 and made anew where a captured tensor has changed. Two tiles of bits stand before those of the
-table: of an outer tile without any tile, and of one whose tiles are all full. Bundles have no such
-kernels: theirs evaluate the mask. So do the portable kernels.
+table: of an outer tile without any tile, and of one whose tiles are all full. The portable kernels
+evaluate the mask.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from flexdsl.analysis.table import RunTable
 from flexdsl.codegen import Phase
 from flexdsl.codegen.mask_bits import PARTS, bytes_of_tile
 from flexdsl.codegen.pair_work import pair_work
+from flexdsl.ir import Expr
 from flexdsl.runtime.bind import Bound
 from flexdsl.runtime.device_plan import Launch, given_of
 from flexdsl.runtime.extremes import not_empty
@@ -58,7 +59,7 @@ def reason_against(bound: Bound, plan: BlockPlan) -> str | None:
     Of a closed form: why it is not to be taken as a table, which has bits.
     """
     inner = "kv" if plan.outer == "q" else "q"
-    if bound.mask is None or pair_work(bound.mask.expr, inner) < LEAST_WORK:
+    if bound.mask is None or not is_worth_bits(bound.mask.expr, inner):
         return "it takes few instructions"
     if any(isinstance(v, Tensor) and v.numel() >= 2**31 for v in bound.mask_values.values()):
         return "a captured tensor has 2**31 elements or more"
@@ -69,6 +70,15 @@ def reason_against(bound: Bound, plan: BlockPlan) -> str | None:
     if (size := bits_nbytes(plan.tabulated)) > MOST_MIB << 20:
         return f"its bits would take {mib(size)}, and {MOST_MIB} MiB is the most"
     return None
+
+
+def is_worth_bits(mask: Expr, inner: str) -> bool:
+    """Takes a mask so many instructions a pair that its bits are worth their memory?
+
+    Args:
+        inner: along which a kernel's loops go, "kv" or "q".
+    """
+    return pair_work(mask, inner) >= LEAST_WORK
 
 
 def mib(size: int) -> str:

@@ -29,6 +29,15 @@ def packed(offsets: torch.Tensor = OFFSETS) -> fx.Mod:
     return fx.stdlib.document(offsets=offsets)
 
 
+def near() -> fx.Mod:
+    """Tokens of a grid 16 wide, at most two rows and two columns apart."""
+
+    def near(b, h, q, kv):
+        return abs(q // 16 - kv // 16) <= 2 and abs(q % 16 - kv % 16) <= 2
+
+    return fx.mask_mod(near)
+
+
 def alibi(slopes: torch.Tensor = SLOPES) -> fx.Mod:
     """A score modification with a learned tensor."""
     return fx.score_mod(lambda score, b, h, q, kv: score + slopes[h] * (kv - q))
@@ -60,6 +69,14 @@ def hopper(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return open_bundle(folder)
 
 
+@pytest.fixture(scope="session")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A Hopper GPU's own kernels of a mask by a table that takes many instructions."""
+    folder = tmp_path_factory.mktemp("grid") / "dist"
+    fx.build(fx.variant("near", mask=near()), out=folder, target="cuda:90", jobs=2)
+    return open_bundle(folder)
+
+
 @pytest.fixture
 def ampere(portable: Bundle, monkeypatch: pytest.MonkeyPatch) -> Emulated:
     """An emulated GPU that runs the portable kernels."""
@@ -70,6 +87,12 @@ def ampere(portable: Bundle, monkeypatch: pytest.MonkeyPatch) -> Emulated:
 def hopper_gpu(hopper: Bundle, monkeypatch: pytest.MonkeyPatch) -> Emulated:
     """An emulated GPU that records what it is to run."""
     return _emulated("cuda:90", hopper, monkeypatch, runs=False)
+
+
+@pytest.fixture
+def grid_gpu(grid: Bundle, monkeypatch: pytest.MonkeyPatch) -> Emulated:
+    """An emulated GPU that runs its kernels in Triton and records the others."""
+    return _emulated("cuda:90", grid, monkeypatch)
 
 
 def _emulated(

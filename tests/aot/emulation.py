@@ -60,7 +60,7 @@ class Emulated:
     Attributes:
         name: its target.
         bundles: where kernels are looked up by their machine code.
-        runs: kernels are run, not only recorded.
+        runs: kernels without tensor maps are run, not only recorded.
         current_stream: torch's.
     """
 
@@ -121,7 +121,7 @@ class Emulated:
         assert [_word("pointer", at) for at in place] == [0] * code.null_pointers
         shape = work.programs, work.threads, work.shared_bytes
         self.launches.append(Launch(code, *shape, stream, values))
-        if self.runs:
+        if self.runs and all(p.tensor_map is None for p in code.parameters):
             self._run(bundle, code, work.programs, values)
 
     def _run(self, bundle: Bundle, code: Code, programs: int, values: list[list[Any]]) -> None:
