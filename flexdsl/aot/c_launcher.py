@@ -3,7 +3,8 @@
 The text that all variants share is in `launcher.h.in` and `launcher.c.in`; here are the lines that
 differ: the kernels, what each one gets for its parameters, and the checks of numbers. A variant
 without a build for NVIDIA has none. In C, plans of tables come from the caller, and the backward
-pass is there where formulas know its tiles and no captured tensor is learned.
+pass is there where formulas know its tiles and no captured tensor is learned. Its kernels compute
+mask and score for each pair: none reads bits, factors or tables of q - kv.
 """
 
 from __future__ import annotations
@@ -103,6 +104,7 @@ def _kernels_in_c(variant: Variant, build: Build) -> list[Code]:
     """The kernels of a build that its launcher in C has."""
     phases = {p.value for p in _PHASES.values()}
     kernels = [k for k in build.kernels if k.phase in phases and k.plan != "bits"]
+    kernels = [k for k in kernels if not k.before]
     backward = [k for k in kernels if k.phase != Phase.FORWARD.value]
     if variant.learned or any(k.plan == "table" for k in backward):
         return [k for k in kernels if k not in backward]

@@ -15,7 +15,7 @@ from flexdsl.aot.specs import OF_BITS, Job, plan_kind
 from flexdsl.bundle.assembly import sizes_in_amdgcn, sizes_in_ptx
 from flexdsl.bundle.manifest import Code, Parameter, TensorMap
 from flexdsl.bundle.words import MAP_ELEMENTS, SIZES, machine_types
-from flexdsl.codegen import OF_KEYS, Argument, Role
+from flexdsl.codegen import FACTOR_TENSORS, OF_KEYS, Argument, Phase, Role
 from flexdsl.errors import InternalError
 from flexdsl.runtime.tuning import ITEMSIZE, Config
 
@@ -46,6 +46,7 @@ def code_of(job: Job, compiled: Compiled, code: str, source: str, made_of: str) 
         parameters=parameters,
         null_pointers=null_pointers,
         made_of=made_of,
+        before=tuple(phase.value for phase in job.before),
     )
 
 
@@ -54,6 +55,8 @@ def _grid(job: Job, compiled: Compiled) -> str:
         return "as flexdsl/runtime/device_plan.py"
     if job.phase in OF_BITS:
         return "as flexdsl/runtime/mask_bits.py"
+    if job.phase in (Phase.FACTORS, Phase.DIFFERENCES):
+        return "as flexdsl/runtime/call.py"
     if any(a.of == "diagonals" for a in compiled.kernel.arguments):
         return "diagonals * batch * heads"
     programs = "q_tiles * batch * heads"
@@ -102,7 +105,7 @@ def _parameter(
         return Parameter(argument, name)
     rows = config.rows(argument)
     argument = replace(argument, rows=rows)
-    dtype = job.dtype
+    dtype = "bf16" if argument.of in FACTOR_TENSORS else job.dtype
     block: tuple[int, ...] = (1, 1, rows, argument.index)
     if argument.role is Role.ROWS_DESCRIPTOR:
         dtype, block = "fp32", (rows,)

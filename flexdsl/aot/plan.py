@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 import flexdsl
+from flexdsl.analysis.products import width_of
 from flexdsl.aot.specs import (
     OF_MASKS,
     OF_STATES,
@@ -18,10 +19,11 @@ from flexdsl.aot.specs import (
     plan_kind,
 )
 from flexdsl.aot.worker import Made
-from flexdsl.codegen import OF_KEYS, Phase
+from flexdsl.codegen import OF_KEYS, Phase, backward_reason, unbound_spec
 from flexdsl.ir import Program, captures_of, rename_apart
-from flexdsl.runtime.call import may_read_bits
+from flexdsl.runtime.call import OF_ROWS, may_read_bits
 from flexdsl.runtime.mask_bits import is_worth_bits
+from flexdsl.runtime.tuning import ITEMSIZE
 from flexdsl.variants import Variant
 
 
@@ -69,9 +71,43 @@ def _plan(variant: Variant, shape: Shape, backward: bool, versions: dict[str, st
     learned = _learned(score) if backward else ()
     phases = (Phase.FORWARD, *(backward_phases(score, shape, learned) if backward else ()))
     jobs = [job_of(phase, mask, score, shape, learned) for phase in phases]
-    jobs += [job_of(j.phase, mask, score, shape, bits=True) for j in jobs if _has_bits(j, mask)]
+    jobs += _prepared_jobs(phases, mask, score, shape, learned)
+    jobs += [_of_bits(job, mask, score, shape) for job in jobs if _has_bits(job, mask)]
     by_digest = {job.made_of(versions): job for job in jobs}
     return Planned(variant.name, mask, score, shape, learned, by_digest)
+
+
+def _prepared_jobs(
+    phases: Sequence[Phase],
+    mask: Program | None,
+    score: Program | None,
+    shape: Shape,
+    learned: tuple[str, ...],
+) -> list[Job]:
+    """Kernels that write factors of products and tables of q - kv, and those that read them.
+
+    The forward pass reads all that there are. So does the backward pass, where nothing is learned
+    and its kernels are the same as without.
+    """
+    dims, halves = (shape.head_dim, shape.value_dim), ITEMSIZE[shape.dtype] == 2
+    spec = unbound_spec(mask, score, *dims, products=halves, tables=True)
+    wanted = {"products": bool(spec.products), "tables": bool(spec.tables)}
+    first = (Phase.FACTORS, spec.products), (Phase.DIFFERENCES, spec.tables)
+    before = [phase for phase, of in first if of]
+    if not before:
+        return []
+    reading = [phase for phase in phases if phase not in OF_ROWS]
+    columns = width_of(spec.products)
+    if learned or (shape.hopper and backward_reason(shape.head_dim, 0, False, False, columns)):
+        reading = [Phase.FORWARD]
+    return [job_of(phase, mask, score, shape, **wanted) for phase in (*before, *reading)]
+
+
+def _of_bits(job: Job, mask: Program | None, score: Program | None, shape: Shape) -> Job:
+    """The kernel like that of `job` that reads the mask as bits."""
+    of_score = Phase.FACTORS in job.before, Phase.DIFFERENCES in job.before
+    products, tables = of_score
+    return job_of(job.phase, mask, score, shape, products=products, tables=tables, bits=True)
 
 
 def _has_bits(job: Job, mask: Program | None) -> bool:

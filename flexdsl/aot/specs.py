@@ -26,6 +26,7 @@ from flexdsl.codegen import (
 from flexdsl.codegen.unbound import GENERATORS
 from flexdsl.errors import ArgumentError
 from flexdsl.ir import Capture, Program, Type, captures_of, params_of
+from flexdsl.runtime.call import OF_ROWS
 from flexdsl.runtime.tuning import ITEMSIZE, MAX_HEAD_DIM, Config, configs
 
 _TRITON = {"bool": "i1", "f16": "fp16", "f32": "fp32", "f64": "fp64"}
@@ -48,6 +49,7 @@ class Job:
         dtype: element type of query, key and value.
         candidates: the kernel in each configuration, fastest first.
         types: triton's names of types of parameters and of elements of captures, by name.
+        before: phases whose kernels write what this one reads.
     """
 
     phase: Phase
@@ -55,6 +57,7 @@ class Job:
     dtype: str
     candidates: tuple[tuple[Kernel, Config], ...]
     types: dict[str, str]
+    before: tuple[Phase, ...] = ()
 
     def made_of(self, tools: dict[str, str]) -> str:
         """SHA-256 of all that the machine code depends on, the versions of `tools` included."""
@@ -130,10 +133,9 @@ def job_of(
 
     Args:
         learned: captures of the score whose gradients the backward kernels add up.
-        products: those of the score are matrices, which `Phase.FACTORS` writes. Kernels of bundles
-            have none: their launchers know no such tensors.
+        products: those of the score are matrices, which `Phase.FACTORS` writes.
         tables: what it computes from q - kv alone is loaded from tables, which `Phase.DIFFERENCES`
-            writes. Kernels of bundles have none either.
+            writes.
         bits: the mask is read as bits, which a phase of `OF_BITS` writes; of one whose plan is a
             table, in a Hopper GPU's own kernels.
 
@@ -160,7 +162,11 @@ def job_of(
     candidates = tuple(
         (GENERATORS[phase, c.language](replace(spec, consumers=c.consumers)), c) for c in found
     )
-    return Job(phase, shape.target, shape.dtype, candidates, _type_names(spec))
+    before: tuple[Phase, ...] = ()
+    if phase not in OF_ROWS:
+        found_before = (Phase.FACTORS, spec.products), (Phase.DIFFERENCES, spec.tables)
+        before = tuple(first for first, of in found_before if of)
+    return Job(phase, shape.target, shape.dtype, candidates, _type_names(spec), before)
 
 
 def in_tiles(job: Job, tile: tuple[int, int]) -> Job:
@@ -190,8 +196,8 @@ def plan_kind(kernel: Kernel) -> str:
     That is "closed-form", "table", "bits" for a table and its mask as bits, or "none" where it has
     no pairs, or makes what others know them by.
     """
-    rows_only = kernel.entry in (Phase.BACKWARD_ROWS.value, Phase.BACKWARD_SUMS.value)
-    if rows_only or kernel.entry.startswith(("plan", "mask_bits")):
+    no_pairs = {phase.value for phase in (*OF_ROWS, *OF_MASKS, *OF_STATES, *OF_BITS)}
+    if kernel.entry in no_pairs:
         return "none"
     if any(a.role is Role.MASK_BITS for a in kernel.arguments):
         return "bits"

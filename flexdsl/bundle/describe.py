@@ -50,7 +50,7 @@ def _build(build: Build, bundle: Bundle) -> Iterator[str]:
 
 
 def _code(code: Code) -> str:
-    plan = _PLANS[code.plan]
+    plan = ", ".join([_PLANS[code.plan], *(f"after {name}" for name in code.before)])
     return (
         f"{code.language}, tile {code.tile[0]} x {code.tile[1]}, {code.threads} threads,"
         f" {code.shared_bytes / 1024:.0f} KiB shared, {plan}"

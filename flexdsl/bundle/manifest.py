@@ -82,6 +82,8 @@ class Code:
         parameters: in the order of its signature.
         null_pointers: pointers after them, all 0.
         made_of: digest of all that it was compiled from.
+        before: phases that write what it reads beside what a call is given: "factors", matrices of
+            products, and "differences", tables of q - kv.
     """
 
     phase: str
@@ -98,6 +100,7 @@ class Code:
     parameters: tuple[Parameter, ...]
     null_pointers: int
     made_of: str
+    before: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,15 +129,22 @@ class Build:
         return f"{self.target}, {self.dtype}, head dimensions {dims}"
 
     def of(
-        self, phase: str, tile: tuple[int, int] | None = None, *, bits: bool = False
+        self,
+        phase: str,
+        tile: tuple[int, int] | None = None,
+        *,
+        bits: bool = False,
+        before: tuple[str, ...] = (),
     ) -> Code | None:
         """The kernel of a phase, of that tile where there are several.
 
         Args:
             bits: the one that reads the mask as bits, not the one that evaluates it.
+            before: the phases that run before it.
         """
         of_phase = (k for k in self.kernels if k.phase == phase and tile in (None, k.tile))
-        return next((k for k in of_phase if (k.plan == "bits") is bits), None)
+        wanted = bits, before
+        return next((k for k in of_phase if (k.plan == "bits", k.before) == wanted), None)
 
 
 @dataclass(frozen=True)
@@ -245,13 +255,15 @@ def _build_of_json(data: Json) -> Build:
 def _code_to_json(code: Code) -> Json:
     fields = {name: getattr(code, name) for name in _CODE_FIELDS}
     parameters = [_parameter_to_json(p) for p in code.parameters]
-    return fields | {"tile": list(code.tile), "parameters": parameters}
+    lists = {"tile": list(code.tile), "parameters": parameters, "before": list(code.before)}
+    return fields | lists
 
 
 def _code_of_json(data: Json) -> Code:
     fields = {name: data[name] for name in _CODE_FIELDS}
     parameters = tuple(_parameter_of_json(p) for p in data["parameters"])
-    return Code(**fields, tile=tuple(data["tile"]), parameters=parameters)
+    tile, before = tuple(data["tile"]), tuple(data["before"])
+    return Code(**fields, tile=tile, parameters=parameters, before=before)
 
 
 _CODE_FIELDS = (

@@ -21,7 +21,8 @@ from flexdsl.codegen import OF_KEYS, Language, Phase
 from flexdsl.errors import BundleError
 from flexdsl.ir import Program
 from flexdsl.runtime import device_plan, machine, mask_bits
-from flexdsl.runtime.call import Call, programs_of, table_of, value_of
+from flexdsl.runtime.call import OF_ROWS, Call, programs_of, table_of, value_of
+from flexdsl.runtime.passes import first_phases
 from flexdsl.runtime.replay import Function, Launch, Replay, launch_of
 from flexdsl.runtime.tuning import Config, diagonal_config
 
@@ -48,11 +49,6 @@ class Bundled:
         """Is the forward kernel one in Gluon?"""
         forward = self.build.of(Phase.FORWARD.value)
         return forward is not None and forward.language == Language.GLUON.value
-
-    @property
-    def against_preparing(self) -> str:
-        """Why no kernel runs before those of attention."""
-        return "bundles have no kernel of factors or tables"
 
     def learned(self, wanted: tuple[str, ...]) -> tuple[str, ...]:
         """The captures whose gradients the backward kernels add up.
@@ -89,6 +85,11 @@ class Bundled:
             )
         return tuple(phases)
 
+    def prepares(self, phases: tuple[Phase, ...], backward: bool) -> bool:
+        """Was a pass built whose kernels run after those of `phases`?"""
+        before, of = _names(phases), "backward" if backward else "forward"
+        return any(k.before == before and k.phase.startswith(of) for k in self.build.kernels)
+
     def run(self, phase: Phase, call: Call) -> Launch:
         """Run the kernel of `phase`; what does so for another call of its kind.
 
@@ -111,10 +112,11 @@ class Bundled:
 
     def _kernel(self, phase: Phase, call: Call) -> tuple[Code, BlockPlan | None]:
         """The kernel of `phase` for a call, and its plan where that is a table."""
-        code = self._code(phase, None)
+        before = () if phase in OF_ROWS else _names(first_phases(call.bound))
+        code = self._code(phase, None, before)
         if code.plan != "table":
             return code, None
-        of_bits = self.build.of(phase.value, bits=True)
+        of_bits = self.build.of(phase.value, bits=True, before=before)
         if of_bits is not None:
             plan = self._plan(phase, call, _config(of_bits))
             if mask_bits.reason_against(call.bound, plan) is None:
@@ -139,8 +141,10 @@ class Bundled:
             launch = launch_of(function, programs, _checked(code, values), {})
             Replay([launch], 0).run([])
 
-    def _code(self, phase: Phase, tile: tuple[int, int] | None) -> Code:
-        code = self.build.of(phase.value, tile)
+    def _code(
+        self, phase: Phase, tile: tuple[int, int] | None, before: tuple[str, ...] = ()
+    ) -> Code:
+        code = self.build.of(phase.value, tile, before=before)
         if code is None:
             of = "" if tile is None else f" for tiles of {tile[0]} x {tile[1]}"
             raise BundleError(
@@ -193,6 +197,10 @@ class Bundled:
                 handle, code.threads, code.shared_bytes, index, code.parameters, layout_of(code)
             )
         return _FUNCTIONS[key]
+
+
+def _names(phases: tuple[Phase, ...]) -> tuple[str, ...]:
+    return tuple(phase.value for phase in phases)
 
 
 def _config(code: Code) -> Config:

@@ -24,13 +24,9 @@ FEWEST_PAIRS = 8  # of a head for each of its differences
 _ELEMENTS = {DType.F32: torch.float32, DType.I32: torch.int32, DType.I64: torch.int64}
 
 
-def with_tables(bound: Bound, against: str) -> Bound:
-    """A call whose kernels load what its score computes from q - kv alone, where that pays.
-
-    Args:
-        against: why nothing is computed before its kernels; "" where that may be.
-    """
-    if against or _reason_against(bound.lengths):
+def with_tables(bound: Bound) -> Bound:
+    """A call whose kernels load what its score computes from q - kv alone, where that pays."""
+    if _reason_against(bound.lengths):
         return bound
     taken = frozenset((*bound.mask_values, *bound.score_values))
     tables, score = take_tables(bound.score, frozenset(bound.learned), taken)

@@ -129,7 +129,7 @@ def of_gpu(
     tensors = {"query": q, "key": k, "value": v}
 
     def call_of(bound: bind.Bound) -> Call:
-        prepared = with_tables(with_products(bound, scale, q.dtype, ""), "")
+        prepared = with_tables(with_products(bound, scale, q.dtype))
         return Call(prepared, scale, tensors, {}, hopper=hopper)
 
     call = call_of(replace(bound, learned=()))
@@ -146,7 +146,7 @@ def of_gpu(
     for phase in phases:
         lines += _kernel(phase, call, gpu)
     lines += _order_of_sums(Phase.BACKWARD in phases, bound)
-    rest = replace(bound, score=with_tables(replace(bound, learned=()), "").score)
+    rest = replace(bound, score=with_tables(replace(bound, learned=())).score)
     told = *explain_factors(rest, scale, q.dtype), *explain_tables(bound)
     return [*lines, *_score(bound.score), *(indent(line, "  ") for line in told)]
 

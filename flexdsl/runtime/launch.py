@@ -61,11 +61,9 @@ class Compiling:
 
     Attributes:
         hopper: those in Gluon are to be tried first.
-        against_preparing: nothing: there are kernels of the factors of products, and of tables.
     """
 
     hopper: bool
-    against_preparing: str = ""
 
     def run(self, phase: Phase, call: Call) -> Launch | None:
         """Run the kernel of `phase`; what does so for another call of its kind, if possible."""
@@ -74,6 +72,10 @@ class Compiling:
     def backward_phases(self, call: Call) -> tuple[Phase, ...]:
         """The kernels of the backward pass, in the order in which they run."""
         return phases_of(call)
+
+    def prepares(self, phases: tuple[Phase, ...], backward: bool) -> bool:
+        """There are kernels before which any others run."""
+        return True
 
 
 def compiling(backend: str, q: Tensor, v: Tensor) -> Compiling:

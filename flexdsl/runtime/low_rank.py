@@ -32,14 +32,13 @@ from flexdsl.runtime.bind import Bound
 _LEAST_SCALE = 2.0**-64  # what numbers are divided by without an overflow that matters
 
 
-def with_products(bound: Bound, scale: float, dtype: torch.dtype, against: str) -> Bound:
+def with_products(bound: Bound, scale: float, dtype: torch.dtype) -> Bound:
     """A call whose kernels get the products of its score as matrices, where that may be.
 
     Args:
         dtype: of q, k and v.
-        against: why its kernels take none; "" where they may.
     """
-    if against or reason_against_products(bound, scale, dtype):
+    if reason_against_products(bound, scale, dtype):
         return bound
     products, rest = take_products(bound.score)
     return replace(bound, score=rest, products=products) if products else bound

@@ -22,7 +22,8 @@ from flexdsl.codegen import FACTOR_ROWS, FACTOR_TENSORS, Phase
 from flexdsl.runtime.bind import Bound
 from flexdsl.runtime.blocks import strides_of
 from flexdsl.runtime.call import Call, Place, Slot
-from flexdsl.runtime.differences import tables_of
+from flexdsl.runtime.differences import tables_of, with_tables
+from flexdsl.runtime.low_rank import with_products
 from flexdsl.runtime.replay import Cleared, Launch, Replay
 
 COUNTER: Slot = ("sums", "next_work")  # what programs that stay count with (`Role.COUNTER`)
@@ -43,15 +44,14 @@ class Kernels(Protocol):
     def hopper(self) -> bool:
         """Are kernels in Gluon to be tried first?"""
 
-    @property
-    def against_preparing(self) -> str:
-        """Why no kernel runs before those of attention, of factors or tables; "" where some may."""
-
     def run(self, phase: Phase, call: Call) -> Launch | None:
         """Run the kernel of `phase`; what does so for another call of its kind, if possible."""
 
     def backward_phases(self, call: Call) -> tuple[Phase, ...]:
         """The kernels of a call's backward pass, in the order in which they run."""
+
+    def prepares(self, phases: tuple[Phase, ...], backward: bool) -> bool:
+        """Are there kernels of a pass before which those of `phases` run?"""
 
 
 class Made:
@@ -110,6 +110,18 @@ def first_phases(bound: Bound) -> tuple[Phase, ...]:
     """What runs before all other kernels of a pass: those of such matrices, and of such tables."""
     found = (Phase.FACTORS, bound.products), (Phase.DIFFERENCES, bound.tables)
     return tuple(phase for phase, of in found if of)
+
+
+def prepared(
+    bound: Bound, scale: float, dtype: torch.dtype, kernels: Kernels, *, backward: bool
+) -> Bound:
+    """A call with what other kernels write before those of a pass, where there are such.
+
+    Args:
+        dtype: of q, k and v.
+    """
+    found = with_tables(with_products(bound, scale, dtype))
+    return found if kernels.prepares(first_phases(found), backward) else bound
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,8 @@ from flexdsl.codegen.hopper.backward_tiles import tiles_of
 from flexdsl.runtime import bind
 from flexdsl.runtime.blocks import aligned, aligned_rows
 from flexdsl.runtime.call import Call, Slot, loads_of, row_stride, tile_counts
-from flexdsl.runtime.differences import with_tables
 from flexdsl.runtime.evaluate import evaluate
-from flexdsl.runtime.low_rank import with_products
-from flexdsl.runtime.passes import COUNTER, Kernels, Made, Pass, Step
+from flexdsl.runtime.passes import COUNTER, Kernels, Made, Pass, Step, prepared
 from flexdsl.runtime.tuning import Config, diagonal_config
 
 # Gradients from q, k, v, out, d_out, lse and, where there is one, d_lse.
@@ -73,8 +71,7 @@ def backward(
     given, lse = (q, k, v, out, d_out), rows[0]
     names = ("query", "key", "value", "out", "d_out")
     tensors = dict(zip(names, map(aligned, given), strict=True))
-    bound = with_products(bound, scale, out.dtype, kernels.against_preparing)
-    bound = with_tables(bound, kernels.against_preparing)
+    bound = prepared(bound, scale, out.dtype, kernels, backward=True)
     call = Call(bound, scale, tensors, {"lse": lse}, hopper=kernels.hopper)
     phases = kernels.backward_phases(call)
     prepare = _hopper if Phase.BACKWARD in phases else _portable

@@ -11,9 +11,7 @@ from torch import Tensor
 from flexdsl.codegen import Phase
 from flexdsl.runtime import bind
 from flexdsl.runtime.blocks import ALIGNMENT, aligned
-from flexdsl.runtime.differences import with_tables
-from flexdsl.runtime.low_rank import with_products
-from flexdsl.runtime.passes import COUNTER, Kernels, Made, Pass, Step
+from flexdsl.runtime.passes import COUNTER, Kernels, Made, Pass, Step, prepared
 
 Forward = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]]
 _GIVEN = tuple(("tensors", name) for name in ("query", "key", "value"))
@@ -42,8 +40,7 @@ def forward(
         return lambda q, k, v: turned(turn(q), k, v)
     out = Made(("tensors", "out"), shape, dtype, padded=True)
     lse = Made(("rows", "lse"), shape[:3])
-    bound = with_products(bound, scale, dtype, kernels.against_preparing)
-    bound = with_tables(bound, kernels.against_preparing)
+    bound = prepared(bound, scale, dtype, kernels, backward=False)
     counter = {COUNTER: (1,)} if kernels.hopper else {}
     steps = (Step(Phase.FORWARD),)
     run = Pass(kernels, steps, bound, scale, q.device, _GIVEN, (out, lse), counter).run

@@ -50,6 +50,7 @@ def variants() -> list[fx.Variant]:
         fx.variant("documents", mask=documents()),
         fx.variant("packed", mask=packed()),
         fx.variant("slopes", mask="q >= kv", score=alibi()),
+        fx.variant("waves", mask="q >= kv", score=fx.stdlib.sandwich(2, dim=8)),
     ]
 
 

@@ -19,6 +19,7 @@ import torch
 from flexdsl.bundle.driver import Clear, Start
 from flexdsl.bundle.files import Bundle
 from flexdsl.bundle.manifest import Code, Parameter, TensorMap
+from flexdsl.codegen import FACTOR_TENSORS
 
 _C = {
     "i8": ctypes.c_int8,
@@ -139,7 +140,8 @@ class Emulated:
                 assert flags == [0] * parameter.flags
                 assert words[1 + 2 * rank + parameter.flags :] == [*shape, *strides]
                 size = 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
-                base = tensor_at(words[0], dtype, size).as_strided(shape, strides)
+                element = "bf16" if parameter.argument.of in FACTOR_TENSORS else dtype
+                base = tensor_at(words[0], element, size).as_strided(shape, strides)
                 arguments.append(TensorDescriptor(base, shape, strides, list(parameter.block)))
             elif parameter.type == "pointer":
                 arguments.append(tensor_at(words[0], parameter.element, 1))

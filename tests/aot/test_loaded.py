@@ -187,7 +187,7 @@ def test_values_that_do_not_fit(ampere: Emulated, portable: Bundle) -> None:
         by_ids(*leaves, ids=IDS[:40])
     with pytest.raises(BundleError, match="has no variant 'windows'"):
         fx.load(portable.folder, "windows")
-    with pytest.raises(BundleError, match="4 variants: window, documents, packed, slopes"):
+    with pytest.raises(BundleError, match="5 variants: window, documents, packed, slopes, waves"):
         fx.load(portable.folder)
     assert not ampere.launches
 

@@ -145,14 +145,13 @@ def bound(score: Mod, q_len: int = 64, kv_len: int = 64) -> bind.Bound:
 
 def test_which_calls_have_tables():
     plain = bound(SCORES["decays"])
-    found = differences.with_tables(plain, "")
+    found = differences.with_tables(plain)
     assert found.score_values["zero_at"] == 512 + 60
     assert found.score_values["of_difference_0"].shape == (HEADS, 127 + 1024 + 1)
-    assert differences.with_tables(plain, "a bundle") is plain
     for lengths in ((8, 10_000), (1, 1), (10, 30)):
         few = bound(SCORES["decays"], *lengths)
-        assert differences.with_tables(few, "") is few
-    assert differences.with_tables(bound(SCORES["decays"], 9, 10_000), "").tables
+        assert differences.with_tables(few) is few
+    assert differences.with_tables(bound(SCORES["decays"], 9, 10_000)).tables
 
 
 @pytest.mark.parametrize(

@@ -77,11 +77,13 @@ class OnNumbers:
     seed: int = 0
     fault: tuple[str, str] = ("", "")
     hopper: bool = True
-    against_preparing: str = "nothing runs before"
     row_bits: list[bool] = field(default_factory=list[bool])
 
     def backward_phases(self, call: Call) -> tuple[Phase, ...]:
         return ()
+
+    def prepares(self, phases: tuple[Phase, ...], backward: bool) -> bool:
+        return not phases
 
     def run(self, phase: Phase, call: Call) -> None:
         config = launch.candidates(phase, call, 90)[0]

@@ -64,10 +64,12 @@ class Dense:
     """The kernels of a backward pass, dense products in the place of the one for Hopper."""
 
     hopper: bool = True
-    against_preparing: str = "nothing runs before"
 
     def backward_phases(self, call: Call) -> tuple[Phase, ...]:
         return PHASES
+
+    def prepares(self, phases: tuple[Phase, ...], backward: bool) -> bool:
+        return not phases
 
     def run(self, phase: Phase, call: Call) -> None:
         if phase is not Phase.BACKWARD:

@@ -46,7 +46,9 @@ class Kernels:
     """
 
     hopper = True
-    against_preparing = ""
+
+    def prepares(self, phases: tuple[Phase, ...], backward: bool) -> bool:
+        return True
 
     def __init__(
         self, kernel: Kernel, slots: Sequence[Slot], again: tuple[Phase, ...] = PHASES
