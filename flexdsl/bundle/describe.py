@@ -46,10 +46,12 @@ def _variant(variant: Variant, bundle: Bundle) -> Iterator[str]:
 def _build(build: Build, bundle: Bundle) -> Iterator[str]:
     yield f"  {build.title}"
     for code in build.kernels:
-        yield f"    {code.phase}: {_code(code)}, {len(bundle.machine_code(code)) / 1024:.0f} KiB"
+        size = len(bundle.machine_code(code)) / 1024
+        yield f"    {code.phase}: {in_words(code)}, {size:.0f} KiB"
 
 
-def _code(code: Code) -> str:
+def in_words(code: Code) -> str:
+    """A kernel, but for its phase."""
     plan = ", ".join([_PLANS[code.plan], *(f"after {name}" for name in code.before)])
     return (
         f"{code.language}, tile {code.tile[0]} x {code.tile[1]}, {code.threads} threads,"

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from flexdsl.analysis import BlockPlan
 from flexdsl.analysis.derivative import describe_steps
+from flexdsl.bundle.describe import in_words
 from flexdsl.ir import Kind, Program, print_expr
 from flexdsl.runtime import bind, bundles, validate
 from flexdsl.runtime.bundled import Bundled
@@ -158,9 +159,7 @@ def _of_bundle(found: Bundled) -> list[str]:
         " nothing is compiled",
         f"variant {found.variant.name} for {found.build.title}",
     ]
-    for code in found.build.kernels:
-        lines.append(f"  {code.phase}: {code.language}, tile {code.tile[0]} x {code.tile[1]}")
-    return lines
+    return [*lines, *(f"  {code.phase}: {in_words(code)}" for code in found.build.kernels)]
 
 
 def _kernel(phase: Phase, call: Call, gpu: int) -> list[str]:
@@ -181,6 +180,7 @@ def _kernel(phase: Phase, call: Call, gpu: int) -> list[str]:
 def _mask(phase: Phase, call: Call, plan: BlockPlan, config: Config) -> list[str]:
     """How a kernel knows the mask of a tile, where there is a choice or no mask."""
     from flexdsl.codegen.hopper.module import GROUP_ROWS
+    from flexdsl.codegen.hopper.row_bits import row_intervals
     from flexdsl.runtime.call import may_read_bits
     from flexdsl.runtime.mask_bits import bits_nbytes, mib, reason_against
 
@@ -192,9 +192,12 @@ def _mask(phase: Phase, call: Call, plan: BlockPlan, config: Config) -> list[str
             part = f"{own.skipped} of {own.tiles} tiles of {GROUP_ROWS} rows in masked tiles"
             lines.append(f"its consumers skip {part}, which have no pair")
         return lines
-    if call.spec(phase, plan, config).mask is None:
+    spec = call.spec(phase, plan, config)
+    if spec.mask is None:
         return ["it has no mask: every pair of every live tile is allowed"]
     if may_read_bits(phase, config):
+        if row_intervals(spec):
+            return ["its masked tiles are masked by bits made of the ends of their rows"]
         return [f"its mask is evaluated in every masked tile: {reason_against(call.bound, plan)}"]
     return []
 
