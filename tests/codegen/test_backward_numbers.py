@@ -120,6 +120,9 @@ class OnNumbers(Dense):
     fault: tuple[str, str] = ("", "")
     read_bits: list[bool] = field(default_factory=list[bool])
 
+    def prepares(self, phases: tuple[Phase, ...], backward: bool) -> bool:
+        return True
+
     def run(self, phase: Phase, call: Call) -> None:
         if phase is not Phase.BACKWARD:
             launch.run(phase, call)
@@ -193,7 +196,7 @@ def expect_on_numbers(
 
 
 NAMES = ("full", "causal", "sliding_window", "sinks", "document", "strided_heads")
-NAMES += ("softcap", "alibi")
+NAMES += ("softcap", "alibi", "products", "decay")
 
 
 @WITHOUT_GPU

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import flexdsl as fx
 from flexdsl import stdlib
-from flexdsl.codegen import Kernel, Phase
+from flexdsl.codegen import Kernel, KernelSpec, Phase
 from flexdsl.codegen.hopper.row_bits import row_intervals
 from flexdsl.runtime import bind, device_plan, launch, mask_bits, triton_forward
 from flexdsl.runtime.call import Call, table_of, value_of
@@ -66,30 +66,36 @@ class Producer(Alone):
 
 @dataclass
 class OnNumbers:
-    """The kernel of the forward pass, on numbers.
+    """The kernel of the forward pass, on numbers; those before it are interpreted.
 
     Attributes:
         seed: of the order in which the sides go on.
         fault: what is replaced in the text, and by what.
-        row_bits: makes the kernel bits of the ends of rows?
+        specs: of the kernels that ran.
+        tiles: theirs.
     """
 
     seed: int = 0
     fault: tuple[str, str] = ("", "")
     hopper: bool = True
-    row_bits: list[bool] = field(default_factory=list[bool])
+    specs: list[KernelSpec] = field(default_factory=list[KernelSpec])
+    tiles: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
 
     def backward_phases(self, call: Call) -> tuple[Phase, ...]:
         return ()
 
     def prepares(self, phases: tuple[Phase, ...], backward: bool) -> bool:
-        return not phases
+        return True
 
     def run(self, phase: Phase, call: Call) -> None:
+        if phase is not Phase.FORWARD:
+            launch.run(phase, call)
+            return
         config = launch.candidates(phase, call, 90)[0]
         plan = call.plan(phase, config)
         spec = call.spec(phase, plan, config)
-        self.row_bits.append(bool(row_intervals(spec)))
+        self.specs.append(spec)
+        self.tiles.append(config.tile)
         kernel = launch.kernel_of(phase, config.language, spec)
         table = table_of(kernel.arguments, plan, call, device_plan.launch_compiled)
         given = shared_of(kernel, lambda of: Tile()) | config.constants
@@ -147,7 +153,7 @@ def near(name: str, found: Tensor, wanted: Tensor) -> None:
 
 
 NAMES = ("full", "causal", "sliding_window", "sinks", "packed_causal", "document", "strided_heads")
-NAMES += ("softcap", "alibi")
+NAMES += ("softcap", "alibi", "relative_bias", "products", "decay")
 
 
 @WITHOUT_GPU
@@ -185,7 +191,31 @@ def test_masks_by_the_ends_of_rows(
     monkeypatch.setattr(mask_bits, "with_table", lambda bound, plan: plan)
     for seed in range(2):
         kernels = expect_on_numbers(Variant(MASKS[name]), dims, (200, 290, 90), (2, 1), seed)
-        assert all(kernels.row_bits)
+        assert all(map(row_intervals, kernels.specs))
+
+
+@WITHOUT_GPU
+@pytest.mark.parametrize("dims", DIMS, ids=str)
+@pytest.mark.parametrize("lengths", [(1, 200, 199), (130, 70, 0), (192, 256, 0)])
+def test_output_of_lengths(lengths: tuple[int, int, int], dims: tuple[int, int]) -> None:
+    for name in ("causal", "full"):
+        expect_on_numbers(VARIANTS[name], dims, lengths, (4, 2), seed=1)
+
+
+def near_on_a_grid(b, h, q, kv):
+    return abs(q // 20 - kv // 20) <= 1 and abs(q % 20 - kv % 20) <= 4
+
+
+@WITHOUT_GPU
+@pytest.mark.parametrize("dims", [(64, 64), (128, 128)], ids=str)
+def test_masks_read_as_bits(dims: tuple[int, int]) -> None:
+    """At D 128 consumers skip tiles, of 64 keys: the grid has 20 tokens in a row."""
+    variant = Variant(fx.mask_mod(near_on_a_grid))
+    for seed in range(2):
+        kernels = expect_on_numbers(variant, dims, (300, 310, 0), (2, 1), seed)
+        (spec,), ((_, keys),) = kernels.specs, kernels.tiles
+        assert spec.mask_bits
+        assert (spec.skips, keys) == ((True, 64) if dims == (128, 128) else (False, 128))
 
 
 FAULTS = {

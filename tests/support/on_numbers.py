@@ -56,6 +56,9 @@ class Address:
     def __add__(self, steps: Any) -> Address:
         return Address(self.tensor, self.at + steps)
 
+    def __sub__(self, steps: Any) -> Address:
+        return Address(self.tensor, self.at - steps)
+
 
 class Tile:
     """A place in shared memory; None is in it while a copy is on its way."""
