@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 import flexdsl as fx
@@ -234,3 +237,49 @@ def test_faults_are_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises((AssertionError, TypeError), match=message):
         variant = Variant(MASKS["three intervals"])
         expect_on_numbers(variant, (128, 128), (200, 290, 90), fault=(old, new))
+
+
+ENDS = torch.arange(500) // 60 * 60
+
+
+@st.composite
+def conditions(draw: st.DrawFn) -> fx.Mod:
+    """A mask of up to three conditions that closed forms are found for, over several tiles."""
+    n, m = draw(st.integers(-40, 250)), draw(st.integers(0, 300))
+    size, other = draw(st.integers(1, 150)), draw(st.integers(1, 150))
+    atoms = [
+        lambda b, h, q, kv: q + n >= kv,
+        lambda b, h, q, kv: q - kv < m,
+        lambda b, h, q, kv: kv < m + 20 * h,
+        lambda b, h, q, kv: kv >= q - n,
+        lambda b, h, q, kv: q // size >= kv // size,
+        lambda b, h, q, kv: q // size == kv // other,
+        lambda b, h, q, kv: 2 * kv - q <= n,
+        lambda b, h, q, kv: q + kv < 3 * size,
+        lambda b, h, q, kv: q >= size,
+        lambda b, h, q, kv: kv >= ENDS[q],
+        lambda b, h, q, kv: kv < ENDS[q] + size,
+    ]
+    masks = [fx.mask_mod(draw(st.sampled_from(atoms))) for _ in range(draw(st.integers(1, 3)))]
+    found = masks[0]
+    for mask in masks[1:]:
+        found = found & mask if draw(st.booleans()) else found | mask
+    return found
+
+
+@WITHOUT_GPU
+@settings(max_examples=30)
+@given(
+    conditions(),
+    st.tuples(st.integers(1, 300), st.integers(1, 300), st.integers(0, 150)),
+    st.sampled_from([(64, 64), (128, 128), (256, 256)]),
+    st.integers(0, 99),
+    st.booleans(),
+)
+def test_any_conditions(
+    mask: fx.Mod, lengths: tuple[int, int, int], dims: tuple[int, int], seed: int, bits: bool
+) -> None:
+    """With tables where they have bits, and with closed forms wherever there are some."""
+    as_runtime = mask_bits.with_table
+    with patch.object(mask_bits, "with_table", as_runtime if bits else lambda bound, plan: plan):
+        expect_on_numbers(Variant(mask), dims, lengths, (2, 1), seed)
