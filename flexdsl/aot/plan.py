@@ -92,22 +92,21 @@ def _prepared_jobs(
     dims, halves = (shape.head_dim, shape.value_dim), ITEMSIZE[shape.dtype] == 2
     spec = unbound_spec(mask, score, *dims, products=halves, tables=True)
     wanted = {"products": bool(spec.products), "tables": bool(spec.tables)}
-    first = (Phase.FACTORS, spec.products), (Phase.DIFFERENCES, spec.tables)
-    before = [phase for phase, of in first if of]
-    if not before:
+    if not any(wanted.values()):
         return []
+    writing = zip((Phase.FACTORS, Phase.DIFFERENCES), wanted.values(), strict=True)
     reading = [phase for phase in phases if phase not in OF_ROWS]
     columns = width_of(spec.products)
     if learned or (shape.hopper and backward_reason(shape.head_dim, 0, False, False, columns)):
         reading = [Phase.FORWARD]
-    return [job_of(phase, mask, score, shape, **wanted) for phase in (*before, *reading)]
+    found = (*(phase for phase, of in writing if of), *reading)
+    return [job_of(phase, mask, score, shape, **wanted) for phase in found]
 
 
 def _of_bits(job: Job, mask: Program | None, score: Program | None, shape: Shape) -> Job:
     """The kernel like that of `job` that reads the mask as bits."""
-    of_score = Phase.FACTORS in job.before, Phase.DIFFERENCES in job.before
-    products, tables = of_score
-    return job_of(job.phase, mask, score, shape, products=products, tables=tables, bits=True)
+    read = {"products": Phase.FACTORS in job.before, "tables": Phase.DIFFERENCES in job.before}
+    return job_of(job.phase, mask, score, shape, **read, bits=True)
 
 
 def _has_bits(job: Job, mask: Program | None) -> bool:

@@ -255,14 +255,14 @@ def _build_of_json(data: Json) -> Build:
 def _code_to_json(code: Code) -> Json:
     fields = {name: getattr(code, name) for name in _CODE_FIELDS}
     parameters = [_parameter_to_json(p) for p in code.parameters]
-    lists = {"tile": list(code.tile), "parameters": parameters, "before": list(code.before)}
-    return fields | lists
+    found = fields | {"tile": list(code.tile), "parameters": parameters}
+    return found | {"before": list(code.before)} if code.before else found
 
 
 def _code_of_json(data: Json) -> Code:
     fields = {name: data[name] for name in _CODE_FIELDS}
     parameters = tuple(_parameter_of_json(p) for p in data["parameters"])
-    tile, before = tuple(data["tile"]), tuple(data["before"])
+    tile, before = tuple(data["tile"]), tuple(data.get("before", ()))
     return Code(**fields, tile=tile, parameters=parameters, before=before)
 
 
