@@ -16,8 +16,10 @@ import torch
 
 import flexdsl as fx
 from flexdsl.errors import BundleError
+from tests.aot.conftest import near
 from tests.aot.load_child import CASES, inputs, oracle
 from tests.aot.load_child import error as error_of
+from tests.aot.test_preparing import product
 
 pytestmark = pytest.mark.gpu
 
@@ -113,6 +115,26 @@ def test_a_bundle_of_many_columns(dims: tuple[int, int], tmp_path: Path) -> None
         results.append([out, *torch.autograd.grad(out, leaves, d_out)])
     for found, wanted in zip(*results, strict=True):
         assert error_of(found, wanted.double()) < 0.01
+
+
+def test_bits_factors_and_tables_of_a_bundle(tmp_path: Path) -> None:
+    """What kernels of the bundle write before those that read it, forward and backward."""
+    x, y = (torch.randn(2, 400) for _ in range(2))
+    mask, score = near(), product(x, y)
+    fx.build(fx.variant("both", mask=mask, score=score), out=tmp_path / "both", target="cuda:90")
+    options = {"device": "cuda", "dtype": torch.bfloat16}
+    *inputs, d_out = (torch.randn(1, 2, 400, 128, **options) for _ in range(4))
+    leaves = [t.requires_grad_() for t in inputs]
+    x, y = x.cuda(), y.cuda()
+    out = fx.load(tmp_path / "both", x=x, y=y)(*leaves)
+    exact = [t.detach().double().requires_grad_() for t in inputs]
+    wanted = fx.attention(*exact, mask=mask, score=product(x, y), backend="reference")
+    assert error_of(out, wanted) < 0.01
+    gradients = torch.autograd.grad(out, leaves, d_out)
+    for found, of in zip(
+        gradients, torch.autograd.grad(wanted, exact, d_out.double()), strict=True
+    ):
+        assert error_of(found, of) < 0.02
 
 
 def test_misses_are_errors(bundle: Path, tmp_path: Path) -> None:
