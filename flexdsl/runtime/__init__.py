@@ -4,7 +4,7 @@
                  -> remembered                          a kind of call that was met is found, or
                  -> validate, bind.read                 checks; what the user's functions are now
               -> operator_direct, operator              one node of a graph, with a gradient:
-                 -> bind.bind (memory)                  ranges and plans
+                 -> bind.bind (memory, heads)           ranges and plans
                  -> executors: cpu, cpu_backward        on the CPU
                     -> slabs, workers                   pieces of a plan, on threads
                  -> executors: triton_forward, ...      one pass by kernels, whoever brings them
