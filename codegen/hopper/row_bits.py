@@ -6,7 +6,7 @@ of two columns of every eight (PTX ISA, wgmma, accumulator D). For each of these
 two shifts: bit n of the word of column c is that of the score of column 8 n + c. Then the scores of
 a word follow on each other, so that ptxas takes seven bits at a time into predicates.
 
-Of packed documents a masked tile of the forward pass (D 128, triton 3.6.0 and 3.7.1) has 587
+Of packed documents a masked tile of the forward pass (D 128, triton 3.6.0 and 3.7.1) has 590
 instructions so, 633 where a bit is tested at a time, and 842 where each pair is compared with the
 ends; one without a mask has 445. How long they take was not measured. A mask of one comparison is
 evaluated, as is one of several that leaves gaps. Where the mask is read as bits, this is not used.
