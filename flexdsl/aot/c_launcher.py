@@ -103,8 +103,8 @@ def _programs(variant: Variant) -> list[Program]:
 def _kernels_in_c(variant: Variant, build: Build) -> list[Code]:
     """The kernels of a build that its launcher in C has."""
     phases = {p.value for p in _PHASES.values()}
-    kernels = [k for k in build.kernels if k.phase in phases and k.plan != "bits"]
-    kernels = [k for k in kernels if not k.before]
+    plain = (k for k in build.kernels if k.plan != "bits" and not k.before)
+    kernels = [k for k in plain if k.phase in phases]
     backward = [k for k in kernels if k.phase != Phase.FORWARD.value]
     if variant.learned or any(k.plan == "table" for k in backward):
         return [k for k in kernels if k not in backward]

@@ -23,6 +23,7 @@ from flexdsl.codegen import OF_KEYS, Phase, backward_reason, unbound_spec
 from flexdsl.ir import Program, captures_of, rename_apart
 from flexdsl.runtime.call import OF_ROWS, may_read_bits
 from flexdsl.runtime.mask_bits import is_worth_bits
+from flexdsl.runtime.passes import first_phases
 from flexdsl.runtime.tuning import ITEMSIZE
 from flexdsl.variants import Variant
 
@@ -91,16 +92,15 @@ def _prepared_jobs(
     """
     dims, halves = (shape.head_dim, shape.value_dim), ITEMSIZE[shape.dtype] == 2
     spec = unbound_spec(mask, score, *dims, products=halves, tables=True)
-    wanted = {"products": bool(spec.products), "tables": bool(spec.tables)}
-    if not any(wanted.values()):
+    writing = first_phases(spec)
+    if not writing:
         return []
-    writing = zip((Phase.FACTORS, Phase.DIFFERENCES), wanted.values(), strict=True)
     reading = [phase for phase in phases if phase not in OF_ROWS]
     columns = width_of(spec.products)
     if learned or (shape.hopper and backward_reason(shape.head_dim, 0, False, False, columns)):
         reading = [Phase.FORWARD]
-    found = (*(phase for phase, of in writing if of), *reading)
-    return [job_of(phase, mask, score, shape, **wanted) for phase in found]
+    of_score = {"products": bool(spec.products), "tables": bool(spec.tables)}
+    return [job_of(phase, mask, score, shape, **of_score) for phase in (*writing, *reading)]
 
 
 def _of_bits(job: Job, mask: Program | None, score: Program | None, shape: Shape) -> Job:
@@ -123,18 +123,19 @@ def planning_jobs(planned: Planned, made: Mapping[str, Made], versions: dict[str
     Only a mask that reads captured tensors has its plan made there; its bits are in any case.
     """
     mask = planned.mask
-    tables = {d: made[d].code for d in planned.jobs if made[d].code.plan in ("table", "bits")}
+    codes = [made[digest].code for digest in planned.jobs]
+    tables = [code for code in codes if code.plan in ("table", "bits")]
     if not tables or mask is None:
         return planned
     jobs: list[Job] = []
-    for code in (c for c in tables.values() if c.plan == "bits"):
+    for code in (c for c in tables if c.plan == "bits"):
         phase = Phase.MASK_BITS_KEY if Phase(code.phase) in OF_KEYS else Phase.MASK_BITS
         jobs.append(in_tiles(job_of(phase, mask, None, planned.shape), code.tile))
     if captures_of(mask.expr):
         jobs += [job_of(phase, None, None, planned.shape) for phase in OF_STATES]
         for phase in OF_MASKS:
             job = job_of(phase, mask, None, planned.shape)
-            jobs += [in_tiles(job, t) for t in dict.fromkeys(c.tile for c in tables.values())]
+            jobs += [in_tiles(job, t) for t in dict.fromkeys(c.tile for c in tables)]
     return replace(planned, jobs=planned.jobs | {j.made_of(versions): j for j in jobs})
 
 

@@ -27,6 +27,7 @@ from flexdsl.codegen.unbound import GENERATORS
 from flexdsl.errors import ArgumentError
 from flexdsl.ir import Capture, Program, Type, captures_of, params_of
 from flexdsl.runtime.call import OF_ROWS
+from flexdsl.runtime.passes import first_phases
 from flexdsl.runtime.tuning import ITEMSIZE, MAX_HEAD_DIM, Config, configs
 
 _TRITON = {"bool": "i1", "f16": "fp16", "f32": "fp32", "f64": "fp64"}
@@ -162,10 +163,7 @@ def job_of(
     candidates = tuple(
         (GENERATORS[phase, c.language](replace(spec, consumers=c.consumers)), c) for c in found
     )
-    before: tuple[Phase, ...] = ()
-    if phase not in OF_ROWS:
-        found_before = (Phase.FACTORS, spec.products), (Phase.DIFFERENCES, spec.tables)
-        before = tuple(first for first, of in found_before if of)
+    before = () if phase in OF_ROWS else first_phases(spec)
     return Job(phase, shape.target, shape.dtype, candidates, _type_names(spec), before)
 
 

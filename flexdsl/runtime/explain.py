@@ -22,7 +22,7 @@ from flexdsl.runtime import bind, bundles, validate
 from flexdsl.runtime.bundled import Bundled
 from flexdsl.runtime.differences import explain_tables, with_tables
 from flexdsl.runtime.eager import autocast, tile_of
-from flexdsl.runtime.low_rank import explain_factors, with_products
+from flexdsl.runtime.low_rank import explain_factors
 
 if TYPE_CHECKING:
     from flexdsl.codegen import Phase
@@ -116,7 +116,7 @@ def of_gpu(
     from flexdsl.codegen import Phase
     from flexdsl.runtime import launch
     from flexdsl.runtime.call import Call
-    from flexdsl.runtime.passes import first_phases
+    from flexdsl.runtime.passes import first_phases, prepared
 
     found = bundles.of_environment(bound, q, v) if backend == "auto" else None
     if found is not None:
@@ -129,17 +129,19 @@ def of_gpu(
         return [*lines, "no kernel is launched: there is no pair"]
     tensors = {"query": q, "key": k, "value": v}
 
-    def call_of(bound: bind.Bound) -> Call:
-        prepared = with_tables(with_products(bound, scale, q.dtype))
-        return Call(prepared, scale, tensors, {}, hopper=hopper)
+    compiling = launch.Compiling(hopper)
 
-    call = call_of(replace(bound, learned=()))
+    def call_of(bound: bind.Bound, *, backward: bool) -> Call:
+        found = prepared(bound, scale, q.dtype, compiling, backward=backward)
+        return Call(found, scale, tensors, {}, hopper=hopper)
+
+    call = call_of(replace(bound, learned=()), backward=False)
     first = launch.candidates(Phase.FORWARD, call, gpu)[0]
     lines.append(indent(call.plan(Phase.FORWARD, first).explain(), "  "))
     lines.append("forward:")
     for phase in (*first_phases(call.bound), Phase.FORWARD):
         lines += _kernel(phase, call, gpu)
-    call = call_of(bound)
+    call = call_of(bound, backward=True)
     phases = (*first_phases(call.bound), *launch.phases_of(call))
     reason = launch.reason_against_hopper_backward(call) if hopper else None
     why = f" by portable kernels, since {reason}" if reason else ""

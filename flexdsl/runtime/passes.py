@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from flexdsl.analysis.products import depends_on, width_of
-from flexdsl.codegen import FACTOR_ROWS, FACTOR_TENSORS, Phase
+from flexdsl.codegen import FACTOR_ROWS, FACTOR_TENSORS, KernelSpec, Phase
 from flexdsl.runtime.bind import Bound
 from flexdsl.runtime.blocks import strides_of
 from flexdsl.runtime.call import Call, Place, Slot
@@ -106,9 +106,13 @@ def _tables_of(bound: Bound) -> list[Made]:
     return [Made(("tables", name), shape, dtype) for name, shape, dtype in tables_of(bound)]
 
 
-def first_phases(bound: Bound) -> tuple[Phase, ...]:
-    """What runs before all other kernels of a pass: those of such matrices, and of such tables."""
-    found = (Phase.FACTORS, bound.products), (Phase.DIFFERENCES, bound.tables)
+def first_phases(score: Bound | KernelSpec) -> tuple[Phase, ...]:
+    """What runs before all other kernels of a pass: those of such matrices, and of such tables.
+
+    Args:
+        score: what has them.
+    """
+    found = (Phase.FACTORS, score.products), (Phase.DIFFERENCES, score.tables)
     return tuple(phase for phase, of in found if of)
 
 

@@ -32,7 +32,6 @@ def test_the_intervals_of_a_row_are_its_allowed_positions(
     at = {"b": np.array(0), "h": np.arange(HEADS)[:, None, None], outer: rows[:, None]}
     found = np.zeros(dense.shape, bool)
     for interval in form.intervals:
-        ends = (fx.ir.evaluate(e, at, values) for e in (interval.lower, interval.upper))
-        lower, upper = ends
+        lower, upper = (fx.ir.evaluate(e, at, values) for e in (interval.lower, interval.upper))
         found |= (lower <= positions) & (positions < upper)
     np.testing.assert_array_equal(found, dense)

@@ -1,158 +1,21 @@
 """The gradients that the text of a Hopper backward kernel gives, on numbers, in any interleaving.
 
-The whole backward pass runs as on such a GPU: the plan, the tables, the parts of the heads and the
-arguments are the runtime's, the kernels before and after run under Triton's interpreter. In
-between, the texts of the producer and of the consumers are Python (`support/on_numbers.py`).
+The whole backward pass runs as on such a GPU (`text_on_numbers.py`).
 """
 
 from __future__ import annotations
-
-import operator
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 import flexdsl as fx
-from flexdsl.codegen import Kernel, Phase, Role
-from flexdsl.codegen.module import HELPERS_OF_MODULES
-from flexdsl.runtime import bind, device_plan, launch, triton_backward
-from flexdsl.runtime.blocks import Blocks
-from flexdsl.runtime.call import Call, table_of, value_of
-from support.on_numbers import (
-    Address,
-    Descriptor,
-    Language,
-    Numbers,
-    Products,
-    Tile,
-    keep_columns,
-)
+from flexdsl.codegen import Phase
+from flexdsl.runtime import triton_backward
 from tests.codegen.oracle import error, gradients
-from tests.codegen.test_backward_sides import FLOATS, shared_of, side
-from tests.codegen.test_query_sums import ORDER, WITHOUT_GPU, Dense
-from tests.codegen.test_skipped_tiles import Alone
-from tests.codegen.test_works import Pointer, function_of
+from tests.codegen.test_query_sums import WITHOUT_GPU
+from tests.codegen.text_on_numbers import DIMS, OnNumbers, bound_of
 from tests.codegen.variants import VARIANTS, Variant
-
-DIMS = [(64, 64), (96, 96), (128, 128), (192, 128), (256, 256)]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Products of 64 rows are done sooner than threads are woken."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def add_to(unit: int) -> Any:
-    """What adds products of 64 rows to sums, in parts of 64 columns."""
-
-    def add(sums: Address, tile: int, order: Any, numbers: Tensor) -> None:
-        at, flat = sums.at + tile * unit, sums.tensor.view(-1)
-        for n, part in enumerate(numbers.split(64, 1)):
-            flat[at + 4096 * n : at + 4096 * (n + 1)] += part.reshape(-1)[ORDER]
-
-    return add
-
-
-def spread(words: Tensor, columns: int, layout: Any) -> Tensor:
-    """The word of each pair of 64 rows with `columns` others."""
-    r, c = torch.arange(64)[:, None], torch.arange(columns)[None, :]
-    return words[(r // 16 * 32 + r % 8 * 4 + c % 8 // 2) * (columns // 64) + c // 64]
-
-
-def keep(numbers: Tensor, words: Tensor, bit: Tensor, other: float) -> Tensor:
-    """The numbers whose bit is set in their words."""
-    return torch.where((words & bit) != 0, numbers, other)
-
-
-def consumer_knows(program: Numbers, unit: int) -> dict[str, Any]:
-    """What a consumer calls."""
-    products = Products()
-    known: dict[str, Any] = {"gl": Language(), "tma": program, "mbarrier": program}
-    known |= {"warpgroup_mma": products.start, "warpgroup_mma_wait": products.wait}
-    known |= {"warpgroup_mma_init": lambda x: x, "counted": lambda n: n}
-    known |= {"fence_async_shared": lambda: None, "read": program.notes.__getitem__}
-    known |= {"LN2": 0.6931471805599453, "LOG2E": 1.4426950408889634, "spread": spread}
-    known |= {"tanh": lambda x, factor, scale: scale * torch.tanh(x * factor)}
-    known |= {"keep": keep, "keep_columns": keep_columns}
-    return known | {"add_query_sums": add_to(unit)}
-
-
-def with_helpers(kernel: Kernel, known: dict[str, Any]) -> None:
-    """Add the functions that the kernel's text has for expressions, bits, and ranges of tiles."""
-    known |= {"held_sum": operator.add, "held_difference": operator.sub}  # nothing overflows here
-    for name in re.findall(r"^def (\w+)\(", kernel.source, re.M):
-        if name in (*HELPERS_OF_MODULES, "between", "softmax") and name not in known:
-            function_of(kernel, name, known)
-
-
-def argument_of(value: Any, role: Role) -> Any:
-    """An argument as the text's functions take it."""
-    match value:
-        case Blocks():
-            return Descriptor(value.tensor.view(value.shape), value.block)
-        case Tensor() if role in (Role.TABLE, Role.COUNTER):
-            return Pointer(value.tolist())
-        case Tensor():
-            return Address(value)
-    return value
-
-
-@dataclass
-class OnNumbers(Dense):
-    """The kernels of a backward pass, the one for Hopper on numbers.
-
-    Attributes:
-        seed: of the order in which the sides go on.
-        fault: what is replaced in the text, and by what.
-        read_bits: of each text that ran, whether it reads its mask as bits.
-    """
-
-    seed: int = 0
-    fault: tuple[str, str] = ("", "")
-    read_bits: list[bool] = field(default_factory=list[bool])
-
-    def prepares(self, phases: tuple[Phase, ...], backward: bool) -> bool:
-        return True
-
-    def run(self, phase: Phase, call: Call) -> None:
-        if phase is not Phase.BACKWARD:
-            launch.run(phase, call)
-            return
-        config = launch.candidates(phase, call, 90)[0]
-        plan = call.plan(phase, config)
-        spec = call.spec(phase, plan, config)
-        kernel = launch.kernel_of(phase, config.language, spec)
-        self.read_bits.append(spec.mask_bits)
-        table = table_of(kernel.arguments, plan, call, device_plan.launch_compiled)
-        given = shared_of(kernel, lambda of: Tile()) | config.constants
-        for argument in kernel.arguments:
-            value = value_of(argument, call, plan, table, config)
-            given[argument.name] = argument_of(value, argument.role)
-        self._run(kernel, given)
-
-    def _run(self, kernel: Kernel, given: dict[str, Any]) -> None:
-        program, text = Numbers(self.seed), kernel.source.replace(*self.fault)
-        assert not self.fault[0] or text != kernel.source
-        known = {"gl": Alone(0), "leave": program.notes.__setitem__, "mbarrier": program}
-        with_helpers(kernel, known)
-        program.sides["producer"] = side(text, "producer", known | {"tma": program}, given)
-        names = re.findall(r"^def (consumer\w*)", text, re.M)
-        (unit,) = re.findall(FLOATS, text)
-        for group in range(2):
-            known = consumer_knows(program, int(unit))
-            with_helpers(kernel, known)
-            own = side(text, names[group % len(names)], known, given | {"GROUP": group})
-            program.sides[f"consumer {group}"] = own
-        program.run()
 
 
 def backward_of(
@@ -160,10 +23,7 @@ def backward_of(
 ) -> list[Tensor]:
     """Gradients of q, k and v by the text of the kernel."""
     q, k, v = tensors
-    lengths = bind.lengths_of(q, k, offset)
-    sources = (None if m is None else m.program for m in (variant.mask, variant.score))
-    reading = bind.read(*sources, lengths, q.device)
-    bound, scale = bind.bind(reading.mask, reading.score, lengths, (64, 64), ()), q.shape[3] ** -0.5
+    bound, scale = bound_of(variant, tensors, offset), q.shape[3] ** -0.5
     mods = {"mask": variant.mask, "score": variant.score, "q_offset": offset, "return_lse": True}
     out, lse = fx.attention(q.double(), k.double(), v.double(), **mods, backend="reference")
     given = q, k, v, out.half(), d_out, lse.float()
@@ -185,7 +45,7 @@ def expect_on_numbers(
     shapes += [(of_queries, q_len, value_dim)]
     *tensors, d_out = (torch.randn(1, *s, generator=generator).half() for s in shapes)
     variant = VARIANTS[name]
-    kernels = OnNumbers(seed=seed, fault=fault)
+    kernels = OnNumbers(Phase.BACKWARD, seed, fault)
     found = backward_of(kernels, variant, tensors, d_out, offset)
     exact, none = [x.double() for x in tensors], torch.zeros(1, of_queries, q_len).double()
     incoming = [d_out.double(), none]
@@ -231,7 +91,7 @@ def test_gradients_of_heads_in_parts(
 @pytest.mark.parametrize("dims", DIMS, ids=str)
 def test_gradients_of_a_mask_read_as_bits(dims: tuple[int, int]) -> None:
     kernels = expect_on_numbers("neighborhood", dims, (150, 150, 0), (4, 4), seed=5)
-    assert kernels.read_bits and all(kernels.read_bits)
+    assert kernels.specs and all(spec.mask_bits for spec in kernels.specs)
 
 
 FAULTS = {

@@ -1,13 +1,10 @@
 """What the text of a Hopper forward kernel gives, on numbers, in any interleaving.
 
-As `test_backward_numbers.py`: plan, tables and arguments are the runtime's, and the texts of the
-producer and of the consumers are Python.
+The forward pass runs as on such a GPU (`text_on_numbers.py`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -18,107 +15,12 @@ from torch import Tensor
 
 import flexdsl as fx
 from flexdsl import stdlib
-from flexdsl.codegen import Kernel, KernelSpec, Phase
+from flexdsl.codegen import Phase
 from flexdsl.codegen.hopper.row_bits import row_intervals
-from flexdsl.runtime import bind, device_plan, launch, mask_bits, triton_forward
-from flexdsl.runtime.call import Call, table_of, value_of
-from support.on_numbers import Address, Language, Numbers, Tile
-from tests.codegen.test_backward_numbers import (
-    DIMS,
-    argument_of,
-    consumer_knows,
-    one_thread,
-    with_helpers,
-)
-from tests.codegen.test_backward_sides import shared_of, side
+from flexdsl.runtime import mask_bits, triton_forward
 from tests.codegen.test_query_sums import WITHOUT_GPU
-from tests.codegen.test_skipped_tiles import Alone
+from tests.codegen.text_on_numbers import DIMS, OnNumbers, bound_of
 from tests.codegen.variants import VARIANTS, Variant
-
-__all__ = ["one_thread"]
-
-
-class Producer(Alone):
-    """What a producer calls; ends of rows are tensors."""
-
-    def load(self, at: Any, mask: Any = True, other: int = 0) -> Any:
-        return Language().load(at) if isinstance(at, Address) else super().load(at, mask, other)
-
-    def arange(self, first: int, last: int, layout: Any) -> Tensor:
-        return torch.arange(first, last)
-
-    def where(self, condition: Any, a: Any, b: Any) -> Any:
-        if isinstance(condition, Tensor):
-            return torch.where(condition, a, b)
-        return super().where(condition, a, b)
-
-    def minimum(self, a: Any, b: Any) -> Any:
-        tensors = isinstance(a, Tensor) or isinstance(b, Tensor)
-        return Language().minimum(a, b) if tensors else super().minimum(a, b)
-
-    def maximum(self, a: Any, b: Any) -> Any:
-        tensors = isinstance(a, Tensor) or isinstance(b, Tensor)
-        return Language().maximum(a, b) if tensors else super().maximum(a, b)
-
-    def min(self, x: Tensor) -> int:
-        return int(x.min())
-
-    def max(self, x: Tensor) -> int:
-        return int(x.max())
-
-
-@dataclass
-class OnNumbers:
-    """The kernel of the forward pass, on numbers; those before it are interpreted.
-
-    Attributes:
-        seed: of the order in which the sides go on.
-        fault: what is replaced in the text, and by what.
-        specs: of the kernels that ran.
-        tiles: theirs.
-    """
-
-    seed: int = 0
-    fault: tuple[str, str] = ("", "")
-    hopper: bool = True
-    specs: list[KernelSpec] = field(default_factory=list[KernelSpec])
-    tiles: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
-
-    def backward_phases(self, call: Call) -> tuple[Phase, ...]:
-        return ()
-
-    def prepares(self, phases: tuple[Phase, ...], backward: bool) -> bool:
-        return True
-
-    def run(self, phase: Phase, call: Call) -> None:
-        if phase is not Phase.FORWARD:
-            launch.run(phase, call)
-            return
-        config = launch.candidates(phase, call, 90)[0]
-        plan = call.plan(phase, config)
-        spec = call.spec(phase, plan, config)
-        self.specs.append(spec)
-        self.tiles.append(config.tile)
-        kernel = launch.kernel_of(phase, config.language, spec)
-        table = table_of(kernel.arguments, plan, call, device_plan.launch_compiled)
-        given = shared_of(kernel, lambda of: Tile()) | config.constants
-        for argument in kernel.arguments:
-            value = value_of(argument, call, plan, table, config)
-            given[argument.name] = argument_of(value, argument.role)
-        self._run(kernel, given, spec.consumers)
-
-    def _run(self, kernel: Kernel, given: dict[str, Any], groups: int) -> None:
-        program, text = Numbers(self.seed), kernel.source.replace(*self.fault)
-        assert not self.fault[0] or text != kernel.source
-        known = {"gl": Producer(0), "leave": program.notes.__setitem__, "mbarrier": program}
-        with_helpers(kernel, known)
-        program.sides["producer"] = side(text, "producer", known | {"tma": program}, given)
-        for group in range(groups):
-            known = consumer_knows(program, 0) | {"in_pairs": lambda x, dtype: x.to(dtype)}
-            with_helpers(kernel, known)
-            own = side(text, "consumer", known, given | {"GROUP": group})
-            program.sides[f"consumer {group}"] = own
-        program.run()
 
 
 def expect_on_numbers(
@@ -134,11 +36,8 @@ def expect_on_numbers(
     generator = torch.Generator().manual_seed(seed + q_len + dim)
     shapes = [(of_queries, q_len, dim), (of_keys, kv_len, dim), (of_keys, kv_len, value_dim)]
     q, k, v = (torch.randn(1, *s, generator=generator).half() for s in shapes)
-    sizes = bind.lengths_of(q, k, offset)
-    sources = (None if m is None else m.program for m in (variant.mask, variant.score))
-    reading = bind.read(*sources, sizes, q.device)
-    bound = bind.bind(reading.mask, reading.score, sizes, (64, 64), ())
-    kernels = OnNumbers(seed=seed, fault=fault)
+    kernels = OnNumbers(Phase.FORWARD, seed, fault)
+    bound = bound_of(variant, (q, k, v), offset)
     found = triton_forward.forward(kernels, bound, dim**-0.5, q, k, v)(q, k, v)
     mods = {"mask": variant.mask, "score": variant.score, "q_offset": offset, "return_lse": True}
     wanted = fx.attention(q.double(), k.double(), v.double(), **mods, backend="reference")
