@@ -17,7 +17,7 @@ from ..loops import KEYS
 from ..lower import Lowering, Scope
 from ..tiles import descriptors, names_of_kernel
 from ..writer import Block
-from . import mask_bits, row_bits
+from . import mask_bits, row_bits, turns
 from .forward_consumer import write_consumer
 from .module import (
     BARRIERS,
@@ -115,7 +115,7 @@ def _write_shared_memory(body: Block, spec: KernelSpec, works: Works) -> list[st
     tiles += allocate(body, "value", spec.value_dim, "STAGES", "BLOCK_N")
     works.write_notes(body)
     counts = {n: c.format(groups=groups, places=works.places) for n, c in _BARRIERS.items()}
-    write_barriers(body, counts)
+    write_barriers(body, counts | turns.barriers(spec))
     return [*tiles, *NAMES]
 
 
@@ -127,7 +127,7 @@ def _of_consumer(spec: KernelSpec, tiles: list[str], lowering: Lowering) -> tupl
     return (
         *_names_of_descriptors({"out": spec.value_dim}),
         *("lse", "scale", "q_len", "kv_len", "q_offset", "heads"),
-        *(*tiles, *_BARRIERS, *names_of_mods(lowering)),
+        *(*tiles, *_BARRIERS, *turns.barriers(spec), *names_of_mods(lowering)),
     )
 
 

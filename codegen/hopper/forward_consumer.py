@@ -24,7 +24,7 @@ from ..loops import KEYS
 from ..lower import Lowering, Scope, Text
 from ..tiles import loads_at, tile_scope, write_allowed
 from ..writer import Block
-from . import mask_bits, row_bits
+from . import mask_bits, row_bits, turns
 from .early_loads import Loads
 from .key_loads import loads_of_keys, write_first_loads, write_keys, write_more_loads
 from .module import GROUP_ROWS, NO_SCORE, accumulator, matrix
@@ -236,6 +236,7 @@ def _write_weights(body: Block, tiles: _Tiles, masked: str, early: dict[Expr, Te
         early: source of what has been loaded for the tile's keys.
     """
     spec, lowering = tiles.spec, tiles.lowering
+    turns.write_wait(body, spec)
     scope = tile_scope(body, tiles.scope, "kv")
     scope.known.update(early)
     if spec.score is not None:
@@ -252,6 +253,7 @@ def _write_weights(body: Block, tiles: _Tiles, masked: str, early: dict[Expr, Te
     factor = "LOG2E" if spec.score is not None else "scale"
     found = "weights, rescale, max_log2, total"
     body.line(f"{found} = softmax(scores, max_log2, total, {factor})")
+    turns.write_pass(body, spec)
 
 
 def _write_mask(block: Block, tiles: _Tiles, early: dict[Expr, Text]) -> None:
