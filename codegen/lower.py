@@ -196,7 +196,7 @@ class Lowering:
                 return self.argument(Role.PARAMETER, str(node.attribute)), ATOM
             case Op.TANH:
                 return self._tanh(node, "1.0", scope), ATOM
-            case Op.MUL if (tanh := _tanh_in(node)) is not None:
+            case Op.MUL if (tanh := tangent_in(node)) is not None:
                 (by,) = (a for a in node.args if a is not tanh)
                 if self._find(tanh, scope)[0].startswith("tanh("):  # else it has been computed
                     return self._tanh(tanh, self._find(by, scope)[0], scope), ATOM
@@ -238,10 +238,10 @@ class Lowering:
     def _tanh(self, node: Expr, scale: str, scope: Scope) -> str:
         """The source of a hyperbolic tangent times what is the same for a whole tile."""
         self.helpers.add("tanh")
-        x, factor = self._factor(node.args[0], scope)
+        x, factor = self.factor_of(node.args[0], scope)
         return f"tanh({x}, {factor}, {scale})"
 
-    def _factor(self, node: Expr, scope: Scope) -> tuple[str, str]:
+    def factor_of(self, node: Expr, scope: Scope) -> tuple[str, str]:
         """`node` as a value of each element and a factor that is the same for a whole tile.
 
         The factor joins a constant of the function that takes both, at no cost for each element.
@@ -343,7 +343,7 @@ class Lowering:
         return f"{text}.to({self.language}.{kind})", ATOM
 
 
-def _tanh_in(node: Expr) -> Expr | None:
+def tangent_in(node: Expr) -> Expr | None:
     """The hyperbolic tangent that a product multiplies by what is the same for a whole tile."""
     for value, by in (node.args, node.args[::-1]):
         if value.op is Op.TANH and not by.variables & _OF_ELEMENTS:

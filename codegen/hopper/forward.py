@@ -17,7 +17,7 @@ from ..loops import KEYS
 from ..lower import Lowering, Scope
 from ..tiles import descriptors, names_of_kernel
 from ..writer import Block
-from . import mask_bits, row_bits, turns
+from . import mask_bits, row_bits, tangent, turns
 from .forward_consumer import write_consumer
 from .module import (
     BARRIERS,
@@ -100,7 +100,7 @@ def generate_forward(spec: KernelSpec) -> Kernel:
     functions = [BARRIERS, NOTES, SOFTMAX, *helpers_of(lowering.helpers)]
     functions += [IN_PAIRS] if cuts_in_pairs(spec) else []
     functions += [mask_bits.SPREAD, mask_bits.KEEP] if spec.mask_bits else []
-    functions += row_bits.functions(spec)
+    functions += [*row_bits.functions(spec), *tangent.functions(spec)]
     title = "Attention forward for Hopper"
     return write_hopper_module(title, "forward", spec, arguments, functions, partitions, body)
 

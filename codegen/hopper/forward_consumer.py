@@ -24,7 +24,7 @@ from ..loops import KEYS
 from ..lower import Lowering, Scope, Text
 from ..tiles import loads_at, tile_scope, write_allowed
 from ..writer import Block
-from . import mask_bits, row_bits, turns
+from . import mask_bits, row_bits, tangent, turns
 from .early_loads import Loads
 from .key_loads import loads_of_keys, write_first_loads, write_keys, write_more_loads
 from .module import GROUP_ROWS, NO_SCORE, accumulator, matrix
@@ -74,7 +74,7 @@ def write_consumer(
     with works.of_consumer(block) as body:
         first = f"{works.place} * {spec.consumers} + " if works.places > 1 else ""
         body.line(f"mine = {first}GROUP")
-        scope = _write_rows(body, spec)
+        scope = _write_rows(body, spec, lowering)
         tiles = _Tiles(spec, works, masks, loads_of_keys(spec), lowering, scope)
         _write_work(body, tiles)
         if works.places == 1:
@@ -100,13 +100,14 @@ def _write_layouts(body: Block, spec: KernelSpec) -> None:
         row_bits.write_layout(body)
 
 
-def _write_rows(body: Block, spec: KernelSpec) -> Scope:
+def _write_rows(body: Block, spec: KernelSpec, lowering: Lowering) -> Scope:
     """Write what is known of the rows of a work, and their softmax and output before any tile."""
     body.line(f"row = q_start + GROUP * {GROUP_ROWS} + gl.arange(0, {GROUP_ROWS}, ROWS)")
     clipped = "gl.minimum(row, q_len - 1)" if loads_at("q", spec) else "row"
     body.line(f"q = (q_offset + {clipped})[:, None]")
     known = {"b": "b", "h": "h", "q": "q", "q_first": "(q_offset + q_start)"}
     scope = Scope(body.block(), None, known)
+    tangent.write_factors(spec, lowering, scope)
     body.line(f'max_log2 = gl.full([{GROUP_ROWS}], -float("inf"), gl.float32, ROWS)')
     body.line(f"total = gl.zeros([{GROUP_ROWS}], gl.float32, ROWS)")
     write_zeros(body, spec)
@@ -239,21 +240,31 @@ def _write_weights(body: Block, tiles: _Tiles, masked: str, early: dict[Expr, Te
     turns.write_wait(body, spec)
     scope = tile_scope(body, tiles.scope, "kv")
     scope.known.update(early)
+    factor = "scale"
     if spec.score is not None:
-        write_keys(scope.block, spec)
-        scope.block.line("score = scores * scale")
-        scope.unscaled = ("scores", "scale")
-        (modified,) = lowering.lower([spec.score.expr], scope)
-        scope.block.line(f"scores = {modified}")
+        factor = _write_modified(scope, spec, lowering)
     if masked == "True":
         _write_mask(scope.block, tiles, early)
     elif masked:
         with scope.block.indented(f"if {masked}:") as block:
             _write_mask(block, tiles, early)
-    factor = "LOG2E" if spec.score is not None else "scale"
     found = "weights, rescale, max_log2, total"
     body.line(f"{found} = softmax(scores, max_log2, total, {factor})")
     turns.write_pass(body, spec)
+
+
+def _write_modified(scope: Scope, spec: KernelSpec, lowering: Lowering) -> str:
+    """Write the modified scores, and give the factor of their weights' exponents."""
+    assert spec.score is not None
+    write_keys(scope.block, spec)
+    scope.block.line("score = scores * scale")
+    scope.unscaled = ("scores", "scale")
+    factor = tangent.write_score(spec, lowering, scope)
+    if factor is not None:
+        return factor
+    (modified,) = lowering.lower([spec.score.expr], scope)
+    scope.block.line(f"scores = {modified}")
+    return "LOG2E"
 
 
 def _write_mask(block: Block, tiles: _Tiles, early: dict[Expr, Text]) -> None:

@@ -68,8 +68,8 @@ _FORWARD_GLUON = {
 }
 # At D 64 three consumers have 160 registers each, too few for a mask or score of some length, and
 # tiles of 192 rows. On an H100 (same versions, 2026-11-25), N 8192, microseconds for three and for
-# two: full 2144 and 2664, causal 1243 and 1266, softcap 2320 and 2350, prefix-LM 1244 and 1290; a
-# window 519 and 461, ALiBi 1817 and 1614, packed documents, which spilled with three, 577 and 394.
+# two: full 2144 and 2664, causal 1243 and 1266, prefix-LM 1244 and 1290; a window 519 and 461,
+# ALiBi 1817 and 1614, packed documents, which spilled with three, 577 and 394, softcap 2158, 2107.
 _FORWARD_GLUON_LONG = _FORWARD_GLUON | {64: (_gluon(128, 3),)}
 # For masks of which tiles of 64 keys leave out enough (`narrow_tiles.py`): measured at D 128 alone.
 _FORWARD_GLUON_NARROW = {128: _gluon(64, 4)}
@@ -165,7 +165,7 @@ def configs(
     """
     portable = _portable(phase, capability, head_dim, itemsize, score)
     if hopper and phase is Phase.FORWARD:
-        table = _FORWARD_GLUON if is_short(mask, score) else _FORWARD_GLUON_LONG
+        table = _FORWARD_GLUON if score is None and is_short(mask, None) else _FORWARD_GLUON_LONG
         return _of_dim(table, head_dim) + portable
     return portable
 

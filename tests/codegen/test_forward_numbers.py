@@ -17,10 +17,11 @@ import flexdsl as fx
 from flexdsl import stdlib
 from flexdsl.codegen import Phase
 from flexdsl.codegen.hopper.row_bits import row_intervals
+from flexdsl.codegen.hopper.tangent import tangent_of
 from flexdsl.runtime import mask_bits, triton_forward
 from tests.codegen.test_query_sums import WITHOUT_GPU
 from tests.codegen.text_on_numbers import DIMS, OnNumbers, bound_of
-from tests.codegen.variants import VARIANTS, Variant
+from tests.codegen.variants import TANGENTS, VARIANTS, Variant
 
 
 def expect_on_numbers(
@@ -102,6 +103,16 @@ def test_masks_by_the_ends_of_rows(
 def test_output_of_lengths(lengths: tuple[int, int, int], dims: tuple[int, int]) -> None:
     for name in ("causal", "full"):
         expect_on_numbers(VARIANTS[name], dims, lengths, (4, 2), seed=1)
+
+
+@WITHOUT_GPU
+@pytest.mark.parametrize("name", TANGENTS)
+def test_scores_that_are_tangents(name: str) -> None:
+    """Some rows have no key, whose scores would be nothing times infinity where cap is 0."""
+    variant = Variant(MASKS["rows without keys"], TANGENTS[name])
+    for dims in ((64, 64), (128, 128)):
+        kernels = expect_on_numbers(variant, dims, (200, 290, 0))
+        assert all(map(tangent_of, kernels.specs))
 
 
 def near_on_a_grid(b, h, q, kv):

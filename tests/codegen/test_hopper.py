@@ -17,7 +17,7 @@ from flexdsl.errors import BackendError
 from flexdsl.mod import Mod
 from tests.codegen.biased import dense, expect_biased, expect_exact
 from tests.codegen.oracle import expect, expect_gradients
-from tests.codegen.variants import CAUSAL, HEADS, VARIANTS
+from tests.codegen.variants import CAUSAL, HEADS, TANGENTS, VARIANTS
 
 HALVES = [torch.float16, torch.bfloat16]
 DIMS = [(64, 64), (96, 96), (128, 128), (192, 128), (256, 256)]
@@ -52,6 +52,13 @@ def test_lengths_and_offsets(name: str, q_len: int, kv_len: int, q_offset: int) 
         dtype=torch.float16,
         backend="hopper",
     )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", TANGENTS)
+def test_scores_that_are_tangents(name: str) -> None:
+    for dims in OF_DIMS:
+        expect(VARIANTS["sliding_window"].mask, TANGENTS[name], **dims, **HALF)
 
 
 def by_rows(contents: str) -> dict[str, Mod]:

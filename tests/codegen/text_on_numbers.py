@@ -71,6 +71,7 @@ def consumer_knows(program: Numbers, unit: int) -> dict[str, Any]:
     known |= {"fence_async_shared": lambda: None, "read": program.notes.__getitem__}
     known |= {"LN2": 0.6931471805599453, "LOG2E": 1.4426950408889634, "spread": spread}
     known |= {"tanh": lambda x, factor, scale: scale * torch.tanh(x * factor)}
+    known |= {"half_tangent": lambda x, factor, sign: sign * (torch.tanh(x * factor) - 1.0) / 2.0}
     known |= {"keep": keep, "keep_columns": keep_columns}
     known |= {"in_pairs": lambda x, dtype: x.to(dtype)}
     return known | {"add_query_sums": add_to(unit)}

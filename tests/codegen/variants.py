@@ -112,3 +112,11 @@ VARIANTS: dict[str, Variant] = {
         None, fx.score_mod(lambda s, b, h, q, kv: s if q >= kv else -float("inf"))
     ),
 }
+
+# Scores that are a tangent times a number: below 0, 0, none, and another one for each head.
+TANGENTS: dict[str, Mod] = {
+    "negative": _softcap(-3.0),
+    "nought": fx.score_mod(lambda score, b, h, q, kv: 0.0 * fx.tanh(score)),
+    "plain": fx.score_mod(lambda score, b, h, q, kv: fx.tanh(score * score - 1.0)),
+    "of each head": fx.score_mod(lambda score, b, h, q, kv: fx.tanh(score / 2) * _SLOPES[h]),
+}

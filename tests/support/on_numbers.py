@@ -198,6 +198,9 @@ class Language:
     def abs(self, x: Tensor) -> Tensor:
         return x.abs()
 
+    def to_tensor(self, x: Any) -> Tensor:
+        return torch.as_tensor(x)
+
     def convert_layout(self, x: Tensor, layout: Any) -> Tensor:
         return x
 
