@@ -18,13 +18,13 @@ from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
 from flexdsl.analysis import BlockPlan
-from flexdsl.analysis.gradient import Reduction
 from flexdsl.analysis.products import width_of
 from flexdsl.codegen import (
     Kernel,
     KernelSpec,
     Language,
     Phase,
+    backward_phases,
     backward_reason,
     reason_not_covered,
 )
@@ -174,17 +174,13 @@ def takes_hopper(backend: str, gpu: int, q: Tensor, v: Tensor) -> bool:
 
 def phases_of(call: Call) -> tuple[Phase, ...]:
     """The kernels of a call's backward pass, in the order in which they run."""
-    if call.hopper and reason_against_hopper_backward(call) is None:
-        return Phase.BACKWARD_ROWS, Phase.BACKWARD, Phase.BACKWARD_SUMS
-    portable = (Phase.BACKWARD_ROWS, Phase.BACKWARD_QUERY, Phase.BACKWARD_KEY)
-    if any(load.reduction is Reduction.DIAGONAL for load in loads_of(call.bound)):
-        return *portable, Phase.BACKWARD_DIAGONAL
-    return portable
+    hopper = call.hopper and reason_against_hopper_backward(call) is None
+    return backward_phases(loads_of(call.bound), hopper=hopper)
 
 
 def reason_against_hopper_backward(call: Call) -> str | None:
     """Why the backward pass of a call takes the portable kernels where its forward does not."""
-    q, learned = call.tensors["query"], bool(call.bound.learned)
+    q, learned = call.tensors["query"], loads_of(call.bound)
     deterministic = torch.are_deterministic_algorithms_enabled()
     rows = math.prod(q.shape[:3])
     columns = width_of(call.bound.products)
