@@ -17,6 +17,7 @@
         intervals.py, abstract.py, extremes.py      the interval semantics as source
         of_mask.py what kernels of a mask alone have in common
     programs   --unbound--> Kernel      for calls that are not known yet
+        phases.py  the kernels by name, and which of them a backward pass has
 
 Text in, text out: nothing here compiles, launches or imports torch and triton. A kernel lists its
 own arguments (`kernel.py`), and the runtime and the ahead-of-time builder pass what it lists.
@@ -29,15 +30,8 @@ from .factors import ROWS as FACTOR_ROWS
 from .forward import generate_forward
 from .hopper import backward_reason, reason_not_covered
 from .kernel import Argument, Kernel, KernelSpec, Language, Role, pieces
-from .unbound import (
-    KERNEL_TARGETS,
-    OF_KEYS,
-    Phase,
-    generate_unbound,
-    parse_kernel_target,
-    parse_phase,
-    unbound_spec,
-)
+from .phases import OF_KEYS, Phase, backward_phases, parse_phase
+from .unbound import KERNEL_TARGETS, generate_unbound, parse_kernel_target, unbound_spec
 
 __all__ = [
     "FACTOR_ROWS",
@@ -51,6 +45,7 @@ __all__ = [
     "Language",
     "Phase",
     "Role",
+    "backward_phases",
     "backward_reason",
     "generate_backward_key",
     "generate_backward_query",

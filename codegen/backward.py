@@ -10,6 +10,10 @@ modified and S the plain scores times the scale:
 
 (FlashAttention, arXiv 2205.14135, appendix B.4.) `backward_key` works on transposed tiles, S^T =
 K Q^T, so that no accumulator has to be transposed.
+
+Both add up gradients of captured tensors in passing (`learned.py`). Beside another kernel of dQ, dK
+and dV those are all that is left to do: `backward_learned_query` and `backward_learned_key` are the
+same without the results, with two products a tile, S and dP.
 """
 
 from __future__ import annotations
@@ -52,26 +56,18 @@ def generate_backward_query(spec: KernelSpec) -> Kernel:
     Returns:
         A kernel whose entry is `backward_query` and whose grid is `q_tiles * batch * heads`.
     """
-    d, dv = spec.head_dim, spec.value_dim
-    tensors = {**dims_of_scores(spec), "value": dv, "d_out": dv, "d_query": d}
-    fixed = arguments_of(tensors, (*SHARED_SIZES, "all_heads", "q_tiles"))
-    lowering = Lowering(names_of_kernel(fixed), spec.clamped, spec.wide)
-    body = Block(1)
-    write_query_tile(body, spec, lowering)
-    scope = Scope(body.block(), None, {n: n for n in ("b", "h", "q", "q_first", "q_last")})
-    write_queries(body, spec)
-    load_tiles(body, "d_out", "b, h, q_start", "BLOCK_M", dv)
-    write_row_pointers(body)
-    load_rows(body, ":, None")
-    _zeros(body, "d_query", "BLOCK_M", d)
-    sums = sums_of(spec, Reduction.QUERY, Reduction.PAIR)
-    write_zeros(body, sums, "BLOCK_M")
-    for loop in write_loops(KEYS, spec, lowering, scope, body):
-        _query_tile(loop, spec, sums, lowering, scope)
-    body.line()
-    _store(body, "d_query", "b, h, q_start", "BLOCK_M", d, _scale(spec))
-    write_stores(body, sums, lowering, "head * q_len + row", "row < q_len")
-    return _kernel("Gradient of the queries", "backward_query", spec, fixed, lowering, body)
+    results = {"d_query": spec.head_dim}
+    return _of_queries("Gradient of the queries", "backward_query", spec, results)
+
+
+def generate_backward_learned_query(spec: KernelSpec) -> Kernel:
+    """The kernel of what that of dQ adds up for captured tensors, by rows and by pairs, alone.
+
+    Returns:
+        A kernel whose entry is `backward_learned_query`; its grid is that of the kernel of dQ.
+    """
+    title = "Gradients of captured tensors by rows and by pairs"
+    return _of_queries(title, "backward_learned_query", spec, {})
 
 
 def generate_backward_key(spec: KernelSpec) -> Kernel:
@@ -83,8 +79,56 @@ def generate_backward_key(spec: KernelSpec) -> Kernel:
     Returns:
         A kernel whose entry is `backward_key` and whose grid is `kv_tiles * batch * kv_heads`.
     """
+    results = {"d_key": spec.head_dim, "d_value": spec.value_dim}
+    return _of_keys("Gradients of the keys and values", "backward_key", spec, results)
+
+
+def generate_backward_learned_key(spec: KernelSpec) -> Kernel:
+    """The kernel of what that of dK and dV adds up for captured tensors, by keys, alone.
+
+    Returns:
+        A kernel whose entry is `backward_learned_key`; its grid is that of the kernel of dK and dV.
+    """
+    return _of_keys("Gradients of captured tensors by keys", "backward_learned_key", spec, {})
+
+
+def _of_queries(title: str, entry: str, spec: KernelSpec, results: dict[str, int]) -> Kernel:
+    """A kernel of query tiles.
+
+    Args:
+        results: d_query with its columns, or nothing, where captured tensors are all there is.
+    """
+    dv = spec.value_dim
+    tensors = {**dims_of_scores(spec), "value": dv, "d_out": dv, **results}
+    fixed = arguments_of(tensors, (*SHARED_SIZES, "all_heads", "q_tiles"))
+    lowering = Lowering(names_of_kernel(fixed), spec.clamped, spec.wide)
+    body = Block(1)
+    write_query_tile(body, spec, lowering)
+    scope = Scope(body.block(), None, {n: n for n in ("b", "h", "q", "q_first", "q_last")})
+    write_queries(body, spec)
+    load_tiles(body, "d_out", "b, h, q_start", "BLOCK_M", dv)
+    write_row_pointers(body)
+    load_rows(body, ":, None")
+    _zeros(body, results, "BLOCK_M")
+    sums = sums_of(spec, Reduction.QUERY, Reduction.PAIR)
+    write_zeros(body, sums, "BLOCK_M")
+    for loop in write_loops(KEYS, spec, lowering, scope, body):
+        _query_tile(loop, spec, results, sums, lowering, scope)
+    body.line()
+    for tensor, dim in results.items():
+        _store(body, tensor, "b, h, q_start", "BLOCK_M", dim, _scale(spec))
+    write_stores(body, sums, lowering, "head * q_len + row", "row < q_len")
+    return _kernel(title, entry, spec, fixed, lowering, body)
+
+
+def _of_keys(title: str, entry: str, spec: KernelSpec, results: dict[str, int]) -> Kernel:
+    """A kernel of key tiles.
+
+    Args:
+        results: d_key and d_value with their columns, or nothing, as of query tiles.
+    """
     d, dv = spec.head_dim, spec.value_dim
-    tensors = {**dims_of_scores(spec), "value": dv, "d_out": dv, "d_key": d, "d_value": dv}
+    tensors = {**dims_of_scores(spec), "value": dv, "d_out": dv, **results}
     fixed = arguments_of(tensors, (*SHARED_SIZES, "kv_heads", "all_kv_heads", "kv_tiles"))
     lowering = Lowering(names_of_kernel(fixed), spec.clamped, spec.wide)
     body = Block(1)
@@ -92,22 +136,21 @@ def generate_backward_key(spec: KernelSpec) -> Kernel:
     scope = Scope(body.block(), None, {n: n for n in ("b", "kv", "kv_first", "kv_last")})
     load_tiles(body, "key", "b, kv_head, kv_start", "BLOCK_N", d)
     load_tiles(body, "value", "b, kv_head, kv_start", "BLOCK_N", dv)
-    _zeros(body, "d_key", "BLOCK_N", d)
-    _zeros(body, "d_value", "BLOCK_N", dv)
+    _zeros(body, results, "BLOCK_N")
     if spec.grouped:
         body.line()
         with body.indented("for member in range(0, group):") as group:
             group.line("h = kv_head * group + member")
-            _query_head(group, spec, lowering, scope)
+            _query_head(group, spec, results, lowering, scope)
     else:
         # Without the loop around it, the inner one keeps all its values in registers.
         body.line("h = kv_head")
-        _query_head(body, spec, lowering, scope)
+        _query_head(body, spec, results, lowering, scope)
     body.line()
-    _store(body, "d_key", "b, kv_head, kv_start", "BLOCK_N", d, _scale(spec))
-    _store(body, "d_value", "b, kv_head, kv_start", "BLOCK_N", dv, "")
-    title = "Gradients of the keys and values"
-    return _kernel(title, "backward_key", spec, fixed, lowering, body)
+    for tensor, dim in results.items():
+        factor = _scale(spec) if tensor == "d_key" else ""
+        _store(body, tensor, "b, kv_head, kv_start", "BLOCK_N", dim, factor)
+    return _kernel(title, entry, spec, fixed, lowering, body)
 
 
 def _write_key_tile(body: Block, spec: KernelSpec, lowering: Lowering) -> None:
@@ -123,7 +166,9 @@ def _write_key_tile(body: Block, spec: KernelSpec, lowering: Lowering) -> None:
     write_key_positions(body, spec, ":, None")
 
 
-def _query_head(block: Block, spec: KernelSpec, lowering: Lowering, outer: Scope) -> None:
+def _query_head(
+    block: Block, spec: KernelSpec, results: dict[str, int], lowering: Lowering, outer: Scope
+) -> None:
     """Write what one query head adds to the gradients of its key head."""
     _, *added = score_products(spec)
     for of in added:  # the heads of a group have numbers of their own
@@ -133,7 +178,7 @@ def _query_head(block: Block, spec: KernelSpec, lowering: Lowering, outer: Scope
     sums = sums_of(spec, Reduction.KEY)
     write_zeros(block, sums, "BLOCK_N")
     for loop in write_loops(QUERIES, spec, lowering, scope, block):
-        _key_tile(loop, spec, sums, lowering, scope)
+        _key_tile(loop, spec, results, sums, lowering, scope)
     if sums:
         block.line("first_key = (b * heads + h).to(tl.int64) * kv_len")
         block.line("key_of_sum = kv_start + tl.arange(0, BLOCK_N)")
@@ -163,9 +208,10 @@ def _kernel(
     return Kernel(text, entry, arguments)
 
 
-def _zeros(block: Block, tensor: str, rows: str, dim: int) -> None:
-    for i, (_, width) in enumerate(pieces(dim)):
-        block.line(f"{tensor}_tile_{i} = tl.zeros([{rows}, {width}], tl.float32)")
+def _zeros(block: Block, results: dict[str, int], rows: str) -> None:
+    for tensor, dim in results.items():
+        for i, (_, width) in enumerate(pieces(dim)):
+            block.line(f"{tensor}_tile_{i} = tl.zeros([{rows}, {width}], tl.float32)")
 
 
 def _store(block: Block, tensor: str, at: str, rows: str, dim: int, factor: str) -> None:
@@ -212,7 +258,12 @@ def write_d_weights(block: Block, spec: KernelSpec) -> None:
 
 
 def _query_tile(
-    loop: Loop, spec: KernelSpec, sums: list[Sum], lowering: Lowering, outer: Scope
+    loop: Loop,
+    spec: KernelSpec,
+    results: dict[str, int],
+    sums: list[Sum],
+    lowering: Lowering,
+    outer: Scope,
 ) -> None:
     body = loop.body
     body.line("kv_start = kv_tile * BLOCK_N")
@@ -222,13 +273,20 @@ def _query_tile(
     scope = tile_scope(body, outer, "kv")
     slope, *factors = write_pair_weights(loop, spec, sums, lowering, scope, "(key_index < kv_len)")
     write_d_weights(body, spec)
-    _write_d_scores(body, slope, factors, sums, lowering, scope)
-    for i in range(len(pieces(spec.head_dim))):
-        _accumulate(body, f"d_query_tile_{i}", "d_scores", f"key_tile_{i}")
+    _write_d_modified(body, factors, sums, lowering, scope)
+    if results:
+        _write_d_scores(body, slope)
+        for i in range(len(pieces(spec.head_dim))):
+            _accumulate(body, f"d_query_tile_{i}", "d_scores", f"key_tile_{i}")
 
 
 def _key_tile(
-    loop: Loop, spec: KernelSpec, sums: list[Sum], lowering: Lowering, outer: Scope
+    loop: Loop,
+    spec: KernelSpec,
+    results: dict[str, int],
+    sums: list[Sum],
+    lowering: Lowering,
+    outer: Scope,
 ) -> None:
     body = loop.body
     body.line("q_start = q_tile * BLOCK_M")
@@ -243,13 +301,16 @@ def _key_tile(
     for i, (offset, width) in enumerate(pieces(spec.value_dim)):
         load = load_piece("d_out", "b, h, q_start", "BLOCK_M", offset, width)
         body.line(f"d_out_tile_{i} = {load}")
-        _accumulate(body, f"d_value_tile_{i}", "weights", f"d_out_tile_{i}")
+        if results:
+            _accumulate(body, f"d_value_tile_{i}", "weights", f"d_out_tile_{i}")
         so_far = "" if i == 0 else "d_weights, "
         body.line(f"d_weights = tl.dot(value_tile_{i}, d_out_tile_{i}.T, {so_far}{IEEE})")
     _load_row(body, "delta", "None, :")  # as late as it can be: registers are short here
-    _write_d_scores(body, slope, factors, sums, lowering, scope)
-    for i in range(len(pieces(spec.head_dim))):
-        _accumulate(body, f"d_key_tile_{i}", "d_scores", f"query_tile_{i}")
+    _write_d_modified(body, factors, sums, lowering, scope)
+    if results:
+        _write_d_scores(body, slope)
+        for i in range(len(pieces(spec.head_dim))):
+            _accumulate(body, f"d_key_tile_{i}", "d_scores", f"query_tile_{i}")
 
 
 def _accumulate(block: Block, into: str, left: str, right: str) -> None:
@@ -282,17 +343,16 @@ def write_pair_weights(
     return factors
 
 
-def _write_d_scores(
-    block: Block,
-    slope: str,
-    factors: list[str],
-    sums: list[Sum],
-    lowering: Lowering,
-    scope: Scope,
+def _write_d_modified(
+    block: Block, factors: list[str], sums: list[Sum], lowering: Lowering, scope: Scope
 ) -> None:
-    """Write the gradient by the plain scores, and what the tile adds to learned captures."""
+    """Write the gradient by the modified scores, and what the tile adds to learned captures."""
     block.line("d_modified = weights * (d_weights - delta_of_row)")
     # The scope's own lines stand before the weights; indices of additions come after them.
     here = Scope(block.block(), scope, scope.variables)
     write_additions(block, sums, factors, lowering, here)
+
+
+def _write_d_scores(block: Block, slope: str) -> None:
+    """Write the gradient by the plain scores."""
     block.line("d_scores = d_modified" if slope == "1.0" else f"d_scores = d_modified * {slope}")

@@ -1,5 +1,7 @@
 """Lines that add up gradients of captured tensors, in the kernels of dQ and of dK and dV.
 
+Those are with dQ, dK and dV or, where another kernel gives them, without (`backward.py`).
+
 Which load is added up how is decided in `analysis/gradient.py`; scattering sums of rows and of keys
 to the elements is done by the runtime, which alone knows the whole index.
 """

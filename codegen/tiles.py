@@ -25,6 +25,7 @@ _RESERVED = frozenset(
     row key_index max_log2 total scores weights new_max shift rescale run
     run_start run_stop first_run full_end last_run row_of_runs swap dead scale BLOCK_M BLOCK_N
     LOG2E LN2 tanh sigmoid floor_div floor_mod tile_range forward backward_query backward_key
+    backward_learned_query backward_learned_key
     sin cos held_sum held_difference
     head first_row d_weights d_scores lse lse_row logsumexp lse_log2 delta member
     lse_log2_of_row delta_of_row

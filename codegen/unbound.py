@@ -6,15 +6,18 @@ sequences, and every load is held inside its tensor.
 
 from __future__ import annotations
 
-from enum import Enum
-
 from flexdsl.analysis.differences import take_tables
 from flexdsl.analysis.products import take_products, width_of
 from flexdsl.analysis.typical import typical_closed_form
 from flexdsl.errors import ArgumentError
 from flexdsl.ir import Op, Program, rename_apart, used_names, walk
 
-from .backward import generate_backward_key, generate_backward_query
+from .backward import (
+    generate_backward_key,
+    generate_backward_learned_key,
+    generate_backward_learned_query,
+    generate_backward_query,
+)
 from .compaction import generate_plan_counts, generate_plan_runs
 from .diagonal import generate_backward_diagonal
 from .differences import generate_differences
@@ -29,46 +32,10 @@ from .hopper import (
 from .hopper import generate_forward as generate_hopper_forward
 from .kernel import Kernel, KernelSpec, Language
 from .mask_bits import generate_mask_bits, generate_mask_bits_of_keys
+from .phases import OF_KEYS, Phase
 from .planner import generate_plan_states
 from .refinement import generate_plan_refine
 from .rows import generate_backward_rows
-
-
-class Phase(Enum):
-    """One of the kernels of attention or of its plan, by the name of its entry."""
-
-    FACTORS = "factors"
-    DIFFERENCES = "differences"
-    FORWARD = "forward"
-    BACKWARD_ROWS = "backward_rows"
-    BACKWARD_QUERY = "backward_query"
-    BACKWARD_KEY = "backward_key"
-    BACKWARD_DIAGONAL = "backward_diagonal"
-    BACKWARD = "backward"
-    BACKWARD_SUMS = "backward_sums"
-    PLAN_STATES = "plan_states"
-    PLAN_REFINE = "plan_refine"
-    PLAN_COUNTS = "plan_counts"
-    PLAN_RUNS = "plan_runs"
-    MASK_BITS = "mask_bits"
-    MASK_BITS_KEY = "mask_bits_key"
-
-
-# Those whose programs have a key tile each and loop over query tiles.
-OF_KEYS = (Phase.BACKWARD_KEY, Phase.BACKWARD)
-
-
-def parse_phase(name: str) -> Phase:
-    """The phase of that name.
-
-    Raises:
-        ArgumentError: there is none.
-    """
-    if name not in {p.value for p in Phase}:
-        known = ", ".join(repr(p.value) for p in Phase)
-        raise ArgumentError(f"there is no phase {name!r}", fix=f"one of {known}")
-    return Phase(name)
-
 
 # What kernels are generated for, by the name that users give, and the language of each.
 KERNEL_TARGETS = {"triton": Language.TRITON, "hopper": Language.GLUON}
@@ -93,8 +60,10 @@ GENERATORS = {
     (Phase.BACKWARD_ROWS, Language.TRITON): generate_backward_rows,
     (Phase.BACKWARD_QUERY, Language.TRITON): generate_backward_query,
     (Phase.BACKWARD_KEY, Language.TRITON): generate_backward_key,
-    (Phase.BACKWARD_DIAGONAL, Language.TRITON): generate_backward_diagonal,
     (Phase.BACKWARD_SUMS, Language.TRITON): generate_backward_sums,
+    (Phase.BACKWARD_LEARNED_QUERY, Language.TRITON): generate_backward_learned_query,
+    (Phase.BACKWARD_LEARNED_KEY, Language.TRITON): generate_backward_learned_key,
+    (Phase.BACKWARD_DIAGONAL, Language.TRITON): generate_backward_diagonal,
     (Phase.FORWARD, Language.GLUON): generate_hopper_forward,
     (Phase.BACKWARD, Language.GLUON): generate_backward,
     (Phase.PLAN_STATES, Language.TRITON): generate_plan_states,
@@ -185,7 +154,7 @@ def _check_hopper(phase: Phase, spec: KernelSpec) -> None:
     dims = spec.head_dim, spec.value_dim
     reason = reason_not_covered(90, "bf16", *dims)
     if phase is Phase.BACKWARD:
-        reason = reason or backward_reason(dims[0], 0, False, False, width_of(spec.products))
+        reason = reason or backward_reason(dims[0], 0, (), False, width_of(spec.products))
     if reason is not None:
         raise ArgumentError(
             f"the Hopper kernels have no {phase.value} of head dimensions {dims[0]}/{dims[1]}",

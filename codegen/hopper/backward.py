@@ -73,8 +73,8 @@ def generate_backward(spec: KernelSpec) -> Kernel:
     """The kernel of dK, dV and the sums of dQ.
 
     Args:
-        spec: its head dimensions are those of `cover.py`; nothing captured is learned. Its closed
-            form, where there is one, is of query positions for each key.
+        spec: its head dimensions are those of `cover.py`. Its closed form, where there is one, is
+            of query positions for each key. Gradients of what is learned are other kernels'.
 
     Returns:
         A kernel whose entry is `backward`, of four warps, whose BLOCK_M and BLOCK_N are those of

@@ -5,6 +5,10 @@ What the runtime does then (take the portable kernel, or refuse) is not decided 
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+from flexdsl.analysis.gradient import LearnedLoad, Reduction
+
 from .backward_tiles import tile_columns
 
 # (D, Dv): a value's pieces must be those of a query, whose place in shared memory the output takes.
@@ -32,18 +36,29 @@ def reason_not_covered(capability: int, dtype: str, head_dim: int, value_dim: in
 
 
 def backward_reason(
-    head_dim: int, rows: int, learned: bool, deterministic: bool, columns: int = 0
+    head_dim: int,
+    rows: int,
+    learned: Collection[LearnedLoad],
+    deterministic: bool,
+    columns: int = 0,
 ) -> str | None:
     """Why the backward pass of a call that is covered takes the portable kernels, or None.
 
     Args:
         rows: query rows of all heads and batches.
-        learned: a captured tensor needs a gradient.
+        learned: the loads of captured tensors that need a gradient.
         deterministic: dQ has to be the same in every run, to the last bit.
         columns: of the matrices whose product is added to the scores.
     """
-    if learned:
-        return "it does not add up gradients of captured tensors"
+    # Each kernel of captured tensors alone has two products a tile. With one of them the two
+    # portable kernels' seven are those of the backward kernel, five, and two; with both it is more.
+    by_keys = _names(learned, Reduction.KEY)
+    by_rows = _names(learned, Reduction.QUERY, Reduction.PAIR)
+    if by_keys and by_rows:
+        return (
+            f"beside it the gradient of {by_rows} would take a kernel by rows, and that of"
+            f" {by_keys} one by keys; those of dQ, dK and dV add up both in passing"
+        )
     if deterministic:
         return "it adds dQ up by atomics, and deterministic algorithms were asked for"
     if rows >= 2**31:
@@ -51,3 +66,9 @@ def backward_reason(
     if columns > (most := _COLUMNS[tile_columns(head_dim)]):
         return f"its shared memory has room for {most} columns of products, not for {columns}"
     return None
+
+
+def _names(learned: Collection[LearnedLoad], *reductions: Reduction) -> str:
+    """The captured tensors whose gradients are added up in one of these ways, in words."""
+    found = dict.fromkeys(load.capture for load in learned if load.reduction in reductions)
+    return " and ".join(found)

@@ -13,7 +13,7 @@ from flexdsl.aot.specs import (
     OF_STATES,
     Job,
     Shape,
-    backward_phases,
+    backward_phases_of,
     in_tiles,
     job_of,
     plan_kind,
@@ -70,7 +70,7 @@ def _plan(variant: Variant, shape: Shape, backward: bool, versions: dict[str, st
     if mask is not None and score is not None:
         score = rename_apart(score, mask.values)
     learned = _learned(score) if backward else ()
-    phases = (Phase.FORWARD, *(backward_phases(score, shape, learned) if backward else ()))
+    phases = (Phase.FORWARD, *(backward_phases_of(score, shape, learned) if backward else ()))
     jobs = [job_of(phase, mask, score, shape, learned) for phase in phases]
     jobs += _prepared_jobs(phases, mask, score, shape, learned)
     jobs += [_of_bits(job, mask, score, shape) for job in jobs if _has_bits(job, mask)]
@@ -97,7 +97,7 @@ def _prepared_jobs(
         return []
     reading = [phase for phase in phases if phase not in OF_ROWS]
     columns = width_of(spec.products)
-    if learned or (shape.hopper and backward_reason(shape.head_dim, 0, False, False, columns)):
+    if learned or (shape.hopper and backward_reason(shape.head_dim, 0, (), False, columns)):
         reading = [Phase.FORWARD]
     of_score = {"products": bool(spec.products), "tables": bool(spec.tables)}
     return [job_of(phase, mask, score, shape, **of_score) for phase in (*writing, *reading)]

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from flexdsl.analysis.gradient import Reduction, learned_loads
+from flexdsl.analysis.gradient import learned_loads
 from flexdsl.aot.targets import Target
 from flexdsl.codegen import (
     Argument,
@@ -19,6 +19,7 @@ from flexdsl.codegen import (
     KernelSpec,
     Phase,
     Role,
+    backward_phases,
     backward_reason,
     reason_not_covered,
     unbound_spec,
@@ -174,18 +175,13 @@ def in_tiles(job: Job, tile: tuple[int, int]) -> Job:
     return replace(job, candidates=((kernel, config),))
 
 
-def backward_phases(
+def backward_phases_of(
     score: Program | None, shape: Shape, learned: tuple[str, ...]
 ) -> tuple[Phase, ...]:
-    """The kernels of the backward pass of a shape."""
-    reason = backward_reason(shape.head_dim, 0, bool(learned), False)
-    if shape.hopper and reason is None:
-        return Phase.BACKWARD_ROWS, Phase.BACKWARD, Phase.BACKWARD_SUMS
-    portable = (Phase.BACKWARD_ROWS, Phase.BACKWARD_QUERY, Phase.BACKWARD_KEY)
+    """The kernels of the backward pass of a variant and a shape."""
     loads = () if score is None else learned_loads(score.expr, learned)
-    if any(load.reduction is Reduction.DIAGONAL for load in loads):
-        return *portable, Phase.BACKWARD_DIAGONAL
-    return portable
+    reason = backward_reason(shape.head_dim, 0, loads, deterministic=False)
+    return backward_phases(loads, hopper=shape.hopper and reason is None)
 
 
 def plan_kind(kernel: Kernel) -> str:
@@ -208,7 +204,7 @@ def _check_phase(phase: Phase, shape: Shape) -> None:
         return
     dims = shape.head_dim, shape.value_dim
     reason = reason_not_covered(shape.target.capability, shape.dtype, *dims)
-    reason = reason or backward_reason(shape.head_dim, 0, learned=False, deterministic=False)
+    reason = reason or backward_reason(shape.head_dim, 0, learned=(), deterministic=False)
     if reason is not None:
         raise ArgumentError(
             f"phase {phase.value!r} is one of the Hopper kernels', which do not cover this",

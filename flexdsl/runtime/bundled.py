@@ -160,7 +160,7 @@ class Bundled:
         """The sums of diagonals are laid out by the tile that this flexdsl expects."""
         widest = max(self.build.head_dim, self.build.value_dim)
         itemsize = 4 if self.build.dtype == "fp32" else 2
-        if code.tile != diagonal_config(widest, itemsize).tile:
+        if code.tile != diagonal_config(widest, itemsize, hopper=self.hopper).tile:
             raise BundleError(
                 f"kernel {code.phase} of {self.variant.name} has other tiles than this flexdsl's",
                 fix="build the bundle again with this flexdsl",

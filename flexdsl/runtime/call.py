@@ -46,7 +46,10 @@ DTYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 # Kernels that look at no pair.
 OF_ROWS = (Phase.FACTORS, Phase.DIFFERENCES, Phase.BACKWARD_ROWS, Phase.BACKWARD_SUMS)
 # Those that visit the live tiles of a plan, and no other.
-_BY_TILES = (Phase.FORWARD, Phase.BACKWARD_QUERY, Phase.BACKWARD_KEY)
+_BY_TILES = (
+    *(Phase.FORWARD, Phase.BACKWARD_QUERY, Phase.BACKWARD_KEY),
+    *(Phase.BACKWARD_LEARNED_QUERY, Phase.BACKWARD_LEARNED_KEY),
+)
 
 # A field of `Call` that holds tensors, and a name in it.
 Slot = tuple[str, str]
@@ -220,7 +223,7 @@ def programs_of(phase: Phase, arguments: tuple[Argument, ...], call: Call, confi
     axis = "kv_tiles" if of_keys else "q_tiles"
     if any(a.of == "diagonals" for a in arguments):
         axis = "diagonals"
-    batch, heads = call.tensors["d_key" if of_keys else "query"].shape[:2]
+    batch, heads = call.tensors["key" if of_keys else "query"].shape[:2]
     number = batch * heads if call.heads is None else len(call.heads)
     return counts[axis] * number
 

@@ -8,7 +8,8 @@ one of the table; where none is left, that is an error. Which kernel, plan and t
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -18,13 +19,13 @@ from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
 from flexdsl.analysis import BlockPlan
-from flexdsl.analysis.gradient import Reduction
 from flexdsl.analysis.products import width_of
 from flexdsl.codegen import (
     Kernel,
     KernelSpec,
     Language,
     Phase,
+    backward_phases,
     backward_reason,
     reason_not_covered,
 )
@@ -98,10 +99,9 @@ def run(phase: Phase, call: Call) -> Launch | None:
     """
     reason = ""
     for config in candidates(phase, call, capability(call.device)):
-        plan = None if phase in OF_ROWS else call.plan(phase, config)
+        kernel, plan = _kernel_and_plan(phase, call, config)
         try:
-            spec = call.spec(phase, plan, config)
-            again = launch(phase, kernel_of(phase, config.language, spec), call, plan, config)
+            again = launch(phase, kernel, call, plan, config)
         except OutOfResources as error:
             reason = str(error)
             _TOO_LARGE.add((*_kind(phase, call), config))
@@ -174,17 +174,13 @@ def takes_hopper(backend: str, gpu: int, q: Tensor, v: Tensor) -> bool:
 
 def phases_of(call: Call) -> tuple[Phase, ...]:
     """The kernels of a call's backward pass, in the order in which they run."""
-    if call.hopper and reason_against_hopper_backward(call) is None:
-        return Phase.BACKWARD_ROWS, Phase.BACKWARD, Phase.BACKWARD_SUMS
-    portable = (Phase.BACKWARD_ROWS, Phase.BACKWARD_QUERY, Phase.BACKWARD_KEY)
-    if any(load.reduction is Reduction.DIAGONAL for load in loads_of(call.bound)):
-        return *portable, Phase.BACKWARD_DIAGONAL
-    return portable
+    hopper = call.hopper and reason_against_hopper_backward(call) is None
+    return backward_phases(loads_of(call.bound), hopper=hopper)
 
 
 def reason_against_hopper_backward(call: Call) -> str | None:
     """Why the backward pass of a call takes the portable kernels where its forward does not."""
-    q, learned = call.tensors["query"], bool(call.bound.learned)
+    q, learned = call.tensors["query"], loads_of(call.bound)
     deterministic = torch.are_deterministic_algorithms_enabled()
     rows = math.prod(q.shape[:3])
     columns = width_of(call.bound.products)
@@ -218,24 +214,55 @@ def launch(
     Raises:
         OutOfResources: the configuration does not fit the GPU.
     """
-    table = table_of(kernel.arguments, plan, call, device_plan.launch_compiled)
-    values = [value_of(a, call, plan, table, config) for a in kernel.arguments]
-    arguments = [describe(v, config.language) if isinstance(v, Blocks) else v for v in values]
+    values = _values(kernel, call, plan, config)
+    arguments, options = _given(kernel, values, config)
     programs = programs_of(phase, kernel.arguments, call, config)
     on_gpu = call.device.type == "cuda"
     if not on_gpu:
         multiply_bfloat16()
     with torch.cuda.device(call.device) if on_gpu else nullcontext():
-        compiled = load(kernel)[(grid_of(programs, kernel.arguments, call.device),)](
-            *arguments,
-            **{name: config.constants[name] for name in kernel.constants},
-            num_warps=config.num_warps,
-            num_stages=config.num_stages,
-        )
+        grid = (grid_of(programs, kernel.arguments, call.device),)
+        compiled = load(kernel)[grid](*arguments, **options)
     if not on_gpu:
         return None
     assert call.device.index is not None
     return launch_of_compiled(compiled, kernel, values, programs, call.device.index, call.places)
+
+
+def compile_first(phase: Phase, call: Call, mode: AbstractContextManager[Any]) -> Any:
+    """Compile the kernel that `run` tries first, for the arguments that it has.
+
+    Args:
+        mode: triton's, around its compiler.
+
+    Returns:
+        What triton gives in that mode.
+    """
+    config = candidates(phase, call, capability(call.device))[0]
+    kernel, plan = _kernel_and_plan(phase, call, config)
+    arguments, options = _given(kernel, _values(kernel, call, plan, config), config)
+    with torch.cuda.device(call.device), mode:
+        return load(kernel).warmup(*arguments, grid=(1,), **options)
+
+
+def _kernel_and_plan(phase: Phase, call: Call, config: Config) -> tuple[Kernel, BlockPlan | None]:
+    plan = None if phase in OF_ROWS else call.plan(phase, config)
+    return kernel_of(phase, config.language, call.spec(phase, plan, config)), plan
+
+
+def _values(kernel: Kernel, call: Call, plan: BlockPlan | None, config: Config) -> list[Any]:
+    """What the kernel's arguments are."""
+    table = table_of(kernel.arguments, plan, call, device_plan.launch_compiled)
+    return [value_of(a, call, plan, table, config) for a in kernel.arguments]
+
+
+def _given(
+    kernel: Kernel, values: Sequence[Any], config: Config
+) -> tuple[list[Any], dict[str, int]]:
+    """What triton is given of such arguments, and the names that it has for the rest."""
+    arguments = [describe(v, config.language) if isinstance(v, Blocks) else v for v in values]
+    options = {name: config.constants[name] for name in kernel.constants}
+    return arguments, options | {"num_warps": config.num_warps, "num_stages": config.num_stages}
 
 
 @cache

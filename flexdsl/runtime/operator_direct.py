@@ -75,9 +75,19 @@ class Direct:
             return True
         return self._versions is not None and self._versions == versions_of(*self._watched)
 
+    def expect(self, q: Tensor, k: Tensor, v: Tensor) -> None:
+        """Tell the executor of what may be a new kind of call, if gradients are wanted."""
+        if not torch.is_grad_enabled():
+            return
+        of_score = range(self.mask_captures, len(self.captures))
+        learned = tuple([i for i in of_score if self.captures[i].requires_grad])
+        if learned or q.requires_grad or k.requires_grad or v.requires_grad:
+            mods = self._mask, self._score
+            self._executor.expect(mods, learned, self._bound, self._scale, q, k, v)
+
     def forward(self, q: Tensor, k: Tensor, v: Tensor, captures: Sequence[Tensor]) -> Pair:
         """Output and lse, of captures as they were when the call was made or found."""
-        bound = self._bounds.get(()) or self._bind(())
+        bound = self._bound(())
         known = bound.passes.forward
         if known is None or torch._C._is_any_autocast_enabled():
             return operator.run_forward(self._executor, bound, self._scale, q, k, v)
@@ -103,6 +113,9 @@ class Direct:
         offset = self._lengths.q_offset
         return numbers, (*texts, self._scale, offset, list(self._tile), self._backend)
 
+    def _bound(self, learned: tuple[int, ...]) -> bind.Bound:
+        return self._bounds.get(learned) or self._bind(learned)
+
     def _bind(self, learned: tuple[int, ...]) -> bind.Bound:
         """What an executor is given; kept if captured tensors are as at the first time."""
         names = [name for p in (self._mask, self._score) for name in bind.captured(p)]
@@ -116,6 +129,7 @@ class Direct:
 def attention(call: Direct, q: Tensor, k: Tensor, v: Tensor) -> Pair:
     """Output [B, Hq, Lq, Dv] and lse [B, Hq, Lq] of a call, by the operator if that is watched."""
     if call.is_plain and not is_watched(q, k, v):
+        call.expect(q, k, v)
         return operator.differentiable(call, q, k, v, call.captures)
     numbers, static = call.dispatched()
     out, lse = operator.attention(q, k, v, call.captures, numbers, *static)

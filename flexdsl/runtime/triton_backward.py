@@ -79,7 +79,7 @@ def backward(
     work: dict[Slot, tuple[int, ...]] = {("rows", name): row for name in ("delta", "lse_log2")}
     if len(rows) == 1:
         work[_D_LSE] = tuple(lse.shape)
-    run = prepare(kernels, phases, call, learned, work)
+    run = _scattering(prepare(kernels, phases, call, [*learned, *_sums_of(call)], work), call)
     if all(x is y for x, y in zip(tensors.values(), given, strict=True)) and all(
         aligned_rows(x) is x for x in rows
     ):
@@ -98,31 +98,42 @@ def _portable(
     learned: list[Made],
     work: dict[Slot, tuple[int, ...]],
 ) -> Backward:
-    """Gradients of q, k and v; those of captured tensors are added up after the kernels."""
-    bound, tensors = call.bound, call.tensors
-    loads = loads_of(bound)
-    query, value = tensors["query"], tensors["value"]
-    tile = diagonal_config(max(query.shape[3], value.shape[3]), query.element_size())
-    of_inputs = [_gradient(n, tensors[n].shape, query.dtype) for n in ("query", "key", "value")]
-    shape = query.shape[:2]
-    sums = [
-        Made(("sums", str(i)), (*shape, *_shape_of_sums(x, bound, tile)))
-        for i, x in enumerate(loads)
+    """Gradients of q, k and v by the portable kernels, which add up most of what is learned.
+
+    Args:
+        learned: gradients of captured tensors, and sums that are to be added to them.
+    """
+    of_inputs = [
+        _gradient(name, call.tensors[name].shape, call.tensors[name].dtype)
+        for name in ("query", "key", "value")
     ]
     steps = [Step(phase) for phase in phases]
-    run = _pass(kernels, steps, call, (*of_inputs, *learned, *sums), work)
+    return _pass(kernels, steps, call, (*of_inputs, *learned), work)
 
+
+def _sums_of(call: Call) -> list[Made]:
+    """What kernels add up of each load of a captured tensor."""
+    batch_and_heads, tile = call.tensors["query"].shape[:2], _tile_of_diagonals(call)
+    return [
+        Made(("sums", str(i)), (*batch_and_heads, *_shape_of_sums(load, call.bound, tile)))
+        for i, load in enumerate(loads_of(call.bound))
+    ]
+
+
+def _scattering(run: Backward, call: Call) -> Backward:
+    """A pass after which such sums are added to the gradients of captured tensors."""
+    bound, loads, tile = call.bound, loads_of(call.bound), _tile_of_diagonals(call)
+    results = 3 + len(bound.learned)
     if not loads:
         return run
 
     def backward(*given: Tensor) -> Sequence[Tensor]:
         made = run(*given)
-        results, of_loads = made[: 3 + len(learned)], made[3 + len(learned) :]
-        gradients = dict(zip(bound.learned, results[3:], strict=True))
-        for load, found in zip(loads, of_loads, strict=True):
+        gradients = dict(zip(bound.learned, made[3:results], strict=True))
+        for load, sums in zip(loads, made[results:], strict=True):
             if load.reduction is not Reduction.PAIR:
-                _scatter(load, found, bound, tile, gradients[load.capture])
-        return results
+                _scatter(load, sums, bound, tile, gradients[load.capture])
+        return made[:results]
 
     return backward
 
@@ -140,6 +151,7 @@ def _hopper(
     and none has more columns than dQ. The other half is beside it, for one part of the heads after
     the other. Where heads share keys and have work enough each, parts are of one query head for
     each key head, and add to dK and dV. Else each query head has its own, which are added up here.
+    Captured tensors have kernels of their own, which run once, after those.
     """
     q, k, v = (call.tensors[name] for name in ("query", "key", "value"))
     tiles = tiles_of(q.shape[3])
@@ -180,14 +192,14 @@ def _steps_of_heads(
     Args:
         bytes_of_head: of the left sums of a query head.
     """
-    first, main, last = phases
+    first, main, last, *of_learned = phases
     steps, members = [Step(first)], sizes["members"]
     for member, part in product(range(members), parts):
         own = sizes | {"first_head": part.start, "part_heads": len(part), "member": member}
         offset = (part.start * members + member) * bytes_of_head
         steps.append(Step(main, part, own, cleared=len(steps) > 1, offset=offset))
         steps.append(Step(last, part, own, offset=offset))
-    return steps
+    return [*steps, *map(Step, of_learned)]
 
 
 def _parts_of_heads(heads: int, kv_tiles: int, members: int) -> list[range]:
@@ -214,6 +226,12 @@ def _pass(
     given = _GIVEN if _D_LSE in work else (*_GIVEN, _D_LSE)
     calls = call.bound, call.scale, call.device
     return Pass(kernels, steps, *calls, given, made, work, inside).run
+
+
+def _tile_of_diagonals(call: Call) -> Config:
+    query, value = call.tensors["query"], call.tensors["value"]
+    widest = max(query.shape[3], value.shape[3])
+    return diagonal_config(widest, query.element_size(), hopper=call.hopper)
 
 
 def _shape_of_sums(load: LearnedLoad, bound: bind.Bound, tile: Config) -> tuple[int, ...]:

@@ -112,7 +112,8 @@ _FORWARD_32_BIT = {
     256: (Config(32, 32, 4, 2), Config(32, 32, 4, 1), Config(16, 16, 4, 1)),
 }
 # Backward, same GPU, versions and date, causal, N 8192. dQ: D 128 (64, 64, 4, 2) 591 TFLOP/s,
-# (128, 64, 8, 3) 580; D 64 (64, 64, 4, 3) 615, (128, 64, 8, 3) 600.
+# (128, 64, 8, 3) 580; D 64 (64, 64, 4, 3) 615, (128, 64, 8, 3) 600. Kernels of captured tensors
+# alone have these tiles as well: nothing spills, and it is not measured.
 _BACKWARD_QUERY = {
     64: (Config(64, 64, 4, 3), Config(64, 64, 4, 2), Config(64, 32, 4, 2)),
     128: (Config(64, 64, 4, 2), Config(64, 32, 4, 2)),
@@ -139,9 +140,14 @@ MAX_HEAD_DIM = 256
 ITEMSIZE = {"fp16": 2, "bf16": 2, "fp32": 4}
 
 
-def diagonal_config(head_dim: int, itemsize: int) -> Config:
-    """The one configuration of the diagonals' kernel, whose sums are laid out by its tile."""
-    return Config(64, 64, 4, 1) if head_dim <= 128 and itemsize < 4 else Config(32, 32, 4, 1)
+def diagonal_config(head_dim: int, itemsize: int, *, hopper: bool) -> Config:
+    """The one configuration of the diagonals' kernel, whose sums are laid out by its tile.
+
+    Where a Hopper GPU's own kernels run there is shared memory for 64 rows of 256 columns of all
+    four tensors, and fewer rows are no matrix product of that GPU's own.
+    """
+    wide = itemsize < 4 and (hopper or head_dim <= 128)
+    return Config(64, 64, 4, 1) if wide else Config(32, 32, 4, 1)
 
 
 def configs(
@@ -158,12 +164,13 @@ def configs(
 
     Args:
         mask, score: the mask and the score modification, None where there is none.
-        hopper: kernels in Gluon are to be tried first, if the phase has one.
+        hopper: the call is one of a Hopper GPU's own kernels: those in Gluon are to be tried first,
+            if the phase has one.
         capability: of an NVIDIA GPU, 90 for Hopper; 0 for any other GPU.
         head_dim: the larger of D and Dv, at most MAX_HEAD_DIM.
         itemsize: bytes of an element of q.
     """
-    portable = _portable(phase, capability, head_dim, itemsize, score)
+    portable = _portable(phase, capability, head_dim, itemsize, score, hopper)
     if hopper and phase is Phase.FORWARD:
         table = _FORWARD_GLUON if score is None and is_short(mask, None) else _FORWARD_GLUON_LONG
         return _of_dim(table, head_dim) + portable
@@ -176,7 +183,7 @@ def narrow_config(head_dim: int) -> Config | None:
 
 
 def _portable(
-    phase: Phase, capability: int, head_dim: int, itemsize: int, score: Expr | None
+    phase: Phase, capability: int, head_dim: int, itemsize: int, score: Expr | None, hopper: bool
 ) -> tuple[Config, ...]:
     match phase:
         case Phase.FORWARD if itemsize >= 4:
@@ -204,10 +211,15 @@ def _portable(
         ):
             return (Config(128, 128, 4, 1),)  # the tile is the plan's
         case Phase.BACKWARD_DIAGONAL:
-            return (diagonal_config(head_dim, itemsize),)
-        case Phase.BACKWARD_QUERY | Phase.BACKWARD_KEY if itemsize >= 4:
+            return (diagonal_config(head_dim, itemsize, hopper=hopper),)
+        case (
+            Phase.BACKWARD_QUERY
+            | Phase.BACKWARD_KEY
+            | Phase.BACKWARD_LEARNED_QUERY
+            | Phase.BACKWARD_LEARNED_KEY
+        ) if itemsize >= 4:
             table = _BACKWARD_32_BIT
-        case Phase.BACKWARD_QUERY:
+        case Phase.BACKWARD_QUERY | Phase.BACKWARD_LEARNED_QUERY | Phase.BACKWARD_LEARNED_KEY:
             table = _BACKWARD_QUERY
         case Phase.BACKWARD_KEY:
             table = _BACKWARD_KEY

@@ -3,7 +3,8 @@
 Usage: python -m tests.aot.compile_all VARIANT@TARGET@DTYPE[@PHASE[@D or D/DV]] ...
 
 The phases "bits" and "backward_bits" are kernels of a Hopper GPU that read their mask as bits, and
-"skipping" is that of the forward pass whose consumers skip tiles.
+"skipping" is that of the forward pass whose consumers skip tiles. Of kernels of captured tensors
+alone, all that the score captures is learned.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from flexdsl.aot.compile import compile_job
 from flexdsl.aot.specs import Job, Shape, job_of
 from flexdsl.codegen import Language, Phase, unbound_spec
 from flexdsl.codegen.unbound import GENERATORS
+from flexdsl.ir import captures_of
 from tests.codegen.variants import VARIANTS, Variant
 
+OF_LEARNED = ("backward_learned_query", "backward_learned_key", "backward_diagonal")
 READ_BITS = {"bits": Phase.FORWARD, "skipping": Phase.FORWARD, "backward_bits": Phase.BACKWARD}
 
 
@@ -36,8 +39,10 @@ def facts(job: str) -> dict[str, object]:
     if len(more) > 1:
         of_query, _, of_value = more[1].partition("/")
         dims = int(of_query), int(of_value or of_query)
-    if more and more[0] in READ_BITS:
-        shape = Shape(parse_target(target), dtype, *dims)
+    shape = Shape(parse_target(target), dtype, *dims)
+    if more and more[0] in OF_LEARNED:
+        compiled = compile_job(learning(Phase(more[0]), variant, shape))
+    elif more and more[0] in READ_BITS:
         skips = more[0] == "skipping"
         compiled = compile_job(reading_bits(READ_BITS[more[0]], variant, shape, skips))
     else:
@@ -69,6 +74,14 @@ def facts(job: str) -> dict[str, object]:
         "tma_loads": text.count("cp.async.bulk.tensor"),
         "text": target.split(":")[1] in text,
     }
+
+
+def learning(phase: Phase, variant: Variant, shape: Shape) -> Job:
+    """A kernel of the gradients of all that the variant's score captures."""
+    assert variant.score is not None
+    names = [c.name for c in captures_of(variant.score.program.expr)]
+    mask = None if variant.mask is None else variant.mask.program
+    return job_of(phase, mask, variant.score.program, shape, names)
 
 
 def reading_bits(phase: Phase, variant: Variant, shape: Shape, skips: bool) -> Job:

@@ -60,7 +60,7 @@ def facts(name: str) -> dict[str, Any]:
     spec = unbound_spec(*programs, DIM, DIM, Phase.BACKWARD, products=True)
     return {
         "name": name,
-        "reason": backward_reason(DIM, 0, False, False, width_of(spec.products)),
+        "reason": backward_reason(DIM, 0, (), False, width_of(spec.products)),
         **{p.value: _counts(ttgir(mask, score, p)) for p in (Phase.FORWARD, Phase.BACKWARD)},
     }
 

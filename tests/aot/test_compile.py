@@ -57,6 +57,11 @@ JOBS += [f"causal@cuda:90@bf16@{phase}" for phase in ("plan_counts", "plan_runs"
 JOBS += [f"products@cuda:80@fp16@{phase}" for phase in ("factors", "forward", "backward_key")]
 JOBS += ["products@hip:gfx942@fp16@factors"]
 JOBS += [f"decay@{target}@fp16@differences" for target in OTHERS]
+# Those of captured tensors alone; of relative biases at the head dimensions of their two tiles.
+OF_LEARNED = [f"alibi@cuda:90@bf16@backward_learned_query@{d}" for d in (64, 128, 256)]
+OF_LEARNED += [f"products@cuda:90@fp16@backward_learned_key@{d}" for d in (64, 96, "192/128")]
+OF_LEARNED += [f"relative_bias@cuda:90@bf16@backward_diagonal@{d}" for d in (128, 256)]
+JOBS += OF_LEARNED
 JOBS += ["causal@cuda:80@fp32", "causal@cuda:90@fp32", "causal_192_128@hip:gfx942@bf16"]
 
 
@@ -123,6 +128,14 @@ def test_backward_on_hopper_uses_its_own_instructions(compiled: dict[str, dict[s
     for phase in ("backward_query", "backward_key"):
         facts = compiled[f"softcap@cuda:90@bf16@{phase}"]
         assert facts["wgmma"] > 0 and facts["mma"] == 0 and facts["tma_loads"] > 2, facts
+
+
+def test_kernels_of_captured_tensors_have_two_products(
+    compiled: dict[str, dict[str, Any]],
+) -> None:
+    for job in OF_LEARNED:
+        facts = compiled[job]
+        assert facts["wgmma"] > 0 and facts["mma"] == 0 and facts["spills"] == 0, facts
 
 
 def test_others_use_matrix_instructions(compiled: dict[str, dict[str, Any]]) -> None:

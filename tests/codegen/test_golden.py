@@ -13,6 +13,7 @@ import pytest
 from flexdsl.codegen import Kernel, Language, Phase, generate_unbound, unbound_spec
 from flexdsl.codegen.unbound import GENERATORS
 from flexdsl.errors import ArgumentError
+from flexdsl.ir import captures_of
 from tests.codegen.variants import CAUSAL, VARIANTS
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -44,6 +45,12 @@ KERNELS += [(name, Phase.PLAN_STATES, Language.TRITON) for name in ("document", 
 KERNELS += [("full", p, Language.TRITON) for p in (Phase.PLAN_COUNTS, Phase.PLAN_RUNS)]
 KERNELS += [("document", Phase.PLAN_REFINE, Language.TRITON)]
 KERNELS += [("neighborhood", p, Language.TRITON) for p in (Phase.MASK_BITS, Phase.MASK_BITS_KEY)]
+# Those of captured tensors alone, all of which are learned.
+LEARNED = [
+    ("alibi", Phase.BACKWARD_LEARNED_QUERY),
+    ("products", Phase.BACKWARD_LEARNED_KEY),
+    ("relative_bias", Phase.BACKWARD_DIAGONAL),
+]
 # Whatever the mask is.
 READ_BITS = [("bits", phase, Language.GLUON) for phase in (Phase.FORWARD, Phase.BACKWARD)]
 READ_BITS += [("skipping", Phase.FORWARD, Language.GLUON)]
@@ -60,6 +67,16 @@ def test_kernel_text(name: str, phase: Phase, language: Language, update_golden:
     programs = [None if m is None else m.program for m in (v.mask, v.score)]
     kernel = generate_unbound(*programs, v.head_dim, v.value_dim, phase, language)
     expect_text(kernel, path_of(name, phase, language), update_golden)
+
+
+@pytest.mark.parametrize(("name", "phase"), LEARNED)
+def test_text_of_a_kernel_of_captured_tensors(name: str, phase: Phase, update_golden: bool) -> None:
+    score = VARIANTS[name].score
+    assert score is not None
+    spec = unbound_spec(CAUSAL.program, score.program, 64, 64, phase)
+    learned = frozenset(c.name for c in captures_of(score.program.expr))
+    kernel = GENERATORS[phase, Language.TRITON](replace(spec, learned=learned))
+    expect_text(kernel, path_of(name, phase, Language.TRITON), update_golden)
 
 
 @pytest.mark.parametrize(("name", "phase", "language"), READ_BITS)
@@ -83,7 +100,8 @@ def expect_text(kernel: Kernel, path: Path, update: bool) -> None:
 
 
 def test_no_golden_file_is_left_over() -> None:
-    assert set(GOLDEN.iterdir()) == {path_of(*kernel) for kernel in (*KERNELS, *READ_BITS)}
+    learned = ((*of, Language.TRITON) for of in LEARNED)
+    assert set(GOLDEN.iterdir()) == {path_of(*of) for of in (*KERNELS, *READ_BITS, *learned)}
 
 
 def test_source_of_a_mod() -> None:

@@ -12,8 +12,10 @@ import torch
 
 import flexdsl as fx
 from flexdsl import stdlib
+from flexdsl.analysis.gradient import Reduction, learned_loads
 from flexdsl.codegen import backward_reason, reason_not_covered
 from flexdsl.errors import BackendError
+from flexdsl.ir import captures_of
 from flexdsl.mod import Mod
 from tests.codegen.biased import dense, expect_biased, expect_exact
 from tests.codegen.oracle import expect, expect_gradients
@@ -262,9 +264,24 @@ def test_reasons(call: tuple[int, str, int, int], reason: str) -> None:
 
 def test_reasons_of_the_backward() -> None:
     for dim, _ in DIMS:
-        assert backward_reason(dim, 4096, False, False, 16) is None
+        assert backward_reason(dim, 4096, (), False, 16) is None
         most = "16 columns of products, not for 32"
-        assert (most in str(backward_reason(dim, 4096, False, False, 32))) == (dim in (64, 256))
-    assert "captured" in str(backward_reason(128, 4096, True, False))
-    assert "deterministic" in str(backward_reason(128, 4096, False, True))
-    assert "32 bits" in str(backward_reason(64, 2**31, False, False))
+        assert (most in str(backward_reason(dim, 4096, (), False, 32))) == (dim in (64, 256))
+    assert "deterministic" in str(backward_reason(128, 4096, (), True))
+    assert "32 bits" in str(backward_reason(64, 2**31, (), False))
+
+
+def test_captured_tensors_that_portable_kernels_add_up() -> None:
+    """One kind of sums has a kernel beside the backward one; sums of rows and of keys need two."""
+    x, y, z = (torch.ones(40) for _ in range(3))
+    score = fx.score_mod(lambda s, b, h, q, kv: s + x[q] * y[kv] + z[q - kv])
+    names = [c.name for c in captures_of(score.program.expr)]
+    loads = learned_loads(score.program.expr, names)
+    for load in loads:
+        assert backward_reason(128, 4096, (load,), False) is None
+    by_reduction = {load.reduction: load for load in loads}
+    rows, keys = (by_reduction[r] for r in (Reduction.QUERY, Reduction.KEY))
+    assert backward_reason(128, 4096, [x for x in loads if x is not rows], False) is None
+    reason = str(backward_reason(128, 4096, loads, False))
+    assert f"gradient of {rows.capture} would take a kernel by rows" in reason
+    assert f"that of {keys.capture} one by keys" in reason

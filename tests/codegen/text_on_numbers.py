@@ -32,7 +32,7 @@ from support.on_numbers import (
     keep_columns,
 )
 from tests.codegen.test_backward_sides import FLOATS, shared_of, side
-from tests.codegen.test_query_sums import ORDER, PHASES
+from tests.codegen.test_query_sums import ORDER
 from tests.codegen.test_skipped_tiles import Alone
 from tests.codegen.test_works import Pointer, function_of
 from tests.codegen.variants import Variant
@@ -156,7 +156,7 @@ class OnNumbers:
     tiles: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
 
     def backward_phases(self, call: Call) -> tuple[Phase, ...]:
-        return PHASES
+        return launch.phases_of(call)
 
     def prepares(self, phases: tuple[Phase, ...], backward: bool) -> bool:
         return True
@@ -201,4 +201,5 @@ def bound_of(variant: Variant, tensors: Sequence[Tensor], offset: int) -> bind.B
     lengths = bind.lengths_of(q, k, offset)
     sources = (None if m is None else m.program for m in (variant.mask, variant.score))
     reading = bind.read(*sources, lengths, q.device)
-    return bind.bind(reading.mask, reading.score, lengths, (64, 64), ())
+    learned = tuple(n for n, x in bind.captured(reading.score).items() if x.requires_grad)
+    return bind.bind(reading.mask, reading.score, lengths, (64, 64), learned)

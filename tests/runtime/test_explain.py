@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -74,11 +75,13 @@ def deterministic(on: bool) -> Iterator[None]:
 
 
 SLOPES = torch.tensor([0.5, 0.25, 0.125, 0.1], requires_grad=True)
+ROWS, KEYS = (torch.linspace(-1, 1, 300, requires_grad=True) for _ in range(2))
 TABLE = torch.linspace(-1, 1, 601, requires_grad=True)
 SCORES = {
     "none": None,
     "softcap": fx.stdlib.softcap(5.0),
     "learned slopes": fx.stdlib.alibi(slopes=SLOPES),
+    "learned factors": fx.score_mod(lambda s, b, h, q, kv: s + ROWS[q] * KEYS[kv]),
     "learned differences": fx.score_mod(lambda s, b, h, q, kv: s + TABLE[kv - q + 300]),
 }
 MASKS = {
@@ -95,6 +98,7 @@ MASKS = {
         ("window", "softcap"),
         ("documents", "learned slopes"),
         ("window", "learned differences"),
+        ("none", "learned factors"),
     ],
 )
 @pytest.mark.parametrize("fixed_order", [False, True])
@@ -120,11 +124,13 @@ def test_what_is_told_is_what_is_launched(
         text = "\n".join(of_gpu(backend, gpu, bound, 0.1, q, k, v))
         assert not launched
         kernels = launch.compiling(backend, q, v)
-        out, lse = triton_forward.forward(kernels, bound, 0.1, q, k, v)(q, k, v)
+        forward = replace(bound, learned=())  # as the operator binds it
+        out, lse = triton_forward.forward(kernels, forward, 0.1, q, k, v)(q, k, v)
         given = q, k, v, out, out, lse
         triton_backward.backward(kernels, bound, 0.1, *given)(*given)
     assert told(text) == launched
-    assert ("portable kernels, since" in text.splitlines()[0]) == (launched[0][1] == "triton")
+    language = next(language for entry, language, *_ in launched if entry == "forward")
+    assert ("portable kernels, since" in text.splitlines()[0]) == (language == "triton")
     atomics = any(entry == "backward" for entry, *_ in launched)
     assert ("dQ is added up by atomic operations" in text) == atomics
 
@@ -152,8 +158,10 @@ def test_reasons_on_a_hopper_gpu() -> None:
     assert "  backward: gluon, tile 64 x 128" in at_96
     assert "  backward_sums: triton, tile 64 x 64" in at_96
     learned = say(128, HALF, SCORES["learned slopes"])
-    assert "since it does not add up gradients of captured tensors" in learned
+    assert "\nbackward:\n" in learned and "  backward_learned_query: triton" in learned
     assert "gradient of slope by slope[h]: the keys of each query row" in learned
+    both = say(128, HALF, SCORES["learned factors"])
+    assert "since beside it the gradient of ROWS would take a kernel by rows, and that of" in both
     with deterministic(True):
         assert "by atomics, and deterministic algorithms were asked for" in say(128, HALF)
     q, k, v = tensors(80, HALF)
