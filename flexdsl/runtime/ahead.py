@@ -93,14 +93,8 @@ def _compile(
     first, then = _Ahead(hopper, mode), _Ahead(hopper, mode)
     out, lse = triton_forward.forward(first, forward, scale, q, k, v)(q, k, v)
     if wait([kernel.future for kernel in first.coming], _CACHED).not_done:
-        given = (
-            q,
-            k,
-            v,
-            out,
-            out,
-            lse,
-        )  # of the gradient of the output, only what it is made of counts
+        # Of the gradient of the output only its kind counts, which is that of the output.
+        given = q, k, v, out, out, lse
         triton_backward.backward(then, backward, scale, *given)(*given)
     for kernel in first.coming:
         kernel.result()

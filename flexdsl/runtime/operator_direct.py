@@ -44,6 +44,7 @@ class Direct:
         captures: captured tensors of the mask, then of the score.
         mask_captures: how many of them, the first ones, are the mask's.
         is_plain: is each of them a tensor of torch's own kinds?
+        is_expected: has the executor been told of a call whose gradients are wanted?
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Direct:
         self.captures: list[Tensor] = [*of_mask, *of_score]
         self.mask_captures = len(of_mask)
         self.is_plain = all(type(x) in _PLAIN for x in self.captures)
+        self.is_expected = False
         self._watched = [*of_mask, *bind.indices_of(score)], of_score
         self._versions: list[Any] | None = None
         self._bounds: dict[tuple[int, ...], bind.Bound] = {}
@@ -82,6 +84,7 @@ class Direct:
         of_score = range(self.mask_captures, len(self.captures))
         learned = tuple([i for i in of_score if self.captures[i].requires_grad])
         if learned or q.requires_grad or k.requires_grad or v.requires_grad:
+            self.is_expected = True
             mods = self._mask, self._score
             self._executor.expect(mods, learned, self._bound, self._scale, q, k, v)
 
@@ -129,7 +132,8 @@ class Direct:
 def attention(call: Direct, q: Tensor, k: Tensor, v: Tensor) -> Pair:
     """Output [B, Hq, Lq, Dv] and lse [B, Hq, Lq] of a call, by the operator if that is watched."""
     if call.is_plain and not is_watched(q, k, v):
-        call.expect(q, k, v)
+        if not call.is_expected:
+            call.expect(q, k, v)
         return operator.differentiable(call, q, k, v, call.captures)
     numbers, static = call.dispatched()
     out, lse = operator.attention(q, k, v, call.captures, numbers, *static)

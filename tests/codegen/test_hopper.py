@@ -282,6 +282,9 @@ def test_captured_tensors_that_portable_kernels_add_up() -> None:
     by_reduction = {load.reduction: load for load in loads}
     rows, keys = (by_reduction[r] for r in (Reduction.QUERY, Reduction.KEY))
     assert backward_reason(128, 4096, [x for x in loads if x is not rows], False) is None
+    for load in loads:
+        diagonal = load.reduction is Reduction.DIAGONAL
+        assert ("in passing" in str(backward_reason(64, 4096, (load,), False))) != diagonal
     reason = str(backward_reason(128, 4096, loads, False))
     assert f"gradient of {rows.capture} would take a kernel by rows" in reason
     assert f"that of {keys.capture} one by keys" in reason
