@@ -294,15 +294,15 @@ def _counted_loop(
         if stretches is not None:
             stretches.write_next(body, apart, f"{apart} + 1")
         if segments:
-            tile = f"{step} + {_shift(segments, ends, step)}"
+            tile = f"{step} + {shift_of_segment(segments, ends, step)}"
             is_apart = f"{step} < {ends[0]}"
             tile = tile if stretches is None else f"tl.where({is_apart}, {apart}, {tile})"
             body.line(f"{axis.tile} = {tile}")
         yield Loop(body, masked)
 
 
-def _shift(segments: list[Segment], ends: list[str], step: str) -> str:
-    """What to add to `step` to get the tile, by the segment that it falls into.
+def shift_of_segment(segments: list[Segment], ends: list[str], step: str) -> str:
+    """The source of what to add to `step` to get the tile, by the segment that it falls into.
 
     Args:
         ends: the step after each segment; before them, that after tiles that lie apart, if any.
@@ -316,10 +316,26 @@ def _shift(segments: list[Segment], ends: list[str], step: str) -> str:
 
 
 def _table_loops(axis: Axis, lowering: Lowering, scope: Scope, block: Block) -> Iterator[Loop]:
+    row = f"{first_row(lowering)} + {axis.outer_tile}"
+    for runs, masked in write_runs(row, lowering, scope, block):
+        with runs.indented(f"for {axis.tile} in tl.range(run_start, run_stop):") as body:
+            yield Loop(body, masked)
+
+
+def write_runs(
+    row: str, lowering: Lowering, scope: Scope, block: Block
+) -> Iterator[tuple[Block, bool]]:
+    """Write the loops over the runs of a row of the table; the block of each, and is it masked?
+
+    In the block `run_start` and `run_stop` are known.
+
+    Args:
+        row: source of its number.
+    """
     table = {
         n: lowering.argument(Role.TABLE, n) for n in ("offsets", "full_ends", "starts", "stops")
     }
-    scope.block.line(f"row_of_runs = {first_row(lowering)} + {axis.outer_tile}")
+    scope.block.line(f"row_of_runs = {row}")
     scope.block.line(f"first_run = tl.load({table['offsets']} + row_of_runs)")
     scope.block.line(f"full_end = tl.load({table['full_ends']} + row_of_runs)")
     scope.block.line(f"last_run = tl.load({table['offsets']} + row_of_runs + 1)")
@@ -332,5 +348,4 @@ def _table_loops(axis: Axis, lowering: Lowering, scope: Scope, block: Block) -> 
         with block.indented(f"for run in range({start}, {stop}):") as runs:
             runs.line(f"run_start = tl.load({table['starts']} + run)")
             runs.line(f"run_stop = tl.load({table['stops']} + run)")
-            with runs.indented(f"for {axis.tile} in tl.range(run_start, run_stop):") as body:
-                yield Loop(body, masked)
+            yield runs, masked

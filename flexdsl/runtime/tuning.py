@@ -111,6 +111,20 @@ _FORWARD_32_BIT = {
     128: (Config(64, 32, 4, 2), Config(32, 32, 4, 1)),
     256: (Config(32, 32, 4, 2), Config(32, 32, 4, 1), Config(16, 16, 4, 1)),
 }
+# Forward of few queries, by parts of the keys; a program's rows are those of its call, 16 to 64.
+# Not measured yet. It waits for memory: each program has 32 to 64 KiB of keys and values under way,
+# and of up to 32 rows three fit a Hopper GPU's multiprocessor (72 to 84 KB each). With 4 warps,
+# products of 32 bits spill registers.
+_FORWARD_SPLIT = {
+    64: (Config(16, 128, 4, 3), Config(16, 64, 4, 2)),
+    128: (Config(16, 64, 4, 3), Config(16, 64, 4, 2), Config(16, 32, 4, 2)),
+    256: (Config(16, 32, 4, 3), Config(16, 32, 4, 2), Config(16, 16, 4, 2)),
+}
+_FORWARD_SPLIT_32_BIT = {
+    64: (Config(16, 64, 8, 2), Config(16, 32, 8, 2)),
+    128: (Config(16, 32, 8, 2), Config(16, 32, 8, 1)),
+    256: (Config(16, 16, 8, 2), Config(16, 16, 8, 1)),
+}
 # Backward, same GPU, versions and date, causal, N 8192. dQ: D 128 (64, 64, 4, 2) 591 TFLOP/s,
 # (128, 64, 8, 3) 580; D 64 (64, 64, 4, 3) 615, (128, 64, 8, 3) 600.
 _BACKWARD_QUERY = {
@@ -183,6 +197,10 @@ def _portable(
             table = _FORWARD_32_BIT
         case Phase.FORWARD:
             table = _forward_hopper(score) if capability >= 90 else _FORWARD
+        case Phase.FORWARD_SPLIT:
+            table = _FORWARD_SPLIT_32_BIT if itemsize >= 4 else _FORWARD_SPLIT
+        case Phase.FORWARD_MERGE:
+            return (Config(1, 32, 4, 1),)  # a row, and so many splits at a time
         case Phase.BACKWARD_ROWS:
             return (Config(32, 32, 4, 1),)
         case Phase.FACTORS:

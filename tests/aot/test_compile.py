@@ -57,6 +57,14 @@ JOBS += [f"causal@cuda:90@bf16@{phase}" for phase in ("plan_counts", "plan_runs"
 JOBS += [f"products@cuda:80@fp16@{phase}" for phase in ("factors", "forward", "backward_key")]
 JOBS += ["products@hip:gfx942@fp16@factors"]
 JOBS += [f"decay@{target}@fp16@differences" for target in OTHERS]
+OF_FEW = [
+    f"{name}@cuda:90@bf16@forward_split@128"
+    for name in (*SOME, "full", "packed_causal", "strided_heads", "alibi", "relative_bias")
+]
+OF_FEW += [f"products@cuda:90@fp16@forward_split@{d}" for d in (64, 256)]
+OF_FEW += [f"{name}@{t}@fp16@forward_split" for name in ("sinks", "document") for t in OTHERS]
+JOBS += [*OF_FEW, "causal@cuda:80@fp32@forward_split"]
+JOBS += [f"full@{target}@bf16@forward_merge@192/128" for target in ("cuda:90", *OTHERS)]
 JOBS += ["causal@cuda:80@fp32", "causal@cuda:90@fp32", "causal_192_128@hip:gfx942@bf16"]
 
 
@@ -129,6 +137,13 @@ def test_others_use_matrix_instructions(compiled: dict[str, dict[str, Any]]) -> 
     for name in SOME:
         for target in OTHERS:
             assert compiled[f"{name}@{target}@fp16"]["mma"] > 0
+
+
+def test_few_queries_use_matrix_instructions(compiled: dict[str, dict[str, Any]]) -> None:
+    for job in OF_FEW:
+        facts = compiled[job]
+        assert facts["mma"] > 0 and facts["spills"] == 0, facts
+        assert facts["tma_loads"] > 2 or "cuda:90" not in job, facts
 
 
 @pytest.mark.parametrize("name", ["cuda:91", "cuda", "hip:90", ""])
