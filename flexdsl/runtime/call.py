@@ -48,11 +48,9 @@ OF_ROWS = (
     *(Phase.FACTORS, Phase.DIFFERENCES, Phase.FORWARD_MERGE),
     *(Phase.BACKWARD_ROWS, Phase.BACKWARD_SUMS),
 )
-# Those that visit the live tiles of a plan, and no other.
-_BY_TILES = (
-    *(Phase.FORWARD, Phase.FORWARD_SPLIT),
-    *(Phase.BACKWARD_QUERY, Phase.BACKWARD_KEY),
-)
+# Those that visit the live tiles of a plan, and no other. That of few queries does so too, but its
+# text is not to be another one where a cache of keys has grown by one.
+_BY_TILES = (Phase.FORWARD, Phase.BACKWARD_QUERY, Phase.BACKWARD_KEY)
 
 # A field of `Call` that holds tensors, and a name in it.
 Slot = tuple[str, str]

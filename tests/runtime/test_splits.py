@@ -24,6 +24,9 @@ from flexdsl.runtime.call import Call, programs_of, value_of
 from flexdsl.runtime.replay import Function, Launch, launch_of
 from flexdsl.runtime.splits import MOST_ROWS, Splits, find_splits, packed_heads, rows_of
 
+WITHOUT_GPU = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="beside a GPU kernels are not interpreted"
+)
 SPLIT, MERGE = Phase.FORWARD_SPLIT, Phase.FORWARD_MERGE
 
 
@@ -181,6 +184,7 @@ class Recorded:
         return start
 
 
+@WITHOUT_GPU
 def test_both_kernels_are_launched_again(monkeypatch: pytest.MonkeyPatch) -> None:
     kernels = Recorded()
     monkeypatch.setattr(machine, "MACHINE", kernels)
@@ -203,3 +207,17 @@ def test_both_kernels_are_launched_again(monkeypatch: pytest.MonkeyPatch) -> Non
             assert split[name] == merge[name] not in (0, out.data_ptr(), lse.data_ptr())
         assert (split["programs"], merge["programs"]) == (3 * 2 * 5, 3 * 4 * 2)
         kernels.started.clear()
+
+
+@WITHOUT_GPU
+@pytest.mark.parametrize("mask", ["q >= kv", "q >= kv and q - kv < 900", "kv // 16 % 3 == 0"])
+def test_a_longer_cache_compiles_nothing_anew(mask: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where every live tile is full, as some windows' are."""
+    texts: set[tuple[str, str]] = set()
+    monkeypatch.setattr(
+        launch, "launch", lambda phase, kernel, *_: texts.add((phase.value, kernel.digest))
+    )
+    for kv_len in range(1000, 1130):
+        q, k = torch.empty(1, 4, 1, 64), torch.empty(1, 2, kv_len, 64)
+        fx.attention(q, k, k, mask=mask, q_offset=kv_len - 1, backend="triton")
+    assert len(texts) == 2 and {phase for phase, _ in texts} == {SPLIT.value, MERGE.value}
