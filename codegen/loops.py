@@ -317,35 +317,36 @@ def shift_of_segment(segments: list[Segment], ends: list[str], step: str) -> str
 
 def _table_loops(axis: Axis, lowering: Lowering, scope: Scope, block: Block) -> Iterator[Loop]:
     row = f"{first_row(lowering)} + {axis.outer_tile}"
-    for runs, masked in write_runs(row, lowering, scope, block):
-        with runs.indented(f"for {axis.tile} in tl.range(run_start, run_stop):") as body:
-            yield Loop(body, masked)
+    starts, stops, ranges = write_row_of_runs(row, lowering, scope)
+    for title, start, stop, masked in ranges:
+        block.line()
+        block.comment(title)
+        with block.indented(f"for run in range({start}, {stop}):") as runs:
+            runs.line(f"run_start = tl.load({starts} + run)")
+            runs.line(f"run_stop = tl.load({stops} + run)")
+            with runs.indented(f"for {axis.tile} in tl.range(run_start, run_stop):") as body:
+                yield Loop(body, masked)
 
 
-def write_runs(
-    row: str, lowering: Lowering, scope: Scope, block: Block
-) -> Iterator[tuple[Block, bool]]:
-    """Write the loops over the runs of a row of the table; the block of each, and is it masked?
+# A comment on runs of a table, names of the first one and of the one after the last, masked?
+Runs = tuple[str, str, str, bool]
 
-    In the block `run_start` and `run_stop` are known.
+
+def write_row_of_runs(
+    row: str, lowering: Lowering, scope: Scope
+) -> tuple[str, str, tuple[Runs, Runs]]:
+    """Write which runs a row of the table has; names of `starts` and `stops`, and those runs.
 
     Args:
         row: source of its number.
     """
-    table = {
-        n: lowering.argument(Role.TABLE, n) for n in ("offsets", "full_ends", "starts", "stops")
-    }
+    offsets, full_ends, starts, stops = (
+        lowering.argument(Role.TABLE, n) for n in ("offsets", "full_ends", "starts", "stops")
+    )
     scope.block.line(f"row_of_runs = {row}")
-    scope.block.line(f"first_run = tl.load({table['offsets']} + row_of_runs)")
-    scope.block.line(f"full_end = tl.load({table['full_ends']} + row_of_runs)")
-    scope.block.line(f"last_run = tl.load({table['offsets']} + row_of_runs + 1)")
-    for title, start, stop, masked in (
-        ("Runs of full tiles: every pair is allowed.", "first_run", "full_end", False),
-        ("Runs of masked tiles: the mask is looked at.", "full_end", "last_run", True),
-    ):
-        block.line()
-        block.comment(title)
-        with block.indented(f"for run in range({start}, {stop}):") as runs:
-            runs.line(f"run_start = tl.load({table['starts']} + run)")
-            runs.line(f"run_stop = tl.load({table['stops']} + run)")
-            yield runs, masked
+    scope.block.line(f"first_run = tl.load({offsets} + row_of_runs)")
+    scope.block.line(f"full_end = tl.load({full_ends} + row_of_runs)")
+    scope.block.line(f"last_run = tl.load({offsets} + row_of_runs + 1)")
+    full = ("Runs of full tiles: every pair is allowed.", "first_run", "full_end", False)
+    masked = ("Runs of masked tiles: the mask is looked at.", "full_end", "last_run", True)
+    return starts, stops, (full, masked)

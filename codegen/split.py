@@ -24,7 +24,8 @@ from .writer import Block
 _SIZES = ("q_len", "kv_len", "q_offset", "heads", "all_heads", "group", "packed", "splits")
 _NAMES = (
     *("split", "index", "count", "rows", "at_query", "at_out", "column", "tile_apart", "nth"),
-    *("step", "passed", "forward_split", "forward_merge", "part", "at_part", "row_lse"),
+    *("step", "passed", "runs", "run_end", "before_run", "of_run", "forward_split"),
+    *("forward_merge", "part", "at_part", "row_lse"),
 )
 
 

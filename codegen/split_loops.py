@@ -13,12 +13,21 @@ from dataclasses import replace
 from flexdsl.analysis.closed_form import ClosedForm
 
 from .kernel import KernelSpec
-from .loops import KEYS, Loop, Segment, Segments, shift_of_segment, write_runs, write_segments
+from .loops import (
+    KEYS,
+    Loop,
+    Segment,
+    Segments,
+    shift_of_segment,
+    write_row_of_runs,
+    write_segments,
+)
 from .lower import Lowering, Scope
 from .programs import first_row
 from .stretches import Stretches
 from .writer import Block
 
+_RUNS = 512  # of a table that are looked at together: four for each thread
 SHARE_OF = '''\
 @triton.jit
 def share_of(tiles, before, split, splits):
@@ -141,12 +150,29 @@ def _write_tile(body: Block, segments: list[Segment], ends: list[str], nth: str)
 
 
 def _table_loops(lowering: Lowering, scope: Scope, block: Block) -> Iterator[Loop]:
-    """The loops through the runs of a table, whose tiles are counted as they pass."""
-    block.line("passed = 0")
+    """The loops through the tiles of a table, whose runs are looked at together.
+
+    A run may be as short as a tile: a loop for each of them would not load ahead.
+    """
     row = first_row(lowering, "first_head")
-    for runs, masked in write_runs(row, lowering, scope, block):
-        first, count = _write_share("run_stop - run_start", "passed", lowering, runs)
-        with runs.indented(f"for step in tl.range(0, {count}):") as body:
-            body.line(f"kv_tile = run_start + {first} + step * splits")
-            yield Loop(body, masked)
-        runs.line("passed += run_stop - run_start")
+    starts, stops, ranges = write_row_of_runs(row, lowering, scope)
+    block.line("passed = 0")
+    for title, start, stop, masked in ranges:
+        block.line()
+        block.comment(title)
+        with block.indented(f"for run in range({start}, {stop}, {_RUNS}):") as runs:
+            runs.line(f"runs = run + tl.arange(0, {_RUNS})")
+            runs.line(f"run_start = tl.load({starts} + runs, mask=runs < {stop}, other=0)")
+            runs.line(f"run_stop = tl.load({stops} + runs, mask=runs < {stop}, other=0)")
+            runs.comment("How many tiles end with each run, and how many come before it.")
+            runs.line("run_end = tl.cumsum(run_stop - run_start, 0)")
+            runs.line("before_run = run_end - (run_stop - run_start)")
+            runs.line("tiles = tl.sum(run_stop - run_start, 0)")
+            first, count = _write_share("tiles", "passed", lowering, runs)
+            with runs.indented(f"for step in tl.range(0, {count}):") as body:
+                body.line(f"nth = {first} + step * splits")
+                body.line("of_run = (nth >= before_run) & (nth < run_end)")
+                shift = "tl.where(of_run, run_start - before_run, 0)"
+                body.line(f"kv_tile = nth + tl.sum({shift}, 0)")
+                yield Loop(body, masked)
+            runs.line("passed += tiles")

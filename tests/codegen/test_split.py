@@ -16,7 +16,7 @@ from torch import Tensor
 import flexdsl as fx
 from flexdsl import stdlib
 from flexdsl.analysis import BlockPlan
-from flexdsl.codegen import Phase
+from flexdsl.codegen import Phase, split_loops
 from flexdsl.ir import Kind
 from flexdsl.mod import as_mod, from_program
 from flexdsl.runtime import bind, launch, triton_forward
@@ -230,6 +230,22 @@ def test_a_table_of_each_head() -> None:
     plan = fx.BlockPlan.from_blocks(chosen, tile=(16, 16), q_len=2, kv_len=155)
     call = expect(plan, q_len=2, kv_len=155, q_offset=0)
     assert call.sizes["packed"] == 1
+
+
+@pytest.mark.parametrize("splits", [1, 3, 8])
+@pytest.mark.parametrize("part", [0.3, 0.6])
+def test_more_runs_than_are_looked_at_together(
+    part: float, splits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(split_loops, "_RUNS", 4)
+    monkeypatch.setattr(launch, "_KERNELS", {})
+    generator = np.random.default_rng(5)
+    keys, half = generator.random(40) < part, generator.random(640) < 0.5
+    for mask in (
+        lambda b, h, q, kv: keys[kv // 16],
+        lambda b, h, q, kv: keys[kv // 16] and (half[kv] or kv // 16 % 3 == 0),
+    ):
+        expect(fx.mask_mod(mask), kv_len=630, splits=splits, heads=(2, 1))
 
 
 def test_strided_inputs() -> None:
