@@ -62,12 +62,11 @@ def steps_of(
     Args:
         tensors: query, key and value.
     """
-    # Products are no matrices where queries are few: these would be written to be read once.
-    few = with_tables(bound)
-    splits = kernels.splits(Call(few, scale, tensors, {}, hopper=kernels.hopper))
+    splits = kernels.splits(Call(bound, scale, tensors, {}, hopper=kernels.hopper))
     if splits is not None:
+        # Products are no matrices where queries are few: these would be written to be read once.
         phases = (Phase.FORWARD_SPLIT, Phase.FORWARD_MERGE)
-        return few, tuple(Step(phase, sizes=splits.sizes) for phase in phases)
+        return with_tables(bound), tuple(Step(phase, sizes=splits.sizes) for phase in phases)
     dtype = tensors["query"].dtype
     return prepared(bound, scale, dtype, kernels, backward=False), (Step(Phase.FORWARD),)
 

@@ -27,6 +27,9 @@ from support.plans import as_table
 from tests.codegen.oracle import DEVICE, DTYPES, eager, error, expect_gradients
 from tests.codegen.variants import CAUSAL, VARIANTS
 
+WITHOUT_GPU = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="tensors and tiles here are those of the interpreter"
+)
 PHASES = [Phase.FORWARD_SPLIT, Phase.FORWARD_MERGE]
 REAL = launch.configs
 
@@ -216,13 +219,22 @@ def test_queries_before_and_after_the_keys(q_offset: int) -> None:
 
 
 def test_a_plan_of_any_tile_and_kind() -> None:
-    """Of one mask, the plan as formulas, as a table, and as one that a kernel makes."""
+    """Of one mask, the plan as formulas and as a table."""
     mask = fx.mask_mod(lambda b, h, q, kv: q >= kv and kv % 50 < 30)
     for tile in ((128, 128), (16, 16), (1, 48)):
         plan = fx.plan(mask, 3, 170, q_offset=167, tile=tile)
         for of in (plan, as_table(plan)):
             call = expect(of, q_len=3, kv_len=170)
             assert call.sizes["packed"] == 2
+
+
+@WITHOUT_GPU
+def test_a_plan_that_a_kernel_makes() -> None:
+    for name in ("documents by a table", "a table of many runs", "documents by offsets"):
+        mask = fx.mask_mod(MASKS[name]) if callable(MASKS[name]) else MASKS[name]
+        plan = fx.plan(mask, 3, 170, q_offset=27, device="cpu")
+        assert plan.device is not None
+        expect(plan, q_len=3, kv_len=170, q_offset=27, splits=4)
 
 
 def test_a_table_of_each_head() -> None:
