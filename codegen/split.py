@@ -87,20 +87,7 @@ def generate_forward_merge(spec: KernelSpec) -> Kernel:
         body.line(f"out_tile_{i} = tl.zeros([{width}], tl.float32)")
     with body.indented("for first in tl.range(0, splits, BLOCK_N):") as loop:
         _write_merge_step(loop, dim)
-    body.comment("A row without an allowed key gives 0, and its logsumexp is -inf.")
-    body.line("dead = total == 0.0")
-    body.line("total = tl.where(dead, 1.0, total)")
-    body.line("row = program % q_len")
-    body.line("h = program // q_len % heads")
-    body.line("b = program // q_len // heads")
-    body.line(f"at_out = out{_offset('out', 'row')}")
-    for i, (offset, width) in enumerate(pieces(dim)):
-        body.line(f"column = {_columns(offset, width)}")
-        inside = f", mask=column < {dim}" if offset + width > dim else ""
-        value = f"(out_tile_{i} / total).to(out.dtype.element_ty)"
-        body.line(f"tl.store(at_out + column, {value}{inside})")
-    body.line('logsumexp = tl.where(dead, -float("inf"), (max_log2 + tl.log2(total)) * LN2)')
-    body.line("tl.store(lse + program, logsumexp)")
+    _write_merged_row(body, dim)
     plain = KernelSpec(None, None, None, dim, dim)
     title = "Attention forward of few queries, its parts merged"
     text = write_module(title, "forward_merge", plain, arguments, set(), body)
@@ -196,3 +183,21 @@ def _write_merge_step(loop: Block, dim: int) -> None:
         added = "tl.sum(weights[:, None] * value_tile, 0)"
         loop.line(f"out_tile_{i} = out_tile_{i} * rescale + {added}")
     loop.line("max_log2 = new_max")
+
+
+def _write_merged_row(body: Block, dim: int) -> None:
+    """Write the output and the logsumexp of the program's row."""
+    body.comment("A row without an allowed key gives 0, and its logsumexp is -inf.")
+    body.line("dead = total == 0.0")
+    body.line("total = tl.where(dead, 1.0, total)")
+    body.line("row = program % q_len")
+    body.line("h = program // q_len % heads")
+    body.line("b = program // q_len // heads")
+    body.line(f"at_out = out{_offset('out', 'row')}")
+    for i, (offset, width) in enumerate(pieces(dim)):
+        body.line(f"column = {_columns(offset, width)}")
+        inside = f", mask=column < {dim}" if offset + width > dim else ""
+        value = f"(out_tile_{i} / total).to(out.dtype.element_ty)"
+        body.line(f"tl.store(at_out + column, {value}{inside})")
+    body.line('logsumexp = tl.where(dead, -float("inf"), (max_log2 + tl.log2(total)) * LN2)')
+    body.line("tl.store(lse + program, logsumexp)")

@@ -145,8 +145,14 @@ _BACKWARD_32_BIT = {
     128: (Config(32, 32, 4, 1), Config(16, 32, 4, 1)),
     256: (Config(16, 16, 4, 1),),
 }
-# Of a program that writes tables; each thread has one, since a number may be long to compute.
-_DIFFERENCES = 128
+# Kernels without pairs. A program that writes tables has a number for each thread, since one may be
+# long to compute; one that merges has a row, and so many splits at a time.
+_OF_ROWS = {
+    Phase.FORWARD_MERGE: Config(1, 32, 4, 1),
+    Phase.BACKWARD_ROWS: Config(32, 32, 4, 1),
+    Phase.FACTORS: Config(FACTOR_ROWS, FACTOR_ROWS, 4, 1),
+    Phase.DIFFERENCES: Config(128, 128, 4, 1),
+}
 MAX_HEAD_DIM = 256
 
 # Names of element types as users write them, and their sizes in bytes.
@@ -199,14 +205,8 @@ def _portable(
             table = _forward_hopper(score) if capability >= 90 else _FORWARD
         case Phase.FORWARD_SPLIT:
             table = _FORWARD_SPLIT_32_BIT if itemsize >= 4 else _FORWARD_SPLIT
-        case Phase.FORWARD_MERGE:
-            return (Config(1, 32, 4, 1),)  # a row, and so many splits at a time
-        case Phase.BACKWARD_ROWS:
-            return (Config(32, 32, 4, 1),)
-        case Phase.FACTORS:
-            return (Config(FACTOR_ROWS, FACTOR_ROWS, 4, 1),)
-        case Phase.DIFFERENCES:
-            return (Config(_DIFFERENCES, _DIFFERENCES, 4, 1),)
+        case Phase.FORWARD_MERGE | Phase.BACKWARD_ROWS | Phase.FACTORS | Phase.DIFFERENCES:
+            return (_OF_ROWS[phase],)
         case Phase.BACKWARD:
             return _of_dim(_BACKWARD_GLUON, head_dim)
         case Phase.BACKWARD_SUMS:
