@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -307,6 +308,25 @@ def test_attention_takes_them_for_few_queries(
 def test_gradients_are_those_of_the_ordinary_backward_pass(ran: list[Phase]) -> None:
     expect_gradients(CAUSAL, q_len=2, kv_len=560, kv_heads=2, q_offset=558)
     assert ran[:2] == PHASES and Phase.BACKWARD_QUERY in ran
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=4), st.integers(1, 9))
+def test_splits_share_tiles_evenly(loops: list[int], splits: int) -> None:
+    """Of all loops together, none has more than one tile more than another."""
+    module: dict[str, Any] = {"triton": SimpleNamespace(jit=lambda function: function)}
+    exec(split_loops.SHARE_OF, module)
+    total, visited = [0] * splits, [0] * sum(loops)
+    before = 0
+    for tiles in loops:
+        for split in range(splits):
+            first, count = module["share_of"](tiles, before, split, splits)
+            for step in range(count):
+                nth = first + step * splits
+                assert 0 <= nth < tiles
+                visited[before + nth] += 1
+                total[split] += 1
+        before += tiles
+    assert set(visited) <= {1} and max(total) - min(total) <= 1
 
 
 ENDS = np.arange(400) // 60 * 60
