@@ -1,6 +1,7 @@
 """Code generation: expressions and a plan become the text of a kernel.
 
     KernelSpec --forward | backward | rows--> Kernel(source, arguments)
+               --split--> two Kernels   of few queries, by parts of the keys (split_loops.py)
         tiles.py   lines that all kernels have
         programs.py  which tile of which head a program has
         loops.py   the loops over tiles, from formulas (stretches.py: that lie apart) or from a

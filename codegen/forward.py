@@ -49,9 +49,10 @@ def generate_forward(spec: KernelSpec) -> Kernel:
     body = Block(1)
     write_query_tile(body, spec, lowering)
     scope = Scope(body.block(), None, {n: n for n in ("b", "h", "q", "q_first", "q_last")})
-    _start_state(body, spec)
+    write_queries(body, spec)
+    write_softmax_start(body, spec)
     for loop in write_loops(KEYS, spec, lowering, scope, body):
-        _tile(loop, spec, lowering, scope)
+        write_softmax_tile(loop, spec, lowering, scope)
     _epilogue(body, spec)
     arguments = (*fixed, *lowering.arguments.values())
     text = write_module("Attention forward", "forward", spec, arguments, lowering.helpers, body)
@@ -89,8 +90,8 @@ def write_queries(body: Block, spec: KernelSpec) -> None:
         load_tiles(body, of.rows, f"{of.row_plane}, q_start", "BLOCK_M", of.dim)
 
 
-def _start_state(body: Block, spec: KernelSpec) -> None:
-    write_queries(body, spec)
+def write_softmax_start(body: Block, spec: KernelSpec) -> None:
+    """Write what the loops over key tiles begin with."""
     body.comment("Online softmax: largest score so far times log2(e), and sum of weights.")
     body.line('max_log2 = tl.full([BLOCK_M], -float("inf"), tl.float32)')
     body.line("total = tl.zeros([BLOCK_M], tl.float32)")
@@ -98,8 +99,8 @@ def _start_state(body: Block, spec: KernelSpec) -> None:
         body.line(f"out_tile_{i} = tl.zeros([BLOCK_M, {width}], tl.float32)")
 
 
-def _tile(loop: Loop, spec: KernelSpec, lowering: Lowering, outer: Scope) -> None:
-    """The work of one tile: scores, modification, mask, online softmax, weighted values."""
+def write_softmax_tile(loop: Loop, spec: KernelSpec, lowering: Lowering, outer: Scope) -> None:
+    """Write the work of one tile: scores, modification, mask, online softmax, weighted values."""
     body = loop.body
     body.line("kv_start = kv_tile * BLOCK_N")
     write_scores(body, spec)

@@ -294,15 +294,15 @@ def _counted_loop(
         if stretches is not None:
             stretches.write_next(body, apart, f"{apart} + 1")
         if segments:
-            tile = f"{step} + {_shift(segments, ends, step)}"
+            tile = f"{step} + {shift_of_segment(segments, ends, step)}"
             is_apart = f"{step} < {ends[0]}"
             tile = tile if stretches is None else f"tl.where({is_apart}, {apart}, {tile})"
             body.line(f"{axis.tile} = {tile}")
         yield Loop(body, masked)
 
 
-def _shift(segments: list[Segment], ends: list[str], step: str) -> str:
-    """What to add to `step` to get the tile, by the segment that it falls into.
+def shift_of_segment(segments: list[Segment], ends: list[str], step: str) -> str:
+    """The source of what to add to `step` to get the tile, by the segment that it falls into.
 
     Args:
         ends: the step after each segment; before them, that after tiles that lie apart, if any.
@@ -316,21 +316,37 @@ def _shift(segments: list[Segment], ends: list[str], step: str) -> str:
 
 
 def _table_loops(axis: Axis, lowering: Lowering, scope: Scope, block: Block) -> Iterator[Loop]:
-    table = {
-        n: lowering.argument(Role.TABLE, n) for n in ("offsets", "full_ends", "starts", "stops")
-    }
-    scope.block.line(f"row_of_runs = {first_row(lowering)} + {axis.outer_tile}")
-    scope.block.line(f"first_run = tl.load({table['offsets']} + row_of_runs)")
-    scope.block.line(f"full_end = tl.load({table['full_ends']} + row_of_runs)")
-    scope.block.line(f"last_run = tl.load({table['offsets']} + row_of_runs + 1)")
-    for title, start, stop, masked in (
-        ("Runs of full tiles: every pair is allowed.", "first_run", "full_end", False),
-        ("Runs of masked tiles: the mask is looked at.", "full_end", "last_run", True),
-    ):
+    row = f"{first_row(lowering)} + {axis.outer_tile}"
+    starts, stops, ranges = write_row_of_runs(row, lowering, scope)
+    for title, start, stop, masked in ranges:
         block.line()
         block.comment(title)
         with block.indented(f"for run in range({start}, {stop}):") as runs:
-            runs.line(f"run_start = tl.load({table['starts']} + run)")
-            runs.line(f"run_stop = tl.load({table['stops']} + run)")
+            runs.line(f"run_start = tl.load({starts} + run)")
+            runs.line(f"run_stop = tl.load({stops} + run)")
             with runs.indented(f"for {axis.tile} in tl.range(run_start, run_stop):") as body:
                 yield Loop(body, masked)
+
+
+# A comment on runs of a table, names of the first one and of the one after the last, masked?
+Runs = tuple[str, str, str, bool]
+
+
+def write_row_of_runs(
+    row: str, lowering: Lowering, scope: Scope
+) -> tuple[str, str, tuple[Runs, Runs]]:
+    """Write which runs a row of the table has; names of `starts` and `stops`, and those runs.
+
+    Args:
+        row: source of its number.
+    """
+    offsets, full_ends, starts, stops = (
+        lowering.argument(Role.TABLE, n) for n in ("offsets", "full_ends", "starts", "stops")
+    )
+    scope.block.line(f"row_of_runs = {row}")
+    scope.block.line(f"first_run = tl.load({offsets} + row_of_runs)")
+    scope.block.line(f"full_end = tl.load({full_ends} + row_of_runs)")
+    scope.block.line(f"last_run = tl.load({offsets} + row_of_runs + 1)")
+    full = ("Runs of full tiles: every pair is allowed.", "first_run", "full_end", False)
+    masked = ("Runs of masked tiles: the mask is looked at.", "full_end", "last_run", True)
+    return starts, stops, (full, masked)

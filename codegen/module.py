@@ -13,6 +13,7 @@ from .helpers import HELPERS
 from .kernel import SOURCE_NOTE, Argument, KernelSpec, Role
 from .loops import TILE_RANGE
 from .members import RANGE_MEMBERS
+from .split_loops import SHARE_OF
 from .stretches import STRETCH_ENDS, TILE_FROM
 from .writer import Block
 
@@ -31,6 +32,8 @@ SIZES = {
     "all_heads": "query heads of all batches",
     "all_kv_heads": "key heads of all batches",
     "group": "query heads that share a key head",
+    "packed": "query heads that share a program",
+    "splits": "parts of the keys, a program each",
     "q_tiles": "query tiles, BLOCK_M rows each",
     "kv_tiles": "key tiles, BLOCK_N columns each",
     "row_stride": "from one head's rows of lse_log2 and delta to the next head's",
@@ -57,6 +60,7 @@ HELPERS_OF_MODULES = {
     "tile_range": TILE_RANGE,
     "stretch_ends": STRETCH_ENDS,
     "tile_from": TILE_FROM,
+    "share_of": SHARE_OF,
     "box_extremes": BOX_EXTREMES,
     "range_members": RANGE_MEMBERS,
     "tile_states": TILE_STATES,
@@ -183,6 +187,13 @@ def _comment(argument: Argument) -> str:
             return f"{argument.role.name.lower()} of {argument.of} along dimension {argument.index}"
         case Role.TABLE | Role.TABLE_STRIDE:
             return "table of runs"
+        case Role.TENSOR:
+            return "[batch, heads, length, dim]"
+        case Role.TENSOR_STRIDE:
+            return f"stride of {argument.of} along dimension {argument.index}"
+        case Role.PARTS:
+            dim = f", {argument.index}" if argument.index else ""
+            return f"float32 [splits, batch, heads, q_len{dim}]"
         case Role.SUMS:
             return "float32 sums, for a gradient"
         case Role.COUNTER:

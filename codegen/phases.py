@@ -21,6 +21,8 @@ class Phase(Enum):
     FACTORS = "factors"
     DIFFERENCES = "differences"
     FORWARD = "forward"
+    FORWARD_SPLIT = "forward_split"
+    FORWARD_MERGE = "forward_merge"
     BACKWARD_ROWS = "backward_rows"
     BACKWARD_QUERY = "backward_query"
     BACKWARD_KEY = "backward_key"

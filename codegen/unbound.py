@@ -36,6 +36,7 @@ from .phases import OF_KEYS, Phase
 from .planner import generate_plan_states
 from .refinement import generate_plan_refine
 from .rows import generate_backward_rows
+from .split import generate_forward_merge, generate_forward_split
 
 # What kernels are generated for, by the name that users give, and the language of each.
 KERNEL_TARGETS = {"triton": Language.TRITON, "hopper": Language.GLUON}
@@ -57,6 +58,8 @@ GENERATORS = {
     (Phase.FACTORS, Language.TRITON): generate_factors,
     (Phase.DIFFERENCES, Language.TRITON): generate_differences,
     (Phase.FORWARD, Language.TRITON): generate_forward,
+    (Phase.FORWARD_SPLIT, Language.TRITON): generate_forward_split,
+    (Phase.FORWARD_MERGE, Language.TRITON): generate_forward_merge,
     (Phase.BACKWARD_ROWS, Language.TRITON): generate_backward_rows,
     (Phase.BACKWARD_QUERY, Language.TRITON): generate_backward_query,
     (Phase.BACKWARD_KEY, Language.TRITON): generate_backward_key,
@@ -95,6 +98,8 @@ def unbound_spec(
         score = rename_apart(score, mask.values)
     closed_form = typical_closed_form(mask, "q" if phase in OF_KEYS else "kv")
     expressions = [p.expr for p in (mask, score) if p is not None]
+    # With few queries their matrices would be written to be read once.
+    products = products and phase is not Phase.FORWARD_SPLIT
     taken, rest = take_products(score) if products else ((), score)
     names = frozenset(n for e in expressions for n in used_names(e))
     tabled, rest = take_tables(rest, taken=names) if tables else ((), rest)

@@ -127,9 +127,9 @@ _SHARED_LIMIT = {
 }
 
 
-# Pointers to tensors that the runtime allocates itself: they are multiples of 16 bytes.
+# Pointers to tensors that the runtime allocates or aligns itself: they are multiples of 16 bytes.
 _OWN = (
-    *(Role.ROWS, Role.SUMS, Role.GRADIENT),
+    *(Role.TENSOR, Role.ROWS, Role.PARTS, Role.SUMS, Role.GRADIENT),
     *(Role.FACTORS, Role.DIFFERENCES, Role.MASK_BITS),
 )
 

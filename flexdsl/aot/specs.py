@@ -86,7 +86,9 @@ class Job:
                 return f"*{_SUMMARISED.get(self.types[argument.of], self.types[argument.of])}"
             case Role.FACTORS:
                 return "*bf16"
-            case Role.ROWS | Role.SUMS | Role.GRADIENT:
+            case Role.TENSOR:
+                return f"*{self.dtype}"
+            case Role.ROWS | Role.PARTS | Role.SUMS | Role.GRADIENT:
                 return "*fp32"
         return "i32"
 

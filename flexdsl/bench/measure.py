@@ -22,12 +22,12 @@ from torch import Tensor
 import flexdsl as fx
 from flexdsl.bench import memory, short
 from flexdsl.bench.machine import Machine
-from flexdsl.bench.peers import Case, Peer, Prepared, make_case
+from flexdsl.bench.peers import Case, Peer, Prepared, make_case, plan_of
 from flexdsl.bench.workloads import WORKLOADS, Shape, Workload
 
 BACKWARD_WORK = 2.5  # five matrix products where the forward pass has two
 LONG = 131072  # the length for which flexdsl's plan is timed besides
-SHORT = 4096  # tokens of all batches up to which the host counts
+SHORT = 4096  # queries of all batches up to which the host counts
 ROWS = 20  # of calls of one such workload
 LONGEST_ERROR = 200  # characters
 
@@ -67,7 +67,7 @@ class Row:
         forward_mib, backward_mib: what memory rises by at the peak of one call, results included;
             on the CPU resident memory in a fresh process.
         forward_call_us, backward_call_us: each of many calls in a row, by the clock of the host, on
-            a GPU and up to `SHORT` tokens.
+            a GPU and up to `SHORT` queries.
         forward_kernel_us, backward_kernel_us: what the GPU works of that.
         difference: largest absolute difference of the output to flexdsl's.
         error: why figures are missing.
@@ -150,6 +150,7 @@ def measure(
     assert shape is not None
     if settings.tokens is not None:
         shape = replace(shape, tokens=settings.tokens)
+    settings = replace(settings, backward=settings.backward and workload.backward)
     try:
         return _rows(workload, shape, peers, settings, machine, say)
     except Exception as error:
@@ -169,7 +170,7 @@ def _rows(
 ) -> list[Row]:
     where = machine.device, machine.dtype
     case = make_case(workload, shape, *where, gradients=settings.backward)
-    pairs = int(_plan(case.mods.mask, shape).pairs)
+    pairs = int(plan_of(case.mods.mask, shape).pairs)
     entries = [_Entry(p, case, machine) for p in peers if p.supports(workload)]
     with machine.fresh_caches():
         _measure(entries, settings, say)
@@ -256,7 +257,7 @@ def _first_backward(entry: _Entry) -> Figures:
 
 def _short_call(phase: str, call: Callable[[_Entry], Any], entry: _Entry) -> Figures:
     shape, machine = entry.case.shape, entry.machine
-    if machine.device.type == "cpu" or shape.batch * shape.tokens > SHORT:
+    if machine.device.type == "cpu" or shape.batch * shape.queries > SHORT:
         return {}
     _, in_a_row = short.in_a_row(lambda: call(entry), machine, ROWS)
     kernels = short.of_kernels(lambda: call(entry), machine)
@@ -270,12 +271,6 @@ def _difference(entry: _Entry, ours: _Entry) -> Figures:
     return {"difference": (found - expected).abs().max().item()}
 
 
-def _plan(mask: fx.Mod | None, shape: Shape) -> fx.BlockPlan:
-    sizes = shape.tokens, shape.tokens
-    plan: fx.BlockPlan = fx.plan(mask, *sizes, batch=shape.batch, heads=shape.heads)
-    return plan
-
-
 def _plan_cost(entry: _Entry, quick: bool) -> Figures:
     assert entry.prepared is not None
     figures: Figures = {}
@@ -286,7 +281,7 @@ def _plan_cost(entry: _Entry, quick: bool) -> Figures:
         # Images and videos have no such length.
         with suppress(fx.errors.ArgumentError):
             mask = entry.case.workload.make(shape, entry.machine.device).mask
-            figures["plan_long_ms"] = _median_ms(lambda: _plan(mask, shape), entry.machine, quick)
+            figures["plan_long_ms"] = _median_ms(lambda: plan_of(mask, shape), entry.machine, quick)
     return figures
 
 

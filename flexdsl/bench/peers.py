@@ -77,7 +77,7 @@ class Prepared:
     """A peer that is ready for a case.
 
     Attributes:
-        call: gives the output [batch, heads, tokens, dim].
+        call: gives the output [batch, heads, queries, dim].
         plan: what is computed anew whenever the mask's values change: the block plan or block
             mask; None where there is none.
     """
@@ -103,18 +103,25 @@ class Peer:
     prepare: Callable[[Case], Prepared]
 
 
+def plan_of(mask: fx.Mod | None, shape: Shape) -> fx.BlockPlan:
+    """flexdsl's plan of a mask at a shape."""
+    sizes = shape.queries, shape.tokens
+    heads, offset = shape.heads, shape.q_offset
+    plan: fx.BlockPlan = fx.plan(mask, *sizes, batch=shape.batch, heads=heads, q_offset=offset)
+    return plan
+
+
 def _prepare_flexdsl(case: Case) -> Prepared:
     q, k, v = case.tensors
     mods, shape = case.mods, case.shape
 
     def call() -> Tensor:
-        out: Tensor = fx.attention(q, k, v, mask=mods.mask, score=mods.score)
+        offset = shape.q_offset
+        out: Tensor = fx.attention(q, k, v, mask=mods.mask, score=mods.score, q_offset=offset)
         return out
 
     def plan() -> fx.BlockPlan:
-        sizes = shape.tokens, shape.tokens
-        made: fx.BlockPlan = fx.plan(mods.mask, *sizes, batch=shape.batch, heads=shape.heads)
-        return made
+        return plan_of(mods.mask, shape)
 
     return Prepared(call, plan)
 
@@ -190,27 +197,29 @@ def _prepare_eager(case: Case) -> Prepared:
 
 
 def _axes(case: Case) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """b, h, q, kv as index tensors that broadcast to [1, heads, tokens, tokens]."""
-    positions = torch.arange(case.shape.tokens, device=case.device)
+    """b, h, q, kv as index tensors that broadcast to [1, heads, queries, tokens]."""
+    shape = case.shape
+    positions = torch.arange(shape.tokens, device=case.device)
     heads = torch.arange(case.shape.heads, device=case.device)
     zero = torch.zeros((), dtype=torch.int64, device=case.device)
-    return zero, heads[:, None, None], positions[:, None], positions
+    return zero, heads[:, None, None], positions[shape.q_offset :, None], positions
 
 
 def dense_mask(case: Case) -> Tensor:
-    """Which pairs are allowed, bool [tokens, tokens], by the form of the mask for tensors.
+    """Which pairs are allowed, bool [queries, tokens], by the form of the mask for tensors.
 
     The masks of the table depend on neither batch nor head.
     """
     if case.mods.flex_mask is None:
-        return torch.ones((case.shape.tokens,) * 2, dtype=torch.bool, device=case.device)
+        shape = case.shape.queries, case.shape.tokens
+        return torch.ones(shape, dtype=torch.bool, device=case.device)
     b, h, q, kv = _axes(case)
     mask: Tensor = case.mods.flex_mask(b, h[0], q, kv)
     return mask
 
 
 def dense_bias(case: Case) -> Tensor:
-    """What is added to the score of each pair, [1, heads, tokens, tokens], -inf at forbidden ones.
+    """What is added to the score of each pair, [1, heads, queries, tokens], -inf at forbidden ones.
 
     Right for scores that add something to the score and nothing else.
     """

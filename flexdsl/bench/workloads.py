@@ -27,26 +27,46 @@ Sdpa = Literal["full", "causal", "mask", "bias", "none"]
 
 @dataclass(frozen=True)
 class Shape:
-    """Self-attention: q [batch, heads, tokens, dim], k and v [batch, kv_heads, tokens, dim]."""
+    """Attention of q [batch, heads, queries, dim] to k and v [batch, kv_heads, tokens, dim].
+
+    Attributes:
+        q_len: queries, which are the last tokens; None for self-attention.
+    """
 
     batch: int
     heads: int
     kv_heads: int
     tokens: int
     dim: int
+    q_len: int | None = None
+
+    @property
+    def queries(self) -> int:
+        """Rows of q for each head."""
+        return self.tokens if self.q_len is None else self.q_len
+
+    @property
+    def q_offset(self) -> int:
+        """Position of the first query."""
+        return self.tokens - self.queries
 
     def tensors(self, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
         """q, k, v and a gradient of the output: normally distributed, the same ones every time."""
         generator = torch.Generator(device=device).manual_seed(1)
         options: dict[str, Any] = {"device": device, "dtype": dtype, "generator": generator}
         return [
-            torch.randn((self.batch, heads, self.tokens, self.dim), **options)
-            for heads in (self.heads, self.kv_heads, self.kv_heads, self.heads)
+            torch.randn((self.batch, heads, length, self.dim), **options)
+            for heads, length in (
+                (self.heads, self.queries),
+                *[(self.kv_heads, self.tokens)] * 2,
+                (self.heads, self.queries),
+            )
         ]
 
     def __str__(self) -> str:
         heads = f"{self.heads}" if self.heads == self.kv_heads else f"{self.heads}:{self.kv_heads}"
-        return f"B{self.batch} H{heads} N{self.tokens} D{self.dim}"
+        lengths = f"{self.tokens}" if self.q_len is None else f"{self.q_len}:{self.tokens}"
+        return f"B{self.batch} H{heads} N{lengths} D{self.dim}"
 
 
 @dataclass(frozen=True)
@@ -74,6 +94,7 @@ class Workload:
         gpu, cpu: the shape on a GPU, in bfloat16, and on the CPU, in float32; None where it has
             no place.
         sdpa: how scaled_dot_product_attention can say it.
+        backward: has it a backward pass?
     """
 
     name: str
@@ -81,6 +102,7 @@ class Workload:
     gpu: Shape | None
     cpu: Shape | None
     sdpa: Sdpa = "mask"
+    backward: bool = True
 
     def shape(self, device: torch.device) -> Shape | None:
         """The shape on this kind of device."""
@@ -215,6 +237,12 @@ def _short(name: str, make: Callable[[Shape, torch.device], Mods], sdpa: Sdpa) -
     return [Workload(f"short_{name}_{s.tokens}", make, s, None, sdpa) for s in shapes]
 
 
+def _decode(batch: int, tokens: int) -> Workload:
+    """A step of decoding: one query, which sees all tokens."""
+    shape = Shape(batch, 32, 8, tokens, 128, q_len=1)
+    return Workload(f"decode_b{batch}", _full, shape, None, "full", backward=False)
+
+
 _GPU = Shape(2, 16, 16, 8192, 128)
 _LONG = Shape(1, 16, 16, 16384, 128)
 _CPU = Shape(1, 8, 8, 4096, 64)
@@ -245,6 +273,8 @@ WORKLOADS: tuple[Workload, ...] = (
     Workload(
         "sta3d", partial(_sta3d, tile=384, grid=(5, 6, 10)), Shape(1, 8, 8, 115200, 128), None
     ),
+    _decode(8, 32768),
+    _decode(1, 131072),
     *_short("full", _full, "full"),
     *_short("causal", _causal, "causal"),
     *_short("sliding", partial(_sliding, keys=256), "mask"),

@@ -15,6 +15,7 @@
                        ahead                            those of both passes side by side, at first
                     -> bundles, bundled, machine        kernels of bundles, by the driver alone
                        -> replay                        either, launched again by the driver
+                    -> splits                           few queries: by parts of the keys, how many
                     -> run_table                        tables of runs, and who starts first
                     -> device_plan, extremes, members   plans made on the device, by kernels
                     -> mask_bits                        masks evaluated once for a plan, by a kernel

@@ -67,12 +67,18 @@ def _threads() -> ThreadPoolExecutor:
 
 
 def compile_step(
-    hopper: bool, forward: Bound, backward: Bound, scale: float, q: Tensor, k: Tensor, v: Tensor
+    kernels: Compiling,
+    forward: Bound,
+    backward: Bound,
+    scale: float,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
 ) -> Sequence[Any]:
     """Compile the kernels of a forward pass, and begin to compile those of its backward pass.
 
     Args:
-        hopper: kernels in Gluon are to be tried first.
+        kernels: those that the passes have.
         forward, backward: the call, as each pass has it.
         scale, q, k, v: of the call.
 
@@ -81,16 +87,22 @@ def compile_step(
     """
     try:
         with torch.no_grad():
-            return _compile(hopper, forward, backward, scale, q, k, v)
+            return _compile(kernels, forward, backward, scale, q, k, v)
     except Exception:  # such as no memory: what else is wrong, the passes themselves will meet
         return ()
 
 
 def _compile(
-    hopper: bool, forward: Bound, backward: Bound, scale: float, q: Tensor, k: Tensor, v: Tensor
+    kernels: Compiling,
+    forward: Bound,
+    backward: Bound,
+    scale: float,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
 ) -> Sequence[Any]:
     mode = _Unawaited(_threads())
-    first, then = _Ahead(hopper, mode), _Ahead(hopper, mode)
+    first, then = (_Ahead(kernels.hopper, kernels.may_split, mode) for _ in range(2))
     out, lse = triton_forward.forward(first, forward, scale, q, k, v)(q, k, v)
     if wait([kernel.future for kernel in first.coming], _CACHED).not_done:
         # Of the gradient of the output only its kind counts, which is that of the output.

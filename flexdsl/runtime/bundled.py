@@ -90,6 +90,9 @@ class Bundled:
         before, of = _names(phases), "backward" if backward else "forward"
         return any(k.before == before and k.phase.startswith(of) for k in self.build.kernels)
 
+    def splits(self, call: Call) -> None:
+        """Bundles have the ordinary forward kernel alone, also for few queries."""
+
     def run(self, phase: Phase, call: Call) -> Launch:
         """Run the kernel of `phase`; what does so for another call of its kind.
 

@@ -44,8 +44,12 @@ LOG2E = 1.4426950408889634
 DTYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 
 # Kernels that look at no pair.
-OF_ROWS = (Phase.FACTORS, Phase.DIFFERENCES, Phase.BACKWARD_ROWS, Phase.BACKWARD_SUMS)
-# Those that visit the live tiles of a plan, and no other.
+OF_ROWS = (
+    *(Phase.FACTORS, Phase.DIFFERENCES, Phase.FORWARD_MERGE),
+    *(Phase.BACKWARD_ROWS, Phase.BACKWARD_SUMS),
+)
+# Those that visit the live tiles of a plan, and no other. That of few queries does so too, but its
+# text is not to be another one where a cache of keys has grown by one.
 _BY_TILES = (
     *(Phase.FORWARD, Phase.BACKWARD_QUERY, Phase.BACKWARD_KEY),
     *(Phase.BACKWARD_LEARNED_QUERY, Phase.BACKWARD_LEARNED_KEY),
@@ -71,7 +75,8 @@ class Call:
         tensors: those with descriptors, aligned, by the name that kernels use; query and key are
             among them.
         rows: float32 [B, Hq, Lq] tensors by name.
-        sums: float32 sums of learned loads, by their number, and of halves of dQ.
+        sums: float32 sums of learned loads, by their number, and of halves of dQ; results by parts
+            of the keys.
         gradients: float32 gradients of captured tensors, by name.
         tables: those of q - kv, by name.
         hopper: kernels in Gluon are to be tried first.
@@ -79,7 +84,7 @@ class Call:
             again.
         heads: of the gradient of keys, counted through all batches, that kernels are launched for
             where they can be for some; None for all.
-        sizes: what such kernels are told of them.
+        sizes: what such kernels are told of them, and those of parts of the keys of their splits.
     """
 
     bound: bind.Bound
@@ -211,8 +216,17 @@ def loads_of(bound: bind.Bound) -> tuple[LearnedLoad, ...]:
 
 
 def programs_of(phase: Phase, arguments: tuple[Argument, ...], call: Call, config: Config) -> int:
-    """How many programs a kernel of `phase` has: one for each outer tile of each of its heads."""
-    counts = tile_counts(call.bound.lengths, config)
+    """How many programs a kernel of `phase` has: one for each outer tile of each of its heads.
+
+    Of the kernels of few queries, one for each split of heads that share it, and one for each row.
+    """
+    lengths = call.bound.lengths
+    counts = tile_counts(lengths, config)
+    if phase is Phase.FORWARD_SPLIT:
+        heads = lengths.batch * lengths.heads
+        return heads // call.sizes["packed"] * call.sizes["splits"]
+    if phase is Phase.FORWARD_MERGE:
+        return lengths.batch * lengths.heads * lengths.q_len
     if phase is Phase.FACTORS:
         planes = math.prod(call.tensors["key_factors"].shape[:2])
         return _query_programs(call, config) + counts["kv_tiles"] * planes
@@ -270,8 +284,10 @@ def value_of(
     match argument.role:
         case Role.DESCRIPTOR:
             return blocks_of(call.tensors[name], config.rows(argument), index)
-        case Role.FACTORS:
+        case Role.FACTORS | Role.TENSOR:
             return call.tensors[name]
+        case Role.TENSOR_STRIDE:
+            return call.tensors[name].stride(index)
         case Role.DIFFERENCES:
             return call.tables[name]
         case Role.ROWS:
@@ -288,7 +304,7 @@ def value_of(
             return call.values[name].shape[index]
         case Role.STRIDE:
             return call.values[name].stride(index)
-        case Role.SUMS:
+        case Role.SUMS | Role.PARTS:
             return call.sums[name]
         case Role.COUNTER:
             return call.sums[name].view(torch.int32)

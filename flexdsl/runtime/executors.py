@@ -207,7 +207,7 @@ def _gpu_expect(
         from flexdsl.runtime.ahead import compile_step
 
         backward = bound_of(learned)
-        coming = compile_step(kernels.hopper, forward, backward, scale, q, k, v)
+        coming = compile_step(kernels, forward, backward, scale, q, k, v)
         backward.passes.coming = coming
 
 

@@ -23,6 +23,7 @@ from flexdsl.runtime.bundled import Bundled
 from flexdsl.runtime.differences import explain_tables, with_tables
 from flexdsl.runtime.eager import autocast, tile_of
 from flexdsl.runtime.low_rank import explain_factors
+from flexdsl.runtime.triton_forward import steps_of
 
 if TYPE_CHECKING:
     from flexdsl.codegen import Phase
@@ -128,20 +129,13 @@ def of_gpu(
     if q.numel() == 0 or k.numel() == 0:
         return [*lines, "no kernel is launched: there is no pair"]
     tensors = {"query": q, "key": k, "value": v}
-
-    compiling = launch.Compiling(hopper)
-
-    def call_of(bound: bind.Bound, *, backward: bool) -> Call:
-        found = prepared(bound, scale, q.dtype, compiling, backward=backward)
-        return Call(found, scale, tensors, {}, hopper=hopper)
-
-    call = call_of(replace(bound, learned=()), backward=False)
-    first = launch.candidates(Phase.FORWARD, call, gpu)[0]
-    lines.append(indent(call.plan(Phase.FORWARD, first).explain(), "  "))
-    lines.append("forward:")
-    for phase in (*first_phases(call.bound), Phase.FORWARD):
-        lines += _kernel(phase, call, gpu)
-    call = call_of(bound, backward=True)
+    compiling = launch.compiling_for(backend, gpu, q, v)
+    given, steps = steps_of(compiling, replace(bound, learned=()), scale, tensors)
+    few = len(steps) > 1
+    calls = [Call(given, scale, tensors, {}, hopper=hopper, sizes=s.sizes) for s in steps]
+    lines += _forward([step.phase for step in steps], calls, gpu)
+    found = prepared(bound, scale, q.dtype, compiling, backward=True)
+    call = Call(found, scale, tensors, {}, hopper=hopper)
     phases = (*first_phases(call.bound), *launch.phases_of(call))
     reason = launch.reason_against_hopper_backward(call) if hopper else None
     why = f" by portable kernels, since {reason}" if reason else ""
@@ -150,8 +144,30 @@ def of_gpu(
         lines += _kernel(phase, call, gpu)
     lines += _order_of_sums(Phase.BACKWARD in phases, bound)
     rest = replace(bound, score=with_tables(replace(bound, learned=())).score)
-    told = *explain_factors(rest, scale, q.dtype), *explain_tables(bound)
+    told = *explain_factors(rest, scale, q.dtype, few=few), *explain_tables(bound)
     return [*lines, *_score(bound.score), *(indent(line, "  ") for line in told)]
+
+
+def _forward(phases: list[Phase], calls: list[Call], gpu: int) -> list[str]:
+    """The plan of a call, and its forward pass.
+
+    Args:
+        phases: without those that run before.
+        calls: of each of them.
+    """
+    from flexdsl.runtime.launch import candidates
+    from flexdsl.runtime.passes import first_phases
+
+    main, call = phases[0], calls[0]
+    lines = [indent(call.plan(main, candidates(main, call, gpu)[0]).explain(), "  "), "forward:"]
+    if len(phases) > 1:
+        why = " by portable kernels, since it has few queries" if call.hopper else ""
+        lines[-1] = f"forward{why}:"
+    for phase in first_phases(call.bound):
+        lines += _kernel(phase, call, gpu)
+    for phase, call in zip(phases, calls, strict=True):
+        lines += _kernel(phase, call, gpu)
+    return lines
 
 
 def _of_bundle(found: Bundled) -> list[str]:
@@ -174,9 +190,20 @@ def _kernel(phase: Phase, call: Call, gpu: int) -> list[str]:
     if phase not in OF_ROWS:
         plan = call.plan(phase, config)
         lines.append(f"    {_tiles(plan)}")
+        lines += [f"    {line}" for line in _splits(call)]
         lines += [f"    {line}" for line in _mask(phase, call, plan, config)]
     lines += [f"    where that does not fit the GPU: {_words(other)}" for other in others]
     return lines
+
+
+def _splits(call: Call) -> list[str]:
+    """How a forward pass of few queries is split along the keys."""
+    if "splits" not in call.sizes:
+        return []
+    packed, splits = call.sizes["packed"], call.sizes["splits"]
+    heads = f"{packed} query heads share" if packed > 1 else "a query head has"
+    parts = f"in {splits} parts, merged by the next kernel" if splits > 1 else "in one part"
+    return [f"few queries: {heads} a program, and the keys are {parts}"]
 
 
 def _mask(phase: Phase, call: Call, plan: BlockPlan, config: Config) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -49,6 +49,7 @@ from flexdsl.runtime.descriptors import describe
 from flexdsl.runtime.interpreted import multiply_bfloat16
 from flexdsl.runtime.narrow_tiles import narrow_pays
 from flexdsl.runtime.replay import Launch
+from flexdsl.runtime.splits import Splits, find_splits, packed_heads, rows_of
 from flexdsl.runtime.tuning import Config, configs, narrow_config
 
 _KERNELS: dict[tuple[Any, ...], Kernel] = {}
@@ -62,9 +63,11 @@ class Compiling:
 
     Attributes:
         hopper: those in Gluon are to be tried first.
+        may_split: a forward pass of few queries may be split along the keys.
     """
 
     hopper: bool
+    may_split: bool
 
     def run(self, phase: Phase, call: Call) -> Launch | None:
         """Run the kernel of `phase`; what does so for another call of its kind, if possible."""
@@ -78,6 +81,10 @@ class Compiling:
         """There are kernels before which any others run."""
         return True
 
+    def splits(self, call: Call) -> Splits | None:
+        """How a forward pass is split along the keys; None where the ordinary kernel runs."""
+        return _splits_of(call) if self.may_split else None
+
 
 def compiling(backend: str, q: Tensor, v: Tensor) -> Compiling:
     """The kernels that `backend` ("triton", "hopper" or "auto") has for such tensors.
@@ -85,7 +92,24 @@ def compiling(backend: str, q: Tensor, v: Tensor) -> Compiling:
     Raises:
         BackendError: a Hopper GPU's own were asked for, and do not cover the call.
     """
-    return Compiling(takes_hopper(backend, capability(q.device), q, v))
+    return compiling_for(backend, capability(q.device), q, v)
+
+
+def compiling_for(backend: str, gpu: int, q: Tensor, v: Tensor) -> Compiling:
+    """Those of a GPU for which `capability` gives `gpu`.
+
+    A Hopper GPU's own kernels have no splits: who asks for them has the ordinary forward kernel.
+    """
+    return Compiling(takes_hopper(backend, gpu, q, v), may_split=backend != "hopper")
+
+
+def _splits_of(call: Call) -> Splits | None:
+    packed = packed_heads(call)
+    if packed == 0:
+        return None
+    call = replace(call, sizes={"packed": packed})
+    found = candidates(Phase.FORWARD_SPLIT, call, capability(call.device))
+    return find_splits(call, call.plan(Phase.FORWARD_SPLIT, found[0]), packed) if found else None
 
 
 def run(phase: Phase, call: Call) -> Launch | None:
@@ -125,6 +149,9 @@ def candidates(phase: Phase, call: Call, gpu: int) -> tuple[Config, ...]:
     widest = max(query.shape[3], value.shape[3])
     mods = (p and p.expr for p in (call.bound.mask, call.bound.score))
     found = configs(phase, gpu, widest, query.element_size(), *mods, hopper=call.hopper)
+    if phase is Phase.FORWARD_SPLIT:
+        rows = rows_of(call.bound.lengths.q_len, call.sizes["packed"])
+        found = tuple(replace(c, block_m=rows) for c in found)
     narrow = narrow_config(widest)
     if narrow is not None and phase is Phase.FORWARD and call.hopper:
         found = (narrow, *found) if narrow_pays(call, found[0], narrow) else found

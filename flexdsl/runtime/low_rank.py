@@ -69,21 +69,31 @@ def score_of_kernel(bound: Bound, dtype: torch.dtype, phase: Phase) -> Program |
     return bound.score if expr is bound.score.expr else replace(bound.score, expr=expr)
 
 
-def explain_factors(bound: Bound, scale: float, dtype: torch.dtype) -> Iterator[str]:
-    """A line for each term of low rank: is it computed from its factors in this call, and why?"""
+_OF_FEW = "with few queries the score is as it is written"
+_FEW = "with few queries its matrices would be written to be read once"
+
+
+def explain_factors(bound: Bound, scale: float, dtype: torch.dtype, *, few: bool) -> Iterator[str]:
+    """A line for each term of low rank: is it computed from its factors in this call, and why?
+
+    Args:
+        few: the forward pass is that of few queries, which has the score as it is written.
+    """
     if bound.score is None:
         return
     forward = replace(bound, learned=())
     against = reason_against_products(forward, scale, dtype)
     backward = reason_against_products(bound, scale, dtype)
     for line in describe_products(bound.score.expr):
-        if against:
-            yield f"{line}; not used: {against}"
+        if against or (few and backward):
+            yield f"{line}; not used: {against or backward}"
+        elif few:
+            yield f"{line}, used backward; not forward: {_FEW}"
         elif backward:
             yield f"{line}, used forward; not backward: {backward}"
         else:
             yield f"{line}, used forward and backward"
-    against = _reason_against(forward, dtype)
+    against = _reason_against(forward, dtype) or (_OF_FEW if few else "")
     for line in describe_factors(bound.score.expr):
         yield f"{line}; not in this call: {against}" if against and "; used" in line else line
 

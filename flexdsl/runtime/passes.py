@@ -25,6 +25,7 @@ from flexdsl.runtime.call import Call, Place, Slot
 from flexdsl.runtime.differences import tables_of, with_tables
 from flexdsl.runtime.low_rank import with_products
 from flexdsl.runtime.replay import Cleared, Launch, Replay
+from flexdsl.runtime.splits import Splits
 
 COUNTER: Slot = ("sums", "next_work")  # what programs that stay count with (`Role.COUNTER`)
 _APART = 32  # float32 numbers: each part of the work space begins at such a multiple
@@ -52,6 +53,9 @@ class Kernels(Protocol):
 
     def prepares(self, phases: tuple[Phase, ...], backward: bool) -> bool:
         """Are there kernels of a pass before which those of `phases` run?"""
+
+    def splits(self, call: Call) -> Splits | None:
+        """How a forward pass is split along the keys; None where the ordinary kernel runs."""
 
 
 class Made:
@@ -160,6 +164,7 @@ class Pass:
             come last. Where that is a counter alone, which no launch turned out to count with, it
             is allocated for the first run only.
         inside: float32 tensors that lie in the memory of a made one, by its slot.
+        between: what a run allocates for one launch to write and another to read.
     """
 
     def __init__(
@@ -173,10 +178,12 @@ class Pass:
         made: Sequence[Made],
         work: Mapping[Slot, tuple[int, ...]] | None = None,
         inside: Mapping[Slot, Slot] | None = None,
+        between: Sequence[Made] = (),
     ) -> None:
         self._kernels, self._bound, self._scale = kernels, bound, scale
         self._steps = (*map(Step, first_phases(bound)), *steps)
-        all_made, self._results = (*made, *factors_of(bound), *_tables_of(bound)), len(made)
+        all_made = (*made, *between, *factors_of(bound), *_tables_of(bound))
+        self._results = len(made)
         self._made = [m.on(device) for m in all_made]
         self._work, self._inside = work or {}, inside or {}
         whole = (*given, *(m.slot for m in all_made))

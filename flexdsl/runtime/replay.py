@@ -33,9 +33,11 @@ from flexdsl.runtime.call import Place, Slot, grid_of
 GROUPS = {
     Role.DESCRIPTOR: "tensors",
     Role.FACTORS: "tensors",
+    Role.TENSOR: "tensors",
     Role.ROWS: "rows",
     Role.ROWS_DESCRIPTOR: "rows",
     Role.SUMS: "sums",
+    Role.PARTS: "sums",
     Role.COUNTER: "sums",
     Role.GRADIENT: "gradients",
     Role.DIFFERENCES: "tables",

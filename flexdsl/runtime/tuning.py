@@ -111,6 +111,20 @@ _FORWARD_32_BIT = {
     128: (Config(64, 32, 4, 2), Config(32, 32, 4, 1)),
     256: (Config(32, 32, 4, 2), Config(32, 32, 4, 1), Config(16, 16, 4, 1)),
 }
+# Forward of few queries, by parts of the keys; a program's rows are those of its call, 16 to 64.
+# Not measured yet. It waits for memory: each program has 32 to 64 KiB of keys and values under way,
+# and of up to 32 rows three fit a Hopper GPU's multiprocessor (72 to 84 KB each). With 4 warps,
+# products of 32 bits spill registers.
+_FORWARD_SPLIT = {
+    64: (Config(16, 128, 4, 3), Config(16, 64, 4, 2)),
+    128: (Config(16, 64, 4, 3), Config(16, 64, 4, 2), Config(16, 32, 4, 2)),
+    256: (Config(16, 32, 4, 3), Config(16, 32, 4, 2), Config(16, 16, 4, 2)),
+}
+_FORWARD_SPLIT_32_BIT = {
+    64: (Config(16, 64, 8, 2), Config(16, 32, 8, 2)),
+    128: (Config(16, 32, 8, 2), Config(16, 32, 8, 1)),
+    256: (Config(16, 16, 8, 2), Config(16, 16, 8, 1)),
+}
 # Backward, same GPU, versions and date, causal, N 8192. dQ: D 128 (64, 64, 4, 2) 591 TFLOP/s,
 # (128, 64, 8, 3) 580; D 64 (64, 64, 4, 3) 615, (128, 64, 8, 3) 600. Kernels of captured tensors
 # alone have these tiles as well: nothing spills, and it is not measured.
@@ -132,8 +146,14 @@ _BACKWARD_32_BIT = {
     128: (Config(32, 32, 4, 1), Config(16, 32, 4, 1)),
     256: (Config(16, 16, 4, 1),),
 }
-# Of a program that writes tables; each thread has one, since a number may be long to compute.
-_DIFFERENCES = 128
+# Kernels without pairs. A program that writes tables has a number for each thread, since one may be
+# long to compute; one that merges has a row, and so many splits at a time.
+_OF_ROWS = {
+    Phase.FORWARD_MERGE: Config(1, 32, 4, 1),
+    Phase.BACKWARD_ROWS: Config(32, 32, 4, 1),
+    Phase.FACTORS: Config(FACTOR_ROWS, FACTOR_ROWS, 4, 1),
+    Phase.DIFFERENCES: Config(128, 128, 4, 1),
+}
 MAX_HEAD_DIM = 256
 
 # Names of element types as users write them, and their sizes in bytes.
@@ -190,12 +210,10 @@ def _portable(
             table = _FORWARD_32_BIT
         case Phase.FORWARD:
             table = _forward_hopper(score) if capability >= 90 else _FORWARD
-        case Phase.BACKWARD_ROWS:
-            return (Config(32, 32, 4, 1),)
-        case Phase.FACTORS:
-            return (Config(FACTOR_ROWS, FACTOR_ROWS, 4, 1),)
-        case Phase.DIFFERENCES:
-            return (Config(_DIFFERENCES, _DIFFERENCES, 4, 1),)
+        case Phase.FORWARD_SPLIT:
+            table = _FORWARD_SPLIT_32_BIT if itemsize >= 4 else _FORWARD_SPLIT
+        case Phase.FORWARD_MERGE | Phase.BACKWARD_ROWS | Phase.FACTORS | Phase.DIFFERENCES:
+            return (_OF_ROWS[phase],)
         case Phase.BACKWARD:
             return _of_dim(_BACKWARD_GLUON, head_dim)
         case Phase.BACKWARD_SUMS:

@@ -62,6 +62,14 @@ OF_LEARNED = [f"alibi@cuda:90@bf16@backward_learned_query@{d}" for d in (64, 128
 OF_LEARNED += [f"products@cuda:90@fp16@backward_learned_key@{d}" for d in (64, 96, "192/128")]
 OF_LEARNED += [f"relative_bias@cuda:90@bf16@backward_diagonal@{d}" for d in (128, 256)]
 JOBS += OF_LEARNED
+OF_FEW = [
+    f"{name}@cuda:90@bf16@forward_split@128"
+    for name in (*SOME, "full", "packed_causal", "strided_heads", "alibi", "relative_bias")
+]
+OF_FEW += [f"products@cuda:90@fp16@forward_split@{d}" for d in (64, 256)]
+OF_FEW += [f"{name}@{t}@fp16@forward_split" for name in ("sinks", "document") for t in OTHERS]
+JOBS += [*OF_FEW, "causal@cuda:80@fp32@forward_split"]
+JOBS += [f"full@{target}@bf16@forward_merge@192/128" for target in ("cuda:90", *OTHERS)]
 JOBS += ["causal@cuda:80@fp32", "causal@cuda:90@fp32", "causal_192_128@hip:gfx942@bf16"]
 
 
@@ -142,6 +150,13 @@ def test_others_use_matrix_instructions(compiled: dict[str, dict[str, Any]]) -> 
     for name in SOME:
         for target in OTHERS:
             assert compiled[f"{name}@{target}@fp16"]["mma"] > 0
+
+
+def test_few_queries_use_matrix_instructions(compiled: dict[str, dict[str, Any]]) -> None:
+    for job in OF_FEW:
+        facts = compiled[job]
+        assert facts["mma"] > 0 and facts["spills"] <= 2, facts  # one register, before the loops
+        assert facts["tma_loads"] > 2 or "cuda:90" not in job, facts
 
 
 @pytest.mark.parametrize("name", ["cuda:91", "cuda", "hip:90", ""])

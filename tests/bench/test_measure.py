@@ -69,6 +69,14 @@ def test_one_phase(settings, measured, not_measured):
         assert getattr(row, measured) > 0 and getattr(row, not_measured) is None
 
 
+def test_a_workload_without_a_backward_pass():
+    decode = replace(workload("decode_b1"), cpu=workload("decode_b1").gpu)
+    settings = Settings(quick=True, tokens=300)
+    for row in measure.measure(decode, CHOSEN, settings, MACHINE):
+        assert row.error is None and row.shape == "B1 H32:8 N1:300 D128" and row.pairs == 32 * 300
+        assert row.forward_ms > 0 and row.backward_ms is None and row.backward_mib is None
+
+
 @pytest.mark.parametrize(("tokens", "found"), [(1024, 2), (measure.SHORT, 2), (8192, 0)])
 def test_short_calls_are_timed_in_a_row_too(monkeypatch, tokens, found):
     """On a GPU that is not there."""

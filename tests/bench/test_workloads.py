@@ -32,6 +32,7 @@ def test_the_rows_are_those_that_peers_are_known_for():
     assert on_gpu == {
         *("full", "causal", "causal_d64", "causal_d256", "causal_gqa", "sliding_1024", "alibi"),
         *("softcap", "document", "prefix_lm", "rel_bias", "natten2d", "sta3d"),
+        *("decode_b8", "decode_b1"),
         *(f"short_{m}_{n}" for m in ("full", "causal", "sliding") for n in (512, 1024, 2048)),
     }
     assert len({w.name for w in WORKLOADS}) == len(WORKLOADS)
@@ -90,6 +91,21 @@ def test_captured_tensors_are_on_the_device_asked_for():
             if isinstance(x := c.cell_contents, torch.Tensor)
         ]
         assert used and {x.device.type for x in used} == {"meta"}, name
+
+
+@pytest.mark.parametrize("name", ["full", "sliding_1024", "alibi"])
+def test_few_queries_are_the_last_tokens(name):
+    last, whole = replace(TINY, q_len=3), case_of(name)
+    assert str(last) == "B2 H4:2 N3:256 D16" and str(TINY) == "B2 H4:2 N256 D16"
+    case = peers.make_case(SMALL[name], last, CPU, torch.float32, gradients=False)
+    q, k, v = case.tensors
+    assert (q.shape, k.shape, v.shape) == ((2, 4, 3, 16), (2, 2, 256, 16), (2, 2, 256, 16))
+    assert torch.equal(peers.dense_mask(case), peers.dense_mask(whole)[-3:])
+    plan = peers.plan_of(case.mods.mask, last)
+    assert plan.pairs == 2 * 4 * int(peers.dense_mask(case).sum())
+    ours, theirs = (p for p in peers.PEERS if p.name in ("flexdsl", "sdpa"))
+    outs = [p.prepare(case).call() for p in (ours, theirs)]
+    torch.testing.assert_close(*outs, atol=1e-5, rtol=1e-4)
 
 
 def test_tensors_are_the_same_every_time():

@@ -38,6 +38,11 @@ KERNELS += [
 ]
 KERNELS += [(name, Phase.FORWARD, Language.GLUON) for name in OF_HOPPER]
 KERNELS += [(name, Phase.BACKWARD, Language.GLUON) for name in OF_HOPPER_BACKWARD]
+# Of few queries: formulas with several intervals, tiles that lie apart, and a table.
+KERNELS += [
+    (name, Phase.FORWARD_SPLIT, Language.TRITON) for name in ("sinks", "strided_heads", "document")
+]
+KERNELS += [("full", Phase.FORWARD_MERGE, Language.TRITON)]
 KERNELS += [("products", Phase.FACTORS, Language.TRITON)]
 KERNELS += [("decay", Phase.DIFFERENCES, Language.TRITON)]
 # What plans a mask on a device: loads and a comparison of them, quotients and remainders.

@@ -161,6 +161,9 @@ class OnNumbers:
     def prepares(self, phases: tuple[Phase, ...], backward: bool) -> bool:
         return True
 
+    def splits(self, call: Call) -> None:
+        """Few queries are for the kernel on numbers, too."""
+
     def run(self, phase: Phase, call: Call) -> None:
         if phase is not self.phase:
             launch.run(phase, call)

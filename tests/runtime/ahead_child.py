@@ -85,11 +85,11 @@ def step(name: str, compiled: Compiled, *, leaves: bool = False) -> dict[str, An
     q, k, v = (torch.randn(1, HEADS, LENGTH, DIM).bfloat16() for _ in range(3))
     bound = bound_of(CASES[name], (q, k, v), 0)
     forward, call = replace(bound, learned=()), (0.1, q, k, v)
-    coming = ahead.compile_step(True, forward, bound, *call)
+    coming = ahead.compile_step(launch.Compiling(True, may_split=True), forward, bound, *call)
     had = len(compiled)
     if leaves:
         return {"had": had, "coming": len(coming)}
-    kernels = launch.Compiling(True)
+    kernels = launch.Compiling(True, may_split=True)
     out, lse = triton_forward.forward(kernels, forward, *call)(q, k, v)
     for kernel in coming:
         kernel.result()

@@ -88,7 +88,7 @@ def expected(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
     """Tells an executor of a call on a GPU; what is begun, by the bound calls of both passes."""
     seen: list[Any] = []
     monkeypatch.setattr(executors, "_EXPECTED", set())
-    monkeypatch.setattr(executors, "_kernels", lambda *_: launch.Compiling(True))
+    monkeypatch.setattr(executors, "_kernels", lambda *_: launch.Compiling(True, may_split=True))
     monkeypatch.setattr(ahead, "compile_step", lambda *given: seen.append(given[1:3]) or "coming")
 
     def expect(capturing: bool = False, learned: tuple[int, ...] = (), **of: Any) -> list[Any]:
@@ -121,4 +121,4 @@ def test_what_fails_ahead_is_left_to_the_passes(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(ahead.triton_forward, "forward", fail)
     given: list[Any] = [None, None, 1.0, *tensors()]
-    assert compile_step(True, *given) == ()
+    assert compile_step(launch.Compiling(True, may_split=True), *given) == ()

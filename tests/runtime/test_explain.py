@@ -31,6 +31,15 @@ WITHOUT_GPU = pytest.mark.skipif(
 )
 
 
+def launched_for(backend: str, bound: bind.Bound, q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Launch the kernels of both passes."""
+    kernels = launch.compiling(backend, q, v)
+    forward = replace(bound, learned=())  # as the operator binds it
+    out, lse = triton_forward.forward(kernels, forward, 0.1, q, k, v)(q, k, v)
+    given = q, k, v, out, out, lse
+    triton_backward.backward(kernels, bound, 0.1, *given)(*given)
+
+
 def tensors(dim: int, dtype: torch.dtype, heads: int = 4) -> list[Tensor]:
     return [torch.randn(1, heads, 300, dim, dtype=dtype) for _ in range(3)]
 
@@ -123,16 +132,50 @@ def test_what_is_told_is_what_is_launched(
     with deterministic(fixed_order):
         text = "\n".join(of_gpu(backend, gpu, bound, 0.1, q, k, v))
         assert not launched
-        kernels = launch.compiling(backend, q, v)
-        forward = replace(bound, learned=())  # as the operator binds it
-        out, lse = triton_forward.forward(kernels, forward, 0.1, q, k, v)(q, k, v)
-        given = q, k, v, out, out, lse
-        triton_backward.backward(kernels, bound, 0.1, *given)(*given)
+        launched_for(backend, bound, q, k, v)
     assert told(text) == launched
     language = next(language for entry, language, *_ in launched if entry == "forward")
     assert ("portable kernels, since" in text.splitlines()[0]) == (language == "triton")
     atomics = any(entry == "backward" for entry, *_ in launched)
     assert ("dQ is added up by atomic operations" in text) == atomics
+
+
+FACTORS = torch.rand(2, 2000)
+OF_FEW: dict[str, Any] = {
+    "none": None,
+    "softcap": SCORES["softcap"],
+    "learned slopes": SCORES["learned slopes"],
+    "products": fx.score_mod(lambda s, b, h, q, kv: s + FACTORS[0, q] * FACTORS[1, kv]),
+    "a table": fx.score_mod(lambda s, b, h, q, kv: s * (1.0 - fx.tanh(0.1 * abs(q - kv)))),
+}
+
+
+@pytest.mark.parametrize("score", OF_FEW)
+@pytest.mark.parametrize("mask", ["none", "window of heads"])
+@pytest.mark.parametrize(("backend", "gpu"), [("auto", 90), ("hopper", 90), ("auto", 80)])
+def test_few_queries(
+    backend: str,
+    gpu: int,
+    mask: str,
+    score: str,
+    launched: list[Launch],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(launch, "capability", lambda device: gpu)
+    q, k, v = (torch.randn(1, h, n, 128).half() for h, n in ((4, 10), (2, 2000), (2, 2000)))
+    masks = {"none": None, "window of heads": "q >= kv - 900 * (h + 1)"}
+    bound = bound_of(q, k, masks[mask], OF_FEW[score])
+    text = "\n".join(of_gpu(backend, gpu, bound, 0.1, q, k, v))
+    launched_for(backend, bound, q, k, v)
+    assert told(text) == launched
+    forward = [entry for entry, *_ in launched if entry.startswith("forward")]
+    assert forward == (["forward"] if backend == "hopper" else ["forward_split", "forward_merge"])
+    told_why = "forward by portable kernels, since it has few queries:" in text
+    assert told_why == ((backend, gpu) == ("auto", 90))
+    if backend != "hopper":
+        heads = "a query head has" if mask == "window of heads" else "2 query heads share"
+        assert f"few queries: {heads} a program, and the keys are in " in text
+        assert ("used backward; not forward: with few queries" in text) == (score == "products")
 
 
 def test_documents_by_offsets_need_a_table_backward_alone() -> None:
