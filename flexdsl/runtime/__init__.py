@@ -12,7 +12,6 @@
                     -> call, blocks, low_rank,
                        differences                      what each argument of a kernel is
                     -> launch, descriptors, compiled    kernels compiled by triton
-                       ahead                            those of both passes side by side, at first
                     -> bundles, bundled, machine        kernels of bundles, by the driver alone
                        -> replay                        either, launched again by the driver
                     -> splits                           few queries: by parts of the keys, how many

@@ -81,13 +81,10 @@ class Passes:
         forward: what gives output and lse of q, k and v; None before it is known.
         backward: what gives their gradients and those of captured tensors, by what that depends on
             beside the kind of call.
-        coming: kernels of the backward pass that are being compiled (`ahead.py`); they are waited
-            for where it first runs.
     """
 
     forward: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, ...]] | None
     backward: dict[Hashable, Callable[..., Sequence[torch.Tensor]]]
-    coming: Sequence[Any] = ()
 
 
 @dataclass(frozen=True, eq=False)

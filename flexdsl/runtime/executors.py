@@ -3,8 +3,6 @@
     forward(bound, scale, q, k, v) -> out, lse
     backward(bound, scale, (q, k, v), out, lse, d_out, d_lse) -> gradients of q, k, v and, in the
         order of `bound.learned`, of captured tensors; contiguous, of their shapes and dtypes
-    expect(mods, learned, bound_of, scale, q, k, v): a call follows that may be of a new kind, and
-        most likely its backward pass; `bound_of` gives what the passes are given
 
 A `bound` is for one kind of call (`remembered.py`): what a GPU's executor found out for it once,
 it keeps there.
@@ -19,39 +17,27 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from flexdsl.ir import Program
 from flexdsl.runtime import bundles, cpu, cpu_backward, triton_backward, triton_forward
 from flexdsl.runtime.bind import Bound
 from flexdsl.runtime.blocks import ALIGNMENT
 from flexdsl.runtime.bundled import Bundled
-from flexdsl.runtime.cache import cache_dir
 from flexdsl.runtime.passes import Kernels
 from flexdsl.runtime.problem import Problem
 
 Inputs = tuple[Tensor, Tensor, Tensor]
-Mods = tuple[Program | None, Program | None]
-Learned = tuple[int, ...]  # indices of captured tensors whose gradients are wanted
-BoundOf = Callable[[Learned], Bound]
 _MOST_PASSES = 16  # of one kind of call
-_EXPECTED: set[Hashable] = set()  # kinds of calls whose kernels are most often the same
-
-
-def _ignore(*call: Any) -> None:
-    pass
 
 
 @dataclass(frozen=True)
 class Executor:
-    """Functions with the signatures above; not all executors care what they are to expect."""
+    """Two functions with the signatures above."""
 
     forward: Callable[[Bound, float, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
     backward: Callable[..., Sequence[Tensor]]
-    expect: Callable[[Mods, Learned, BoundOf, float, Tensor, Tensor, Tensor], None] = _ignore
 
 
 def _problem(bound: Bound, scale: float) -> Problem:
@@ -121,9 +107,6 @@ def _first_backward(
 ) -> Sequence[Tensor]:
     """Gradients by the first pass of its kind, and how the next ones run."""
     run = _prepare_backward(backend, bound, scale, given)
-    for kernel in bound.passes.coming:
-        kernel.result()  # launches would compile it a second time
-    bound.passes.coming = ()
     gradients = run(*given)
     fitted = _fitted(bound, given, gradients)
     passes = bound.passes.backward
@@ -182,38 +165,8 @@ def _kernels(backend: str, bound: Bound, q: Tensor, v: Tensor) -> Kernels:
     return compiling(backend, q, v)
 
 
-def _gpu_expect(
-    backend: str,
-    mods: Mods,
-    learned: Learned,
-    bound_of: BoundOf,
-    scale: float,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-) -> None:
-    """Let the kernels of both passes be compiled side by side, if they are to be compiled."""
-    if not q.is_cuda or torch.cuda.is_current_stream_capturing():
-        return
-    shapes = q.shape[3], v.shape[3], q.shape[1] == k.shape[1]
-    expressions = tuple(p and p.expr for p in mods)
-    kind = (backend, *expressions, learned, *shapes, q.dtype, q.device, cache_dir())
-    if kind in _EXPECTED:
-        return
-    _EXPECTED.add(kind)
-    forward = bound_of(())
-    kernels = _kernels(backend, forward, q, v)
-    if not isinstance(kernels, Bundled):
-        from flexdsl.runtime.ahead import compile_step
-
-        backward = bound_of(learned)
-        coming = compile_step(kernels, forward, backward, scale, q, k, v)
-        backward.passes.coming = coming
-
-
 def _gpu(backend: str) -> Executor:
-    functions = _gpu_forward, _gpu_backward, _gpu_expect
-    return Executor(*(partial(f, backend) for f in functions))
+    return Executor(partial(_gpu_forward, backend), partial(_gpu_backward, backend))
 
 
 EXECUTORS = {

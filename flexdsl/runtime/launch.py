@@ -8,8 +8,7 @@ one of the table; where none is left, that is an error. Which kernel, plan and t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -123,9 +122,10 @@ def run(phase: Phase, call: Call) -> Launch | None:
     """
     reason = ""
     for config in candidates(phase, call, capability(call.device)):
-        kernel, plan = _kernel_and_plan(phase, call, config)
+        plan = None if phase in OF_ROWS else call.plan(phase, config)
         try:
-            again = launch(phase, kernel, call, plan, config)
+            spec = call.spec(phase, plan, config)
+            again = launch(phase, kernel_of(phase, config.language, spec), call, plan, config)
         except OutOfResources as error:
             reason = str(error)
             _TOO_LARGE.add((*_kind(phase, call), config))
@@ -241,55 +241,24 @@ def launch(
     Raises:
         OutOfResources: the configuration does not fit the GPU.
     """
-    values = _values(kernel, call, plan, config)
-    arguments, options = _given(kernel, values, config)
+    table = table_of(kernel.arguments, plan, call, device_plan.launch_compiled)
+    values = [value_of(a, call, plan, table, config) for a in kernel.arguments]
+    arguments = [describe(v, config.language) if isinstance(v, Blocks) else v for v in values]
     programs = programs_of(phase, kernel.arguments, call, config)
     on_gpu = call.device.type == "cuda"
     if not on_gpu:
         multiply_bfloat16()
     with torch.cuda.device(call.device) if on_gpu else nullcontext():
-        grid = (grid_of(programs, kernel.arguments, call.device),)
-        compiled = load(kernel)[grid](*arguments, **options)
+        compiled = load(kernel)[(grid_of(programs, kernel.arguments, call.device),)](
+            *arguments,
+            **{name: config.constants[name] for name in kernel.constants},
+            num_warps=config.num_warps,
+            num_stages=config.num_stages,
+        )
     if not on_gpu:
         return None
     assert call.device.index is not None
     return launch_of_compiled(compiled, kernel, values, programs, call.device.index, call.places)
-
-
-def compile_first(phase: Phase, call: Call, mode: AbstractContextManager[Any]) -> Any:
-    """Compile the kernel that `run` tries first, for the arguments that it has.
-
-    Args:
-        mode: triton's, around its compiler.
-
-    Returns:
-        What triton gives in that mode.
-    """
-    config = candidates(phase, call, capability(call.device))[0]
-    kernel, plan = _kernel_and_plan(phase, call, config)
-    arguments, options = _given(kernel, _values(kernel, call, plan, config), config)
-    with torch.cuda.device(call.device), mode:
-        return load(kernel).warmup(*arguments, grid=(1,), **options)
-
-
-def _kernel_and_plan(phase: Phase, call: Call, config: Config) -> tuple[Kernel, BlockPlan | None]:
-    plan = None if phase in OF_ROWS else call.plan(phase, config)
-    return kernel_of(phase, config.language, call.spec(phase, plan, config)), plan
-
-
-def _values(kernel: Kernel, call: Call, plan: BlockPlan | None, config: Config) -> list[Any]:
-    """What the kernel's arguments are."""
-    table = table_of(kernel.arguments, plan, call, device_plan.launch_compiled)
-    return [value_of(a, call, plan, table, config) for a in kernel.arguments]
-
-
-def _given(
-    kernel: Kernel, values: Sequence[Any], config: Config
-) -> tuple[list[Any], dict[str, int]]:
-    """What triton is given of such arguments, and the names that it has for the rest."""
-    arguments = [describe(v, config.language) if isinstance(v, Blocks) else v for v in values]
-    options = {name: config.constants[name] for name in kernel.constants}
-    return arguments, options | {"num_warps": config.num_warps, "num_stages": config.num_stages}
 
 
 @cache

@@ -44,7 +44,6 @@ class Direct:
         captures: captured tensors of the mask, then of the score.
         mask_captures: how many of them, the first ones, are the mask's.
         is_plain: is each of them a tensor of torch's own kinds?
-        is_expected: has the executor been told of a call whose gradients are wanted?
     """
 
     def __init__(
@@ -63,7 +62,6 @@ class Direct:
         self.captures: list[Tensor] = [*of_mask, *of_score]
         self.mask_captures = len(of_mask)
         self.is_plain = all(type(x) in _PLAIN for x in self.captures)
-        self.is_expected = False
         self._watched = [*of_mask, *bind.indices_of(score)], of_score
         self._versions: list[Any] | None = None
         self._bounds: dict[tuple[int, ...], bind.Bound] = {}
@@ -77,20 +75,9 @@ class Direct:
             return True
         return self._versions is not None and self._versions == versions_of(*self._watched)
 
-    def expect(self, q: Tensor, k: Tensor, v: Tensor) -> None:
-        """Tell the executor of what may be a new kind of call, if gradients are wanted."""
-        if not torch.is_grad_enabled():
-            return
-        of_score = range(self.mask_captures, len(self.captures))
-        learned = tuple([i for i in of_score if self.captures[i].requires_grad])
-        if learned or q.requires_grad or k.requires_grad or v.requires_grad:
-            self.is_expected = True
-            mods = self._mask, self._score
-            self._executor.expect(mods, learned, self._bound, self._scale, q, k, v)
-
     def forward(self, q: Tensor, k: Tensor, v: Tensor, captures: Sequence[Tensor]) -> Pair:
         """Output and lse, of captures as they were when the call was made or found."""
-        bound = self._bound(())
+        bound = self._bounds.get(()) or self._bind(())
         known = bound.passes.forward
         if known is None or torch._C._is_any_autocast_enabled():
             return operator.run_forward(self._executor, bound, self._scale, q, k, v)
@@ -116,9 +103,6 @@ class Direct:
         offset = self._lengths.q_offset
         return numbers, (*texts, self._scale, offset, list(self._tile), self._backend)
 
-    def _bound(self, learned: tuple[int, ...]) -> bind.Bound:
-        return self._bounds.get(learned) or self._bind(learned)
-
     def _bind(self, learned: tuple[int, ...]) -> bind.Bound:
         """What an executor is given; kept if captured tensors are as at the first time."""
         names = [name for p in (self._mask, self._score) for name in bind.captured(p)]
@@ -132,8 +116,6 @@ class Direct:
 def attention(call: Direct, q: Tensor, k: Tensor, v: Tensor) -> Pair:
     """Output [B, Hq, Lq, Dv] and lse [B, Hq, Lq] of a call, by the operator if that is watched."""
     if call.is_plain and not is_watched(q, k, v):
-        if not call.is_expected:
-            call.expect(q, k, v)
         return operator.differentiable(call, q, k, v, call.captures)
     numbers, static = call.dispatched()
     out, lse = operator.attention(q, k, v, call.captures, numbers, *static)

@@ -23,7 +23,7 @@ from flexdsl.runtime.call import Call
 MOST_ROWS = 64  # of a program: queries of all its heads
 _LEAST_ROWS = 16  # what a matrix product takes
 _FEWEST_TILES = 4  # live ones of a split: fewer are not worth being merged
-_AT_A_TIME = 3  # programs of a multiprocessor, as their shared memory allows
+_AT_A_TIME = 2  # programs of a multiprocessor
 _START = 3  # tiles in whose time a program begins and ends
 _MOST_WAVES = 8  # of programs one after the other: more have nothing to even out
 _INTERPRETED = 4  # multiprocessors that a CPU stands for

@@ -56,36 +56,6 @@ def test_nobody_watches(refused):
         torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-4)
 
 
-def test_an_executor_is_told_of_gradients_before_the_forward_pass(monkeypatch):
-    """What it is told of is what the backward pass is of; a call that was met is not told again."""
-    told, ran = [], []
-    cpu = executors.EXECUTORS["cpu"]
-
-    def expect(mods, learned, bound_of, *call):
-        told.append((learned, bound_of(learned)))
-
-    def backward(bound, *call):
-        ran.append(bound)
-        return cpu.backward(bound, *call)
-
-    monkeypatch.setitem(
-        executors.EXECUTORS, "cpu", executors.Executor(cpu.forward, backward, expect)
-    )
-    bind.forget()
-    ids, bias = torch.arange(40) // 9, torch.linspace(-1, 1, 2, requires_grad=True)
-    mask = fx.mask_mod(lambda b, h, q, kv: ids[q] == ids[kv])
-    score = fx.score_mod(lambda s, b, h, q, kv: s + bias[h] * ids[kv])
-    q, k, v = (x.detach() for x in inputs())
-    with torch.no_grad():
-        fx.attention(q, k, v, mask=mask, score=score)
-    assert not told
-    for _ in range(2):
-        fx.attention(q, k, v, mask=mask, score=score).sum().backward()
-    ((learned, bound),) = told
-    assert len(learned) == 1 and bound.score_values[bound.learned[0]] is bias
-    assert ran == [bound, bound]
-
-
 def test_a_dispatch_mode_sees_both_passes():
     q, k, v = inputs()
     mask = fx.stdlib.causal()
