@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FunctionType, MethodType
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,9 +28,16 @@ from flexdsl.runtime.operator_programs import numbers_of, text_of
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-# The compiler runs such a function, in place of tracing into it, and takes its result for a
-# constant of the graph; an error in it is shown as it is.
-run_aside = cast(Callable[[_F], _F], torch.compiler.assume_constant_result)
+def run_aside(function: _F) -> _F:
+    """A function that the compiler runs, in place of tracing into it, as a constant of the graph.
+
+    An error in it is shown as it is. It is what `torch.compiler.assume_constant_result` does, which
+    imports the compiler for it: a second or more of the first call of those that compile nothing.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
 run_aside(refuse_inside_a_graph)
 
 while EARLY:

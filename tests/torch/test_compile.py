@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +14,7 @@ from torch._dynamo.exc import InternalTorchDynamoError, TorchRuntimeError
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import flexdsl as fx
+from flexdsl.runtime.operator_compiled import run_aside
 from support.calls import Shape, assert_near
 
 WIDTH = 9
@@ -303,3 +306,25 @@ def test_a_change_that_the_compiler_cannot_see_is_an_error():
     table[1] = 6
     with pytest.raises(fx.FlexdslError, match="a compiled function was made for the mod"):
         run(*tensors(), mask)
+
+
+def test_what_is_run_aside_is_marked_as_torch_marks_it():
+    def function():
+        pass
+
+    def other():
+        pass
+
+    assert vars(run_aside(function)) == vars(torch.compiler.assume_constant_result(other))
+
+
+def test_a_call_that_compiles_nothing_does_not_import_the_compiler():
+    """It would take longer than the call."""
+    text = """
+import sys, torch, flexdsl as fx
+q, k, v = (torch.randn(1, 2, 20, 16, requires_grad=True) for _ in range(3))
+fx.attention(q, k, v, mask="q >= kv").sum().backward()
+print("torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr
