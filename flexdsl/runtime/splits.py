@@ -5,7 +5,11 @@ empty, query heads that share a key head can share a program, which reads its ke
 programs are few, several can share the keys of each. Both are what two kernels do
 (`codegen/split.py`); which of them are launched, and on what, is for `triton_forward.py`.
 
-Not measured yet: numbers here are from what a program loads at a time, and how long that takes.
+Measured on an H100 (torch 2.11.0+cu130, triton 3.6.0, 2026-11-26), one query, 32:8 heads, D 128,
+microseconds by two, three and four programs of a multiprocessor: 8 batches of 32768 keys 369, 378
+and 394, one of 131072 keys 202, 200 and 207 (the bytes alone take 320 and 160); by the ordinary
+kernel 723 and 1407. One batch of 512 to 4096 keys: 14 to 20, and 15 to 52. Other numbers here are
+from what a program loads at a time.
 """
 
 from __future__ import annotations

@@ -59,10 +59,10 @@ def of_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Splits | None]:
 
 
 def test_splits_of_a_gpu(of_gpu: Callable[..., Splits | None]) -> None:
-    """Programs of 396 that run at a time; each has tiles of 64 keys."""
-    assert of_gpu(call_of((32, 8), 1, 32768, batch=8)) == Splits(6, 4)
-    assert of_gpu(call_of((32, 8), 1, 131072)) == Splits(49, 4)
-    assert of_gpu(call_of((32, 32), 1, 131072)) == Splits(12, 1)
+    """Programs of 264 that run at a time; each has tiles of 64 keys."""
+    assert of_gpu(call_of((32, 8), 1, 32768, batch=8)) == Splits(4, 4)
+    assert of_gpu(call_of((32, 8), 1, 131072)) == Splits(33, 4)
+    assert of_gpu(call_of((32, 32), 1, 131072)) == Splits(8, 1)
     # Four tiles for each split.
     assert of_gpu(call_of((8, 8), 1, 1024)) == Splits(4, 1)
     # Heads that share a program are worth it by themselves.
@@ -71,7 +71,7 @@ def test_splits_of_a_gpu(of_gpu: Callable[..., Splits | None]) -> None:
     # A window leaves few tiles; more than 64 queries fill a tile.
     assert of_gpu(call_of((32, 8), 1, 32768, "q >= kv and q - kv < 256")) is None
     assert of_gpu(call_of((32, 8), MOST_ROWS + 1, 32768)) is None
-    assert of_gpu(call_of((32, 8), MOST_ROWS, 32768)) == Splits(12, 1)
+    assert of_gpu(call_of((32, 8), MOST_ROWS, 32768)) == Splits(8, 1)
 
 
 @pytest.mark.parametrize("kv_len", [1, 64, 448])
