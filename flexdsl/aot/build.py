@@ -25,7 +25,8 @@ from flexdsl.bundle.files import MANIFEST, Bundle, read_manifest
 from flexdsl.errors import ArgumentError, BundleError
 from flexdsl.variants import Variant, as_variant
 
-PHASES = ("forward", "backward")
+PHASES = ("forward", "backward")  # of a bundle that says nothing else
+_DECODE = "decode"
 Progress = Callable[[int, int], None]
 
 
@@ -73,7 +74,8 @@ def build(
         target: names of GPUs: "cuda:80", "cuda:90", "hip:gfx942", ...
         dtypes: of query, key and value: "fp16", "bf16", "fp32".
         head_dims: D, or (D, Dv) where values have another one.
-        phases: "forward", or both "forward" and "backward".
+        phases: "forward", and what else is wanted: "backward", and "decode", kernels for few
+            queries (`runtime/splits.py`), without which those have the ordinary forward kernel.
         name: of the bundle; the name of the folder where None.
         jobs: how many processes compile; the number of cores where None.
         progress: called with the number of kernels that are compiled and that are to be.
@@ -92,7 +94,7 @@ def build(
     shapes = _shapes(target, dtypes, head_dims)
     _check_phases(phases)
     versions = tools()
-    planned = plan_builds(variants, shapes, "backward" in phases, versions)
+    planned = plan_builds(variants, shapes, phases, versions)
     maker = _Maker(_existing(folder), jobs or os.cpu_count() or 1, progress)
     maker.make({digest: job for p in planned for digest, job in p.jobs.items()})
     planned = [planning_jobs(p, maker.made, versions) for p in planned]
@@ -199,12 +201,13 @@ def _shapes(
 
 def _check_phases(phases: Sequence[str]) -> None:
     for phase in phases:
-        if phase not in PHASES:
-            raise ArgumentError(f"there is no phase {phase!r} of a bundle", fix="forward, backward")
+        if phase not in (*PHASES, _DECODE):
+            known = ", ".join((*PHASES, _DECODE))
+            raise ArgumentError(f"there is no phase {phase!r} of a bundle", fix=known)
     if "forward" not in phases:
         raise ArgumentError(
             "a bundle has a forward pass",
-            why="the backward pass needs what the forward pass gives",
+            why="the backward pass needs what it gives, and few queries are not all calls",
             fix='phases=("forward", "backward")',
         )
 

@@ -55,7 +55,7 @@ def _grid(job: Job, compiled: Compiled) -> str:
         return "as flexdsl/runtime/device_plan.py"
     if job.phase in OF_BITS:
         return "as flexdsl/runtime/mask_bits.py"
-    if job.phase in (Phase.FACTORS, Phase.DIFFERENCES):
+    if job.phase in (Phase.FACTORS, Phase.DIFFERENCES, Phase.FORWARD_SPLIT, Phase.FORWARD_MERGE):
         return "as flexdsl/runtime/call.py"
     if any(a.of == "diagonals" for a in compiled.kernel.arguments):
         return "diagonals * batch * heads"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 
@@ -16,6 +16,7 @@ from flexdsl.aot.specs import (
     backward_phases_of,
     in_tiles,
     job_of,
+    of_rows,
     plan_kind,
 )
 from flexdsl.aot.worker import Made
@@ -24,6 +25,7 @@ from flexdsl.ir import Program, captures_of, rename_apart
 from flexdsl.runtime.call import OF_ROWS, may_read_bits
 from flexdsl.runtime.mask_bits import is_worth_bits
 from flexdsl.runtime.passes import first_phases
+from flexdsl.runtime.splits import ROWS
 from flexdsl.runtime.tuning import ITEMSIZE
 from flexdsl.variants import Variant
 
@@ -55,25 +57,34 @@ def tools() -> dict[str, str]:
 def plan_builds(
     variants: Sequence[Variant],
     shapes: Sequence[Shape],
-    backward: bool,
+    phases: Collection[str],
     versions: dict[str, str],
 ) -> list[Planned]:
-    """The kernels of attention of every variant and shape."""
-    return [_plan(v, shape, backward, versions) for v in variants for shape in shapes]
+    """The kernels of attention of every variant and shape.
+
+    Args:
+        phases: "forward", and what else is wanted of "backward" and "decode".
+    """
+    return [_plan(v, shape, phases, versions) for v in variants for shape in shapes]
 
 
-def _plan(variant: Variant, shape: Shape, backward: bool, versions: dict[str, str]) -> Planned:
+def _plan(
+    variant: Variant, shape: Shape, wanted: Collection[str], versions: dict[str, str]
+) -> Planned:
     mask, score = (None if m is None else m.program for m in (variant.mask, variant.score))
     # Where a mod stands in a file is no part of a bundle.
     mask = mask and replace(mask, source="")
     score = score and replace(score, source="")
     if mask is not None and score is not None:
         score = rename_apart(score, mask.values)
-    learned = _learned(score) if backward else ()
-    phases = (Phase.FORWARD, *(backward_phases_of(score, shape, learned) if backward else ()))
+    learned = _learned(score) if "backward" in wanted else ()
+    backward = backward_phases_of(score, shape, learned) if "backward" in wanted else ()
+    phases = (Phase.FORWARD, *backward)
     jobs = [job_of(phase, mask, score, shape, learned) for phase in phases]
     jobs += _prepared_jobs(phases, mask, score, shape, learned)
     jobs += [_of_bits(job, mask, score, shape) for job in jobs if _has_bits(job, mask)]
+    if "decode" in wanted:
+        jobs += _decode_jobs(mask, score, shape)
     by_digest = {job.made_of(versions): job for job in jobs}
     return Planned(variant.name, mask, score, shape, learned, by_digest)
 
@@ -101,6 +112,24 @@ def _prepared_jobs(
         reading = [Phase.FORWARD]
     of_score = {"products": bool(spec.products), "tables": bool(spec.tables)}
     return [job_of(phase, mask, score, shape, **of_score) for phase in (*writing, *reading)]
+
+
+def _decode_jobs(mask: Program | None, score: Program | None, shape: Shape) -> list[Job]:
+    """The kernels of few queries, of programs of each number of rows.
+
+    They have no matrices of products. Where what those leave is in the same tables of q - kv as
+    what the forward pass reads, there are kernels that read these, too.
+    """
+    dims, halves = (shape.head_dim, shape.value_dim), ITEMSIZE[shape.dtype] == 2
+    of_forward = unbound_spec(mask, score, *dims, products=halves, tables=True)
+    of_few = unbound_spec(mask, score, *dims, Phase.FORWARD_SPLIT, tables=True)
+    tabled = bool(of_few.tables) and of_few.tables == of_forward.tables
+    jobs = [
+        job_of(Phase.FORWARD_SPLIT, mask, score, shape, tables=tables)
+        for tables in ((False, True) if tabled else (False,))
+    ]
+    merge = job_of(Phase.FORWARD_MERGE, None, None, shape)
+    return [*(of_rows(job, rows) for job in jobs for rows in ROWS), merge]
 
 
 def _of_bits(job: Job, mask: Program | None, score: Program | None, shape: Shape) -> Job:

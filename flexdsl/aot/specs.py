@@ -170,6 +170,12 @@ def job_of(
     return Job(phase, shape.target, shape.dtype, candidates, _type_names(spec), before)
 
 
+def of_rows(job: Job, rows: int) -> Job:
+    """The job of a kernel of few queries, for programs of so many rows."""
+    found = tuple((kernel, replace(config, block_m=rows)) for kernel, config in job.candidates)
+    return replace(job, candidates=found)
+
+
 def in_tiles(job: Job, tile: tuple[int, int]) -> Job:
     """The job of a kernel that makes plans, for plans in such tiles."""
     ((kernel, config),) = job.candidates

@@ -32,7 +32,11 @@ def _dims(text: str) -> tuple[int, int]:
 @click.option("--target", multiple=True, help="A GPU, such as cuda:90; repeat it for more.")
 @click.option("--dtype", multiple=True, help="bf16, fp16 or fp32; repeat it for more.")
 @click.option("--head-dim", multiple=True, metavar="D[/Dv]", help="Repeat it for more.")
-@click.option("--phase", multiple=True, help="forward or backward; both where it is not given.")
+@click.option(
+    "--phase",
+    multiple=True,
+    help="forward, backward or decode; the first two where it is not given.",
+)
 @click.option("--name", help="Of the bundle.  [default: that of the folder]")
 @click.option("--jobs", type=click.IntRange(1), help="Processes.  [default: one for each core]")
 @click.option("--check", is_flag=True, help="Write nothing; exit code 1 where a build would.")

@@ -22,8 +22,10 @@ from flexdsl.errors import BundleError
 from flexdsl.ir import Program
 from flexdsl.runtime import device_plan, machine, mask_bits
 from flexdsl.runtime.call import OF_ROWS, Call, programs_of, table_of, value_of
+from flexdsl.runtime.differences import with_tables
 from flexdsl.runtime.passes import first_phases
 from flexdsl.runtime.replay import Function, Launch, Replay, launch_of
+from flexdsl.runtime.splits import Splits, find_splits, packed_heads, rows_of
 from flexdsl.runtime.tuning import Config, diagonal_config
 
 _INT32 = 2**31
@@ -90,8 +92,15 @@ class Bundled:
         before, of = _names(phases), "backward" if backward else "forward"
         return any(k.before == before and k.phase.startswith(of) for k in self.build.kernels)
 
-    def splits(self, call: Call) -> None:
-        """Bundles have the ordinary forward kernel alone, also for few queries."""
+    def splits(self, call: Call) -> Splits | None:
+        """How a forward pass is split along the keys; None where the ordinary kernel runs."""
+        packed = packed_heads(call)
+        tile = self._tile_of_rows(call, packed) if packed else None
+        before = _names(first_phases(with_tables(call.bound)))
+        if tile is None or self.build.of(Phase.FORWARD_SPLIT.value, tile, before=before) is None:
+            return None
+        code = self._code(Phase.FORWARD_SPLIT, tile, before)
+        return find_splits(call, call.plan(Phase.FORWARD_SPLIT, _config(code)), packed)
 
     def run(self, phase: Phase, call: Call) -> Launch:
         """Run the kernel of `phase`; what does so for another call of its kind.
@@ -116,7 +125,9 @@ class Bundled:
     def _kernel(self, phase: Phase, call: Call) -> tuple[Code, BlockPlan | None]:
         """The kernel of `phase` for a call, and its plan where that is a table."""
         before = () if phase in OF_ROWS else _names(first_phases(call.bound))
-        code = self._code(phase, None, before)
+        few = phase is Phase.FORWARD_SPLIT
+        tile = self._tile_of_rows(call, call.sizes["packed"]) if few else None
+        code = self._code(phase, tile, before)
         if code.plan != "table":
             return code, None
         of_bits = self.build.of(phase.value, bits=True, before=before)
@@ -125,6 +136,12 @@ class Bundled:
             if mask_bits.reason_against(call.bound, plan) is None:
                 return of_bits, plan
         return code, self._plan(phase, call, _config(code))
+
+    def _tile_of_rows(self, call: Call, packed: int) -> tuple[int, int] | None:
+        """The tile of the kernel of few queries for such a call; None where none was built."""
+        rows = rows_of(call.bound.lengths.q_len, packed)
+        of_few = (k for k in self.build.kernels if k.phase == Phase.FORWARD_SPLIT.value)
+        return next((k.tile for k in of_few if k.tile[0] == rows), None)
 
     def launch_planning(
         self,

@@ -24,8 +24,8 @@ from flexdsl.runtime import machine
 from flexdsl.runtime.bind import Bound
 from flexdsl.runtime.call import Call
 
-MOST_ROWS = 64  # of a program: queries of all its heads
-_LEAST_ROWS = 16  # what a matrix product takes
+ROWS = (16, 32, 64)  # of a program's tile; a matrix product takes 16
+MOST_ROWS = ROWS[-1]  # queries of all its heads
 _FEWEST_TILES = 4  # live ones of a split: fewer are not worth being merged
 _AT_A_TIME = 2  # programs of a multiprocessor
 _START = 3  # tiles in whose time a program begins and ends
@@ -60,8 +60,8 @@ def packed_heads(call: Call) -> int:
 
 
 def rows_of(q_len: int, packed: int) -> int:
-    """Rows of a program's tile: a power of two, which matrix products take."""
-    return max(_LEAST_ROWS, 1 << (packed * q_len - 1).bit_length())
+    """Rows of a program's tile: one of `ROWS`."""
+    return next(rows for rows in ROWS if packed * q_len <= rows)
 
 
 def find_splits(call: Call, plan: BlockPlan, packed: int) -> Splits | None:

@@ -136,6 +136,18 @@ def test_bits_factors_and_tables_of_a_bundle(tmp_path: Path) -> None:
         assert error_of(found, exactly) < 0.02
 
 
+def test_few_queries_of_a_bundle(tmp_path: Path) -> None:
+    fx.build(WINDOW, out=tmp_path / "few", target="cuda:90", phases=["forward", "decode"])
+    options = {"device": "cuda", "dtype": torch.bfloat16}
+    shapes = (8, 3), (2, 9000), (2, 9000)
+    given = [torch.randn(1, heads, length, 128, **options) for heads, length in shapes]
+    attention, call = fx.load(tmp_path / "few", "window", window=7000), {"q_offset": 8997}
+    exact = [x.double() for x in given]
+    wanted = fx.attention(*exact, mask="q >= kv and q - kv < 7000", **call, backend="reference")
+    for _ in range(2):
+        assert error_of(attention(*given, **call), wanted) < 0.01
+
+
 def test_misses_are_errors(bundle: Path, tmp_path: Path) -> None:
     q, k, v, _ = inputs(CASES["window"], torch.bfloat16)
     with pytest.raises(BundleError, match="no bundle has the kernel of"):
