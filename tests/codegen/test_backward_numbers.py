@@ -97,7 +97,7 @@ def test_gradients_of_a_mask_read_as_bits(dims: tuple[int, int]) -> None:
 FAULTS = {
     "columns of another part of dQ": (".slice(128, 128,", ".slice(0, 128,", "'q'"),
     "sums of another half": ("add_query_sums(right_sums", "add_query_sums(left_sums", "'q'"),
-    "weights that are not masked": ("weights = gl.where", "_ = gl.where", "'q'"),
+    "weights that are not masked": ("weights = keep_columns", "_ = keep_columns", "'q'"),
     "dS of another sign": ("- delta", "+ delta", "'q'"),
     "queries of another tile": ("stage = at % STAGES", "stage = (at + 1) % STAGES", "wait|come"),
     "a product that was not waited for": ("wait(0, deps=[d_w", "wait(1, deps=[d_w", "operand"),
