@@ -48,7 +48,7 @@ def call_of(score: Any, dim: int = 128) -> Call:
 def test_a_build_has_the_kernels_of_a_call(name: str) -> None:
     variant = fx.variant(name, mask=CAUSAL, score=SCORES[name])
     shape = Shape(parse_target("cuda:90"), "bf16", 128, 128)
-    (planned,) = plan_builds([variant], [shape], True, {})
+    (planned,) = plan_builds([variant], [shape], ("forward", "backward"), {})
     phases = {job.phase.value for job in planned.jobs.values()}
     wanted = {phase.value for phase in launch.phases_of(call_of(SCORES[name]))}
     assert {phase for phase in phases if phase.startswith("backward")} == wanted

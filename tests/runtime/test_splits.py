@@ -19,7 +19,6 @@ from flexdsl.bundle.words import Layout
 from flexdsl.codegen import Phase, Role
 from flexdsl.ir import Kind
 from flexdsl.runtime import bind, launch, machine, splits, triton_forward
-from flexdsl.runtime.bundled import Bundled
 from flexdsl.runtime.call import Call, programs_of, value_of
 from flexdsl.runtime.replay import Function, Launch, launch_of
 from flexdsl.runtime.splits import MOST_ROWS, Splits, find_splits, packed_heads, rows_of
@@ -86,8 +85,6 @@ def test_who_has_the_ordinary_kernel() -> None:
     call = call_of((32, 8), 1, 32768)
     assert launch.compiling_for("auto", 90, q, q).splits(call) is not None
     assert launch.compiling_for("hopper", 90, q, q).splits(call) is None
-    nothing: Any = None
-    assert Bundled(nothing, nothing, nothing).splits(call) is None
 
 
 def test_heads_that_share_a_program() -> None:
