@@ -26,7 +26,7 @@ def half_tangent(x, factor, sign):
     return gl.inline_asm_elementwise(reciprocal, "=f,f", [divisor], gl.float32, True, 1)
 '''
 
-_NO_SCORE_FACTOR = "1e-30"  # in place of 0, which times the score of a masked pair were no number
+_LEAST_CAP = "1e-30"  # 0 times the score of a masked pair were no number
 
 
 def tangent_of(spec: KernelSpec) -> tuple[Expr, Expr] | None:
@@ -60,7 +60,7 @@ def write_factors(spec: KernelSpec, lowering: Lowering, scope: Scope) -> None:
     (cap,) = lowering.lower([tangent[1]], scope)
     scope.block.line(f"tangent_cap = gl.to_tensor({cap})")
     scope.block.line("tangent_sign = gl.where(tangent_cap < 0, -1.0, 1.0)")
-    factor = f"gl.maximum(gl.abs(tangent_cap), {_NO_SCORE_FACTOR})"
+    factor = f"gl.maximum(gl.abs(tangent_cap), {_LEAST_CAP})"
     scope.block.line(f"tangent_factor = 2.0 * LOG2E * {factor}")
 
 

@@ -89,17 +89,19 @@ class Bundled:
 
     def prepares(self, phases: tuple[Phase, ...], backward: bool) -> bool:
         """Was a pass built whose kernels run after those of `phases`?"""
-        before, of = _names(phases), "backward" if backward else "forward"
-        return any(k.before == before and k.phase.startswith(of) for k in self.build.kernels)
+        before = _names(phases)
+        if not backward:
+            return self.build.of(Phase.FORWARD.value, before=before) is not None
+        return any(k.before == before for k in self.build.kernels if k.phase.startswith("backward"))
 
     def splits(self, call: Call) -> Splits | None:
         """How a forward pass is split along the keys; None where the ordinary kernel runs."""
         packed = packed_heads(call)
         tile = self._tile_of_rows(call, packed) if packed else None
         before = _names(first_phases(with_tables(call.bound)))
-        if tile is None or self.build.of(Phase.FORWARD_SPLIT.value, tile, before=before) is None:
+        code = tile and self.build.of(Phase.FORWARD_SPLIT.value, tile, before=before)
+        if code is None:
             return None
-        code = self._code(Phase.FORWARD_SPLIT, tile, before)
         return find_splits(call, call.plan(Phase.FORWARD_SPLIT, _config(code)), packed)
 
     def run(self, phase: Phase, call: Call) -> Launch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -96,6 +97,29 @@ def test_other_calls_take_the_ordinary_kernel(few: Bundle, gpu: Emulated) -> Non
         given = tensors(q_len, kv_len, (2, 2))
         fx.load(few.folder, "window")(*given, q_offset=kv_len - q_len)
         assert [phase for phase, _ in ran(gpu)] == ["forward"]
+
+
+def test_tables_of_few_queries_are_none_of_the_forward_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the scale is tiny, nothing was built that reads these tables without factors."""
+    x, y = (torch.randn(4, KEYS, generator=torch.Generator().manual_seed(n)) for n in range(2))
+    score = fx.score_mod(
+        lambda s, b, h, q, kv: s + x[h, q] * y[h, kv] + fx.cos(0.3 * (q - kv)) * fx.sin(q - kv)
+    )
+    how = {"dtypes": ["fp16"], "head_dims": [16], "phases": ["forward", "decode"], "jobs": 2}
+    folder = tmp_path / "dist"
+    fx.build(fx.variant("both", mask="q >= kv", score=score), out=folder, target="cuda:80", **how)
+    gpu = Emulated("cuda:80", [open_bundle(folder)])
+    monkeypatch.setattr(machine, "MACHINE", gpu)
+    monkeypatch.setattr("flexdsl.runtime.bundled._FUNCTIONS", {})
+    bind.forget()
+    given, attention = [t.half() for t in tensors(80, 80)], fx.load(folder, x=x, y=y)
+    exact = [t.double() for t in given]
+    mods = {"mask": "q >= kv", "score": score, "backend": "reference"}
+    found, wanted = attention(*given, scale=1e-30), fx.attention(*exact, **mods, scale=1e-30)
+    torch.testing.assert_close(found.double(), wanted, atol=6e-3, rtol=6e-3)
+    assert [launch.code.phase for launch in gpu.launches] == ["forward"]
 
 
 def test_without_them_all_calls_do(portable: Bundle, ampere: Emulated) -> None:
