@@ -25,7 +25,7 @@ from .module import GROUP_ROWS, Partition, accumulator, matrix, tile_bytes
 from .query_sums import part_order
 from .row_loads import write_rows
 from .schedule import end_of_tiles
-from .works import MASKED, Works
+from .works import Works
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,7 @@ def write_wait(body: Block, outstanding: int, names: Sequence[str]) -> None:
 def write_next_words(body: Block, groups: int, lowering: Lowering) -> None:
     """Write the loads of the mask's words of the tile after this one, if it is masked."""
     body.comment("Before this tile's atomics, as what is loaded for rows.")
-    mask_bits.write_next_place(body, QUERIES, groups)
-    mask_bits.write_words(body, f"after == {MASKED}", lowering)
+    mask_bits.write_next_words(body, QUERIES, groups, lowering)
 
 
 def write_weights(

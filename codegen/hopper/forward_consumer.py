@@ -118,8 +118,7 @@ def _write_work(body: Block, tiles: _Tiles) -> None:
     spec = tiles.spec
     if spec.mask_bits:
         mask_bits.write_place(body, KEYS, spec.consumers)
-        if not spec.skips:
-            mask_bits.write_words(body, "", tiles.lowering)
+        mask_bits.write_words(body, "", tiles.lowering)
     for i, name in enumerate(held_queries(spec)):
         tile = matrix("query", i, "mine", GROUP_ROWS, pieces(spec.head_dim)[i][1])
         body.line(f"{name} = {tile}.load(QUERIES)")
@@ -141,12 +140,10 @@ def _write_stretches(body: Block, tiles: _Tiles) -> None:
         body.line("unfreed = nth_work")
     with body.indented("while own != 0:") as stretch:
         stretch.line(f"masked = after == {MASKED}")
-        mask_bits.write_words(stretch, "masked", tiles.lowering)
         stretch.comment("The first tile of a stretch: nothing to weigh with yet.")
         _write_stretch(stretch, tiles, "own != 0", "masked", "unfreed")
         with stretch.indented(f"while (own == 0) & (after != {NOTHING}):") as other:
-            _write_skipped(other, tiles.spec)
-        mask_bits.write_next_place(stretch, KEYS, tiles.spec.consumers)
+            _write_skipped(other, tiles)
 
 
 def _write_stretch(body: Block, tiles: _Tiles, goes_on: str, masked: str, unfreed: str) -> None:
@@ -180,11 +177,11 @@ def _write_stretch(body: Block, tiles: _Tiles, goes_on: str, masked: str, unfree
     write_wait_out(body, spec)
 
 
-def _write_skipped(body: Block, spec: KernelSpec) -> None:
+def _write_skipped(body: Block, tiles: _Tiles) -> None:
     """Write the way past a tile that is not the consumer's: it gives back the places unread."""
-    mask_bits.write_next_place(body, KEYS, spec.consumers)
     _write_wait_keys(body)
     write_read_tile(body, "kv_tile", skips=True)
+    mask_bits.write_next_words(body, KEYS, tiles.spec.consumers, tiles.lowering)
     body.line("mbarrier.arrive(key_free.index(stage), count=1)")
     body.comment("Before they come, an arrival would be of the tile that has the place now.")
     body.line("before = counted(at - 1)")
@@ -201,9 +198,6 @@ def _write_step(body: Block, tiles: _Tiles, early: dict[Expr, Text]) -> None:
     body.line("before = counted(at - 2)")
     write_start_out(body, spec)
     write_more_loads(body, spec, tiles.loads, masked, early, tiles.lowering, tiles.scope)
-    if spec.mask_bits:
-        mask_bits.write_next_place(body, KEYS, spec.consumers)
-        mask_bits.write_words(body, masked, tiles.lowering)
     _write_wait_scores(body, len(pieces(spec.value_dim)))
     _write_weights(body, tiles, masked, early)
     write_wait_out(body, spec)
@@ -248,6 +242,8 @@ def _write_weights(body: Block, tiles: _Tiles, masked: str, early: dict[Expr, Te
     elif masked:
         with scope.block.indented(f"if {masked}:") as block:
             _write_mask(block, tiles, early)
+    if spec.mask_bits:
+        mask_bits.write_next_words(body, KEYS, spec.consumers, lowering)
     found = "weights, rescale, max_log2, total"
     body.line(f"{found} = softmax(scores, max_log2, total, {factor})")
     turns.write_pass(body, spec)

@@ -62,15 +62,29 @@ class Words:
 
 @dataclass
 class Consumer(Nothing):
-    """The functions of Gluon that a consumer calls, and what it did in each work, by its start."""
+    """The functions of Gluon that a consumer calls, and what it did in each work, by its start.
+
+    Attributes:
+        kept: where the words are that the tile at hand was masked by.
+        words: the same of each tile of the work; None of those that were not masked.
+    """
 
     products: Products = field(default_factory=Products)
+    kept: int | None = None
     words: list[int | None] = field(default_factory=list[int | None])
     works: dict[int, Any] = field(default_factory=dict[int, Any])
 
-    def load(self, at: Words, mask: bool = True, other: int = 0) -> Nothing:
-        self.words.append(at.at if mask else None)
+    def load(self, at: Words, mask: bool = True, other: int = 0) -> Words | None:
+        return at if mask else None
+
+    def keep(self, scores: Any, words: Words, bit: Any, other: Any) -> Nothing:
+        self.kept = words.at
         return Nothing()
+
+    def softmax(self, *_: Any) -> list[Nothing]:
+        self.words.append(self.kept)
+        self.kept = None
+        return [Nothing()] * 4
 
     def end(self, out: Any, at: list[int], place: Place) -> None:
         read = self.products.read
@@ -82,10 +96,9 @@ class Consumer(Nothing):
     def known(self, program: Program) -> dict[str, Any]:
         tma = SimpleNamespace(async_copy_shared_to_global=self.end, store_wait=lambda _: None)
         products = {"warpgroup_mma": self.products.start, "warpgroup_mma_wait": self.products.wait}
-        others = {"softmax": lambda *_: [Nothing()] * 4, "counted": lambda number: number}
-        others |= dict.fromkeys(
-            ("spread", "keep", "in_pairs", "fence_async_shared", "LN2"), Nothing()
-        )
+        others = {"softmax": self.softmax, "keep": self.keep}
+        others |= {"spread": lambda words, *_: words, "counted": lambda number: number}
+        others |= dict.fromkeys(("in_pairs", "fence_async_shared", "LN2"), Nothing())
         notes = {"read": program.notes.__getitem__}
         return {"gl": self, "tma": tma, "mbarrier": program, **products, **others, **notes}
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from flexdsl.codegen.hopper import mask_bits
+from flexdsl.codegen.hopper.works import FULL, MASKED
 from flexdsl.codegen.loops import KEYS, QUERIES, Axis
 from flexdsl.codegen.lower import Lowering
 from flexdsl.codegen.mask_bits import bytes_of_tile
@@ -48,20 +49,20 @@ def names(axis: Axis, inner: int, memory: Any) -> dict[str, Any]:
     return {"gl": gl, "gluon": gluon, **here}
 
 
-def run(axis: Axis, inner: int, memory: Any, *following: str) -> dict[str, Any]:
+def run(axis: Axis, inner: int, memory: Any, *following: int) -> dict[str, Any]:
     """The names after the lines have run.
 
     Args:
-        following: of each tile after the first one, whether it is masked.
+        following: the kind of each tile after the first one.
     """
     block, known = Block(0), names(axis, inner, memory)
     lowering = Lowering(Names(set()), language="gl")
     mask_bits.write_layout(block, axis)
     mask_bits.write_place(block, axis, 2)
     mask_bits.write_words(block, "", lowering)
-    for masked in following:
-        mask_bits.write_next_place(block, axis, 2)
-        mask_bits.write_words(block, masked, lowering)
+    for kind in following:
+        block.line(f"after = {kind}")
+        mask_bits.write_next_words(block, axis, 2, lowering)
     block.line(f"allowed = {mask_bits.allowed(axis)}")
     block.line(f"spread_words = spread(words, {axis.block}, SCORES)")
     exec(mask_bits.SPREAD, known)
@@ -103,7 +104,7 @@ def test_a_score_counts_where_its_bit_is_set(axis: Axis, inner: int) -> None:
 def test_words_of_the_next_tile_are_loaded_where_it_is_masked() -> None:
     tile = bytes_of_tile(128, 64) // 4
     memory = np.arange(8 * tile)
-    found = run(QUERIES, 64, memory, "True", "True")
+    found = run(QUERIES, 64, memory, MASKED, MASKED)
     first = 5 * tile + tile // 2
     np.testing.assert_array_equal(found["words"], np.arange(first, first + tile // 2))
-    assert not run(QUERIES, 64, memory, "True", "False")["words"].any()
+    assert not run(QUERIES, 64, memory, MASKED, FULL)["words"].any()

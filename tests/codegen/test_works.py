@@ -91,7 +91,7 @@ class Machine(Functions):
     def store(self, at: Pointer, number: int) -> None:
         at.numbers[at.place] = number
 
-    def atomic_add(self, at: Pointer, number: int) -> int:
+    def atomic_add(self, at: Pointer, number: int, sem: str) -> int:
         at.numbers[at.place] += number
         return at.numbers[at.place] - number
 
