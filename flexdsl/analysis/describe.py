@@ -6,7 +6,7 @@ from flexdsl.analysis.closed_form import TOP
 from flexdsl.analysis.derivative import describe_steps
 from flexdsl.analysis.differences import describe_tables, find_tables, with_loads
 from flexdsl.analysis.gradient import explain_gradients
-from flexdsl.analysis.products import describe_products
+from flexdsl.analysis.products import describe_products, find_most_products
 from flexdsl.analysis.separable import describe_factors
 from flexdsl.analysis.typical import typical_closed_form
 from flexdsl.ir import Kind, Program
@@ -21,7 +21,10 @@ def explain_program(program: Program) -> str:
     if program.kind is Kind.MASK:
         parts.append(_loops(program))
     else:
-        parts += [*describe_products(program.expr), *describe_tables(program.expr)]
+        parts += [
+            *describe_products(find_most_products(program.expr)),
+            *describe_tables(program.expr),
+        ]
         left = set(describe_factors(with_loads(program.expr, find_tables(program.expr))))
         for line in describe_factors(program.expr):
             parts.append(line if line in left else f"{line}; where a call has no table of it")

@@ -5,9 +5,10 @@
 A matrix product of bfloat16 numbers adds them all: S = Q K^T + F G^T (FlashBias, arXiv 2505.12044).
 A float32 number is the sum of three bfloat16 numbers, to the last bit; of the products of two such
 sums those above 2**-23 of the whole have a column each. So the sum is as exact as that of float32
-products, whatever the numbers are. The scores are multiplied by the scale afterwards, so one of the
-two numbers is divided by it before. What had to be multiplied out first, as terms of q - kv have
-(`separable.py`), is no product here: its parts can be much larger than their sum.
+products, whatever the numbers are. The scores are multiplied by the scale afterwards, so one of
+the two numbers is divided by it before. Squares of differences are products too, if what that loses
+is little: who asks for them looks at their numbers (`Factored.squares`). Other terms of q - kv are
+none, as their parts can be much larger than their sum (`separable.py`).
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from flexdsl.analysis.terms import ONE, ZERO, Signed, products_of, terms_of
 from flexdsl.analysis.values import substitute
-from flexdsl.ir import Capture, DType, Expr, Op, Program, Type, apply, const, var, walk
+from flexdsl.ir import Capture, DType, Expr, Op, Program, apply, var, walk
 
 PARTS = 3  # bfloat16 numbers whose sum is any float32 number
 STEP = 16  # columns: what one step of a matrix product takes
 MOST_COLUMNS = 96
 _BITS = 8  # of a bfloat16 number
 _LARGEST = 3.4e38  # a float32 number is not much larger
-_ONE, _SCORE = const(1.0), var("score")
+_SCORE = var("score")
 _PARTS_OF_LOADS = {DType.BF16: 1, DType.F16: 2}
-Signed = tuple[Expr, bool]  # a term, and is it subtracted?
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +62,19 @@ class Factored:
     Attributes:
         products: what is added to the score before all else.
         rest: what is made of that sum, which is the variable score in it.
+        squares: of those that were multiplied out, the sum of the rows' parts and that of the
+            keys', each part without its sign; both 0 where there are none. The loss is about 2**-22
+            of the larger one.
     """
 
     products: tuple[Product, ...]
     rest: Expr
+    squares: tuple[Expr, Expr] = (ZERO, ZERO)
+
+    @property
+    def has_squares(self) -> bool:
+        """Was a square multiplied out?"""
+        return self.squares != (ZERO, ZERO)
 
 
 def width_of(products: tuple[Product, ...]) -> int:
@@ -80,33 +90,54 @@ def depends_on(products: tuple[Product, ...], name: str) -> tuple[bool, bool]:
 
 # Asked about the same few scores in each call of attention.
 @lru_cache(maxsize=256)
-def find_products(score: Expr) -> Factored | None:
-    """The score with its products taken out; None where it adds none, or does so in two places."""
+def find_products(score: Expr, *, squares: bool = False) -> Factored | None:
+    """The score with its products taken out; None where it adds none, or does so in two places.
+
+    Args:
+        squares: those of differences are multiplied out.
+    """
     for node in reversed(tuple(walk(score))):
         terms = _added(node)
         # Whatever else is made of the score would not have them.
-        if terms is not None and "score" not in substitute(score, {node: _ONE}).variables:
-            found = _taken_out(terms)
-            return found and Factored(found.products, substitute(score, {node: found.rest}))
+        if terms is not None and "score" not in substitute(score, {node: ONE}).variables:
+            found = _taken_out(terms, squares)
+            return found and replace(found, rest=substitute(score, {node: found.rest}))
     return None
 
 
 def take_products(score: Program | None) -> tuple[tuple[Product, ...], Program | None]:
-    """The products of a score, and what is left of it; none where kernels have not the columns."""
-    found = None if score is None else find_products(score.expr)
+    """The products of a score, and what is left of it; none where kernels have not the columns.
+
+    Squares are not multiplied out: their numbers are not known here.
+    """
+    return taken(score, None if score is None else find_products(score.expr))
+
+
+def taken(
+    score: Program | None, found: Factored | None
+) -> tuple[tuple[Product, ...], Program | None]:
+    """The products that were found of a score, and what is left of it, as `take_products`."""
     if score is None or found is None or width_of(found.products) > MOST_COLUMNS:
         return (), score
     rest = None if found.rest is _SCORE else replace(score, expr=found.rest)
     return found.products, rest
 
 
-def describe_products(score: Expr) -> Iterator[str]:
+def find_most_products(score: Expr) -> Factored | None:
+    """The score with its products taken out, those of squares too if kernels have the columns."""
+    found = find_products(score, squares=True)
+    if found is None or (found.has_squares and width_of(found.products) > MOST_COLUMNS):
+        return find_products(score)
+    return found
+
+
+def describe_products(found: Factored | None) -> Iterator[str]:
     """A line about the products of a score, if there are any."""
-    found = find_products(score)
     if found is not None:
         count, columns = len(found.products), _columns(found.products)
+        of_squares = ", of squares multiplied out" if found.has_squares else ""
         yield (
-            f"{count} product{'s' * (count > 1)} of a number of q and one of kv:"
+            f"{count} product{'s' * (count > 1)} of a number of q and one of kv{of_squares}:"
             f" {columns} columns of matrices in bfloat16"
         )
 
@@ -126,70 +157,44 @@ def _added(node: Expr) -> list[Signed] | None:
             first, second = second, first
         if "score" in second.variables:
             return None
-        terms += _terms(second, node.op is Op.SUB)
+        terms += terms_of(second, node.op is Op.SUB)
         node = first
     return terms
 
 
-def _terms(node: Expr, negative: bool) -> list[Signed]:
-    """The terms of a sum."""
-    match node.op:
-        case Op.ADD | Op.SUB:
-            first, second = node.args
-            return _terms(first, negative) + _terms(second, negative ^ (node.op is Op.SUB))
-        case Op.NEG:
-            return _terms(node.args[0], not negative)
-    return [(node, negative)]
-
-
-def _taken_out(terms: list[Signed]) -> Factored | None:
+def _taken_out(terms: list[Signed], squares: bool) -> Factored | None:
     """Products of both sides; with them what is of one side alone, a product with 1."""
     products: list[Product] = []
-    of_row, of_key, rest = const(0.0), const(0.0), _SCORE
+    of_row, of_key, rest = ZERO, ZERO, _SCORE
+    large = [ZERO, ZERO]
     for term, negative in terms:
         signed = apply(Op.NEG, term) if negative else term
         if "kv" not in term.variables:
             of_row = apply(Op.ADD, of_row, signed)
-        elif "q" not in term.variables:
+            continue
+        if "q" not in term.variables:
             of_key = apply(Op.ADD, of_key, signed)
-        elif (product := _product(term, negative)) is not None:
-            products.append(product)
-        else:
+            continue
+        found = products_of(term, negative, squares=squares)
+        if found is None:
             rest = apply(Op.SUB if negative else Op.ADD, rest, term)
+            continue
+        for row, key in found.pairs:
+            if "kv" not in key.variables:
+                of_row = apply(Op.ADD, of_row, apply(Op.MUL, row, key))
+            elif "q" not in row.variables:
+                of_key = apply(Op.ADD, of_key, apply(Op.MUL, row, key))
+            else:
+                products.append(Product(row, key))
+        for row, key in found.squares:
+            part = apply(Op.ABS, apply(Op.MUL, row, key))
+            side = "kv" in key.variables
+            large[side] = apply(Op.ADD, large[side], part)
     if not products:
         return None
-    zero = const(0.0)
-    products += [Product(of_row, _ONE)] if of_row is not zero else []
-    products += [Product(_ONE, of_key)] if of_key is not zero else []
-    return Factored(tuple(products), rest)
-
-
-def _product(term: Expr, negative: bool) -> Product | None:
-    """A term as a product of a number of each side; None where a factor of it knows both."""
-    row, key = const(-1.0) if negative else _ONE, _ONE
-    for factor in _factors(term):
-        if {"q", "kv"} <= factor.variables:
-            return None
-        if "kv" in factor.variables:
-            key = apply(Op.MUL, key, factor)
-        else:
-            row = apply(Op.MUL, row, factor)
-    return Product(row, key)
-
-
-def _factors(node: Expr) -> Iterator[Expr]:
-    match node.op:
-        case Op.MUL:
-            for factor in node.args:
-                yield from _factors(factor)
-        case Op.DIV if node.type is Type.FLOAT:
-            yield from _factors(node.args[0])
-            yield apply(Op.DIV, _ONE, node.args[1])
-        case Op.NEG:
-            yield const(-1.0)
-            yield from _factors(node.args[0])
-        case _:
-            yield node
+    products += [Product(of_row, ONE)] if of_row is not ZERO else []
+    products += [Product(ONE, of_key)] if of_key is not ZERO else []
+    return Factored(tuple(products), rest, (large[0], large[1]))
 
 
 def _parts(number: Expr) -> int:

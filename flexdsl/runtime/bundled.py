@@ -52,6 +52,11 @@ class Bundled:
         forward = self.build.of(Phase.FORWARD.value)
         return forward is not None and forward.language == Language.GLUON.value
 
+    @property
+    def compiles(self) -> bool:
+        """Kernels were made before any call."""
+        return False
+
     def learned(self, wanted: tuple[str, ...]) -> tuple[str, ...]:
         """The captures whose gradients the backward kernels add up.
 

@@ -11,7 +11,7 @@ import math
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -67,6 +67,7 @@ class Compiling:
 
     hopper: bool
     may_split: bool
+    compiles: ClassVar[bool] = True  # for what a call has
 
     def run(self, phase: Phase, call: Call) -> Launch | None:
         """Run the kernel of `phase`; what does so for another call of its kind, if possible."""

@@ -4,6 +4,9 @@ Products of a number of q and one of kv that are written so (`analysis/products.
 matrix product, in the forward pass and in the backward. Other terms that have factors, and which of
 them are worth it, are for `analysis/separable.py`: the forward pass adds those up for each pair.
 
+Squares of differences are multiplied out where little is lost by it, which is seen from the numbers
+themselves: they are looked at once, and again when a tensor that they are made of has changed.
+
 Inputs of 32 bits keep the score as it is written: a factor is rounded apart from the others. So do
 kernels that find gradients of captured tensors, which are read off its loads. The backward pass
 has no registers for terms that are added up for each pair: of ALiBi it took 1.17 times as long (an
@@ -12,6 +15,7 @@ H100, torch 2.11.0+cu130, triton 3.6.0, 2026-11-25), where the forward pass took
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -19,34 +23,67 @@ import torch
 
 from flexdsl.analysis.products import (
     MOST_COLUMNS,
+    Factored,
     describe_products,
+    find_most_products,
     find_products,
-    take_products,
+    taken,
     width_of,
 )
 from flexdsl.analysis.separable import describe_factors, separated
 from flexdsl.codegen import Phase
-from flexdsl.ir import Program, var
+from flexdsl.ir import Program, captures_of, var
 from flexdsl.runtime.bind import Bound
+from flexdsl.runtime.magnitude import largest_number
 
 _LEAST_SCALE = 2.0**-64  # what numbers are divided by without an overflow that matters
+# Of the parts of squares: what is lost by then, 2**-10 of a score, changes a weight by a quarter of
+# what rounding an output to bfloat16 may.
+_LARGEST_PART = 2.0**12
 
 
-def with_products(bound: Bound, scale: float, dtype: torch.dtype) -> Bound:
+def with_products(bound: Bound, scale: float, dtype: torch.dtype, *, squares: bool) -> Bound:
     """A call whose kernels get the products of its score as matrices, where that may be.
 
     Args:
         dtype: of q, k and v.
+        squares: there are kernels for those of squares that are multiplied out.
     """
-    if reason_against_products(bound, scale, dtype):
+    found = _found(bound, squares)
+    if reason_against_products(bound, found, scale, dtype):
         return bound
-    products, rest = take_products(bound.score)
+    products, rest = taken(bound.score, found)
     return replace(bound, score=rest, products=products) if products else bound
 
 
-def reason_against_products(bound: Bound, scale: float, dtype: torch.dtype) -> str:
+def tensors_of_squares(score: Program | None) -> list[torch.Tensor]:
+    """Captured tensors whose elements decide whether a score's squares are multiplied out."""
+    found = None if score is None else find_most_products(score.expr)
+    if score is None or found is None:
+        return []
+    return [score.values[c.name] for side in found.squares for c in captures_of(side)]
+
+
+def _found(bound: Bound, squares: bool) -> Factored | None:
+    """The products of a call's score, those of squares too if `squares` and little is lost."""
+    if bound.score is None:
+        return None
+    if squares:
+        found = find_most_products(bound.score.expr)
+        if found is None or not found.has_squares or _largest_part(bound, found) <= _LARGEST_PART:
+            return found
+    return find_products(bound.score.expr)
+
+
+def _largest_part(bound: Bound, found: Factored) -> float:
+    assert bound.score is not None
+    return max(largest_number(side, bound.score, bound.lengths) for side in found.squares)
+
+
+def reason_against_products(
+    bound: Bound, found: Factored | None, scale: float, dtype: torch.dtype
+) -> str:
     """Why the products of a call's score are added up for each pair; "" where matrices may be."""
-    found = None if bound.score is None else find_products(bound.score.expr)
     if found is not None and (width := width_of(found.products)) > MOST_COLUMNS:
         return (
             f"its matrices have {width} columns, and kernels take {MOST_COLUMNS}; two bfloat16"
@@ -81,10 +118,10 @@ def explain_factors(bound: Bound, scale: float, dtype: torch.dtype, *, few: bool
     """
     if bound.score is None:
         return
-    forward = replace(bound, learned=())
-    against = reason_against_products(forward, scale, dtype)
-    backward = reason_against_products(bound, scale, dtype)
-    for line in describe_products(bound.score.expr):
+    forward, found = replace(bound, learned=()), _found(bound, squares=True)
+    against = reason_against_products(forward, found, scale, dtype)
+    backward = reason_against_products(bound, found, scale, dtype)
+    for line in describe_products(found):
         if against or (few and backward):
             yield f"{line}; not used: {against or backward}"
         elif few:
@@ -93,9 +130,20 @@ def explain_factors(bound: Bound, scale: float, dtype: torch.dtype, *, few: bool
             yield f"{line}, used forward; not backward: {backward}"
         else:
             yield f"{line}, used forward and backward"
+    most = find_most_products(bound.score.expr)
+    if most is not found:
+        part = _largest_part(bound, most) if most is not None else 0.0
+        yield f"squares of differences as they are written: {_why_not(part)}"
     against = _reason_against(forward, dtype) or (_OF_FEW if few else "")
     for line in describe_factors(bound.score.expr):
         yield f"{line}; not in this call: {against}" if against and "; used" in line else line
+
+
+def _why_not(part: float) -> str:
+    """Why squares whose largest part that is are not multiplied out."""
+    if part == math.inf:
+        return "how large their parts are can change unseen, or a part is infinite"
+    return f"their parts, as large as {part:.3g}, would lose digits above {_LARGEST_PART:.0f}"
 
 
 def _reason_against(bound: Bound, dtype: torch.dtype) -> str:

@@ -36,7 +36,7 @@ class Memory:
     def get(self, programs: tuple[Program | None, ...], key: Hashable, make: Callable[[], T]) -> T:
         """What `make` gives for these programs and `key`, made now or before."""
         tensors = [t for p in programs for t in _captured_tensors(p)]
-        if any(map(_is_fleeting, tensors)):
+        if changes_unseen(tensors):
             return make()
         full_key = tuple(_fingerprint(p) for p in programs), key
         with self._lock:
@@ -102,6 +102,11 @@ def versions_of(deciding: Sequence[Tensor], others: Sequence[Tensor]) -> list[An
     for x in others:
         found += x.data_ptr(), x.shape, x.is_contiguous() or x.stride()
     return found
+
+
+def changes_unseen(tensors: Sequence[Tensor]) -> bool:
+    """May the elements of one of them change without a sign of it that is cheap to look at?"""
+    return any(map(_is_fleeting, tensors))
 
 
 def _is_fleeting(tensor: Tensor) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor
 from flexdsl.ir import Program
 from flexdsl.runtime import bind, operator
 from flexdsl.runtime.executors import executor
+from flexdsl.runtime.low_rank import tensors_of_squares
 from flexdsl.runtime.memory import versions_of
 from flexdsl.runtime.operator import Pair, Saved
 from flexdsl.runtime.operator_programs import numbers_of, text_of
@@ -62,7 +63,8 @@ class Direct:
         self.captures: list[Tensor] = [*of_mask, *of_score]
         self.mask_captures = len(of_mask)
         self.is_plain = all(type(x) in _PLAIN for x in self.captures)
-        self._watched = [*of_mask, *bind.indices_of(score)], of_score
+        deciding = *of_mask, *bind.indices_of(score), *tensors_of_squares(score)
+        self._watched = deciding, of_score
         self._versions: list[Any] | None = None
         self._bounds: dict[tuple[int, ...], bind.Bound] = {}
 

@@ -45,6 +45,10 @@ class Kernels(Protocol):
     def hopper(self) -> bool:
         """Are kernels in Gluon to be tried first?"""
 
+    @property
+    def compiles(self) -> bool:
+        """Are kernels made for what a call has, its numbers too? Else for what its mods say."""
+
     def run(self, phase: Phase, call: Call) -> Launch | None:
         """Run the kernel of `phase`; what does so for another call of its kind, if possible."""
 
@@ -128,7 +132,7 @@ def prepared(
     Args:
         dtype: of q, k and v.
     """
-    found = with_tables(with_products(bound, scale, dtype))
+    found = with_tables(with_products(bound, scale, dtype, squares=kernels.compiles))
     return found if kernels.prepares(first_phases(found), backward) else bound
 
 

@@ -4,8 +4,10 @@
 
 Source: Jumper et al. 2021, "Highly accurate protein structure prediction with AlphaFold",
 https://doi.org/10.1038/s41586-021-03819-2, algorithm 22; FlashIPA,
-https://github.com/flagshippioneering/flash_ipa, takes points + 2 columns instead. At the start of
-training weight is sqrt(1 / (3 * points * 9 / 2)); scale is sqrt(1 / (3 * head dim)).
+https://github.com/flagshippioneering/flash_ipa, takes columns of a matrix product instead, as
+kernels do here for inputs of 16 bits, where the parts of the squares are no larger than 4096 and
+have no more than 96 columns (a coordinate 3, or 6 in float32). At the start of training weight is
+sqrt(1 / (3 * points * 9 / 2)); scale is sqrt(1 / (3 * head dim)).
 """
 
 from __future__ import annotations

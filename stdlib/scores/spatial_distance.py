@@ -4,7 +4,8 @@
 
 Source: the spatial bias of Wu et al. 2025, "FlashBias", https://arxiv.org/abs/2505.12044, and of
 https://github.com/thuml/Neural-Solver-Library. Its exact rank is axes + 2: in 3-D five columns,
-[2x, 2y, 2z, -|x|^2, 1] and [x, y, z, 1, -|x|^2].
+[2x, 2y, 2z, -|x|^2, 1] and [x, y, z, 1, -|x|^2]. Kernels for inputs of 16 bits compute it so, while
+weight times |x|^2 is 4096 at most: above that, near tokens would lose digits.
 """
 
 from __future__ import annotations

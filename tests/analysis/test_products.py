@@ -8,7 +8,14 @@ import torch
 
 import flexdsl as fx
 from flexdsl import stdlib
-from flexdsl.analysis.products import MOST_COLUMNS, Product, find_products, take_products, width_of
+from flexdsl.analysis.products import (
+    MOST_COLUMNS,
+    Product,
+    find_most_products,
+    find_products,
+    take_products,
+    width_of,
+)
 from flexdsl.analysis.values import bind
 from flexdsl.ir import Capture, DType, const, evaluate, load, print_expr, var
 
@@ -70,6 +77,67 @@ FOUND = {
 }
 
 
+def squared(h, q, kv, axis):
+    difference = X[h, q, axis] - Y[h, kv, axis]
+    return difference * difference
+
+
+# Those with squares: the number of products, what is left, and the largest parts of either side.
+SQUARES = {
+    "one": (lambda s, b, h, q, kv: s - squared(h, q, kv, 0), 3, "score", (0,)),
+    "a sum with a weight": (
+        lambda s, b, h, q, kv: s - 0.5 * X[0, h, 1] * (squared(h, q, kv, 0) + squared(h, q, kv, 2)),
+        4,
+        "score",
+        (0, 2),
+    ),
+    "of a sum": (
+        lambda s, b, h, q, kv: s + (X[h, q, 0] + Y[h, kv, 0]) * (X[h, q, 0] + Y[h, kv, 0]),
+        3,
+        "score",
+        (0,),
+    ),
+    "beside a term of both": (
+        lambda s, b, h, q, kv: 4.0 * fx.tanh(s - squared(h, q, kv, 1) + fx.exp(X[h, q, 0] * kv)),
+        3,
+        "4.0 * tanh(score + exp(X[h, q, 0] * kv))",
+        (1,),
+    ),
+    "beside one that knows both in a sum": (
+        lambda s, b, h, q, kv: s - 2.0 * (squared(h, q, kv, 1) + fx.exp(X[h, q, 0] * kv)),
+        0,
+        "",
+        (),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SQUARES)
+def test_squares_are_multiplied_out(name):
+    mod, count, rest, axes = SQUARES[name]
+    program = fx.score_mod(mod).program
+    found = find_products(program.expr, squares=True)
+    assert find_products(program.expr) is None
+    if not count:
+        assert found is None
+        return
+    expect_split(program, found, count, rest)
+    assert found.has_squares and find_most_products(program.expr) == found
+    ranges = {"h": np.arange(4)[:, None], "q": np.arange(60), "kv": np.arange(60)}
+    weight = np.abs(0.5 * X[0, :4, 1])[:, None] if "weight" in name else 1.0
+    for side, numbers in zip(found.squares, (X, Y), strict=True):
+        wanted = weight * sum(numbers[:, :, axis].astype(np.float64) ** 2 for axis in axes)
+        values = bind(program.values, side).all
+        np.testing.assert_allclose(evaluate(side, ranges, values), wanted, rtol=1e-12)
+
+
+def test_squares_of_too_many_columns_stay_as_they_are():
+    points = np.ones((1, 8, 8, 3), np.float32)
+    program = stdlib.ipa_points(points, points, np.ones(1, np.float32)).program
+    assert width_of(find_products(program.expr, squares=True).products) > MOST_COLUMNS
+    assert find_most_products(program.expr) is None
+
+
 @pytest.mark.parametrize("name", FOUND)
 def test_products_and_rest(name):
     mod, count, rest = FOUND[name]
@@ -78,6 +146,11 @@ def test_products_and_rest(name):
     if not count:
         assert found is None and take_products(program) == ((), program)
         return
+    expect_split(program, found, count, rest)
+
+
+def expect_split(program, found, count, rest):
+    """The products and the rest are the score."""
     assert found is not None and len(found.products) == count
     assert print_expr(found.rest) == rest
     for product in found.products:

@@ -171,12 +171,12 @@ def test_infinite_numbers_are_multiplied_as_they_are_written(kv_len):
 def test_which_calls_take_products():
     score = stdlib.lowrank_bias(factors(64, 2), factors(64, 2))
     plain = bound(score)
-    taken = low_rank.with_products(plain, 0.1, torch.float16)
+    taken = low_rank.with_products(plain, 0.1, torch.float16, squares=True)
     assert taken.score is None and len(taken.products) == 2
-    assert low_rank.with_products(plain, 0.1, torch.float32) is plain
-    assert low_rank.with_products(plain, 0.0, torch.float16) is plain
+    assert low_rank.with_products(plain, 0.1, torch.float32, squares=True) is plain
+    assert low_rank.with_products(plain, 0.0, torch.float16, squares=True) is plain
     learned = bound(score, tuple(bind.captured(score.program)))
-    assert low_rank.with_products(learned, 0.1, torch.float16) is learned
+    assert low_rank.with_products(learned, 0.1, torch.float16, squares=True) is learned
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,7 @@ class Dense:
     """The kernels of a backward pass, dense products in the place of the one for Hopper."""
 
     hopper: bool = True
+    compiles: bool = True
 
     def backward_phases(self, call: Call) -> tuple[Phase, ...]:
         return PHASES

@@ -51,6 +51,7 @@ class Parts:
 
     count: int
     hopper: bool = False
+    compiles: bool = True
     calls: list[tuple[Phase, Call]] = field(default_factory=list[tuple[Phase, Call]])
 
     def splits(self, call: Call) -> Splits:

@@ -152,6 +152,7 @@ class OnNumbers:
     seed: int = 0
     fault: tuple[str, str] = ("", "")
     hopper: bool = True
+    compiles: bool = True
     specs: list[KernelSpec] = field(default_factory=list[KernelSpec])
     tiles: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
 

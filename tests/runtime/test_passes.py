@@ -45,7 +45,7 @@ class Kernels:
         again: the phases that can be run again.
     """
 
-    hopper = True
+    hopper = compiles = True
 
     def prepares(self, phases: tuple[Phase, ...], backward: bool) -> bool:
         return True

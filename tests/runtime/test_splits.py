@@ -134,7 +134,7 @@ def test_rows_of_a_program() -> None:
 class Recorded:
     """Kernels that run, and a machine that writes down what it is told to run again."""
 
-    hopper = False
+    hopper = compiles = False
 
     def __init__(self) -> None:
         self.names: list[list[str]] = []
