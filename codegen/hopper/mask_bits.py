@@ -92,8 +92,11 @@ def write_words(block: Block, masked: str, lowering: Lowering) -> None:
 def write_next_words(block: Block, axis: Axis, groups: int, lowering: Lowering) -> None:
     """Write the loads of the words of the tile after the one at hand, whose own are needed no more.
 
-    Loaded where they are needed, they came late: a consumer waited for them a fifth of its time in
-    a neighbourhood's tiles of 64 keys.
+    Loaded where they are needed, they came late: a consumer that skips tiles waited for them a
+    fifth of its time. On an H200 (torch 2.11.0+cu130, triton 3.6.0, 2026-11-26), microseconds
+    before and after: a neighbourhood in tiles of 8 x 8 193 and 179, TimeSformer in time 97 and 92,
+    sparse fixed 1146 and 1068; where nothing is skipped also a window on a grid 372 and 384,
+    strided 1388 and 1448, a neighbourhood row by row 393 and 402.
     """
     block.line(f"words_at += {2 * groups} * {axis.block}")
     write_words(block, f"after == {MASKED}", lowering)
