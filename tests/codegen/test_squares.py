@@ -72,7 +72,7 @@ def test_a_change_in_place_is_seen():
     """The same call twice: its positions grow between, so that its squares stay as written."""
     x = positions(LENGTH, 3)
     score = stdlib.spatial_distance(x)
-    q, k, v = (positions(1, HEADS, n, 32).half() for n in (70, 90, 90))
+    q, k, v = positions(3, HEADS, 90, 32).half()[:, None]
     for _ in range(2):
         out = fx.attention(q, k, v, score=score, backend="triton")
         wanted = fx.attention(*(t.cpu().double() for t in (q, k, v)), score=on_cpu(x))
@@ -85,7 +85,7 @@ def on_cpu(x):
 
 
 def test_what_a_call_tells():
-    q, k, v = (positions(1, HEADS, 64, 32).half() for _ in range(3))
+    q, k, v = positions(3, HEADS, 64, 32).half()[:, None]
     told = fx.explain(q, k, v, score=distance(), backend="triton")
     assert (
         "5 products of a number of q and one of kv, of squares multiplied out: 24 columns of"
@@ -94,3 +94,19 @@ def test_what_a_call_tells():
     told = fx.explain(q, k, v, score=distance(1000.0), backend="triton")
     assert "squares of differences as they are written: their parts, as large as" in told
     assert "would lose digits above 4096" in told
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("make", [distance, points])
+def test_both_passes_on_a_gpu(make):
+    """Beside eager attention in float64, with the numbers of the score on the same GPU."""
+    q, k, v, d_out = positions(4, HEADS, 160, 128).bfloat16()[:, None]
+    q, d_out = q[:, :, :150], d_out[:, :, :150]
+    found, wanted = [], []
+    for given, dtype in ((found, torch.bfloat16), (wanted, torch.float64)):
+        inputs = [t.to(dtype).requires_grad_() for t in (q, k, v)]
+        backend = "reference" if dtype is torch.float64 else "auto"
+        out = fx.attention(*inputs, mask=stdlib.causal(), score=make(), backend=backend)
+        given += [out, *torch.autograd.grad(out, inputs, d_out.to(dtype))]
+    for one, other in zip(found, wanted, strict=True):
+        assert (one.double() - other).norm() < 1e-2 * other.norm()
