@@ -17,6 +17,7 @@ import torch
 
 from flexdsl.analysis import BlockPlan, check_loads, make_plan
 from flexdsl.analysis.differences import DifferenceTable
+from flexdsl.analysis.given import score_given
 from flexdsl.analysis.products import Product
 from flexdsl.errors import CaptureError, PlanError
 from flexdsl.ir import Expr, Kind, Op, Program, captures_of, rename_apart, walk
@@ -92,7 +93,8 @@ class Bound:
     """What an executor is given to run.
 
     Attributes:
-        mask, score: programs. No name in one means another thing in the other.
+        mask, score: programs. No name in one means another thing in the other. The score may be
+            simpler than the user's, and the same at pairs that the mask allows (`given.py`).
         mask_values, score_values: numbers and tensors on the device of q, by name.
         plan: the plan of the tile that the call asks for, else None.
         lengths: of the call.
@@ -102,6 +104,7 @@ class Bound:
             is without them then (`low_rank.py`).
         tables: what the score loads from tables of q - kv, which a kernel fills before; the values
             that these have in score_values say how they are laid out (`differences.py`).
+        written: the score as the user has it, by which bundles know the call.
         passes: of the executor; gone when this object is.
     """
 
@@ -115,6 +118,7 @@ class Bound:
     learned: tuple[str, ...] = ()
     products: tuple[Product, ...] = ()
     tables: tuple[DifferenceTable, ...] = ()
+    written: Program | None = None
     passes: Passes = field(default_factory=lambda: Passes(None, {}), init=False)
 
 
@@ -177,15 +181,20 @@ def bind(
         apart = rename_apart(score, mask.values)
         new = dict(zip(captured(score), captured(apart), strict=True))
         score, learned = apart, tuple(new[name] for name in learned)
+    clamped = check_ranges(mask, None, lengths) | check_ranges(score, mask, lengths)
+    simpler = score_given(score, mask)
+    if simpler is not score and _loads_of(simpler) - _loads_of(score):
+        clamped |= _clamped_given(simpler, mask, lengths)
     return Bound(
         mask,
-        score,
+        simpler,
         {} if mask is None else mask.values,
         {} if score is None else score.values,
         find_plan(mask, lengths, tile) if all(tile) else None,
         lengths,
-        check_ranges(mask, None, lengths) | check_ranges(score, mask, lengths),
+        clamped,
         learned,
+        written=score,
     )
 
 
@@ -226,12 +235,33 @@ def check_ranges(
 
     def check() -> frozenset[Expr]:
         warn_of_heads(program, lengths.heads)
-        values = {**program.values, **({} if mask is None else mask.values)}
-        sizes = lengths.q_len, lengths.kv_len, lengths.batch, lengths.heads, lengths.q_offset
-        mask_expr = None if mask is None else mask.expr
-        return check_loads(program.expr, mask_expr, *sizes, values, program.spans)
+        return _check_loads(program, mask, lengths)
 
     return _CHECKS.get((program, mask), lengths, check)
+
+
+def _clamped_given(
+    score: Program | None, mask: Program | None, lengths: Lengths
+) -> frozenset[Expr]:
+    """The loads of a simplified score whose index can leave its tensor at pairs that do not count.
+
+    At pairs that count they read what the written score reads, which has been checked.
+    """
+    if score is None:
+        return frozenset()
+    key = "simplified", lengths
+    return _CHECKS.get((score, mask), key, lambda: _check_loads(score, mask, lengths))
+
+
+def _loads_of(program: Program | None) -> set[Expr]:
+    return set() if program is None else {n for n in walk(program.expr) if n.op is Op.LOAD}
+
+
+def _check_loads(program: Program, mask: Program | None, lengths: Lengths) -> frozenset[Expr]:
+    values = {**program.values, **({} if mask is None else mask.values)}
+    sizes = lengths.q_len, lengths.kv_len, lengths.batch, lengths.heads, lengths.q_offset
+    mask_expr = None if mask is None else mask.expr
+    return check_loads(program.expr, mask_expr, *sizes, values, program.spans)
 
 
 def kind_of_captures(program: Program) -> str:
