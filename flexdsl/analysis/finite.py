@@ -9,10 +9,9 @@ not be. No value is computed.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 from flexdsl.analysis.derivative import derivatives
-from flexdsl.ir import Expr, Op, Type
+from flexdsl.ir import Expr, Op, Type, const, var
 
 # Infinite or no number for some finite operands; so is a quotient.
 _UNBOUNDED = frozenset({Op.EXP, Op.EXP2, Op.LOG, Op.LOG2, Op.SQRT, Op.RSQRT})
@@ -24,10 +23,20 @@ _Place = tuple[Expr, bool]  # a float, and whether its being infinite is of no c
 
 
 def slopes_stay_finite(new: Expr, old: Expr) -> bool:
-    """Are the derivatives of `new` finite wherever those of `old` are? False is always safe."""
+    """Is each derivative of `new` finite wherever that of `old` is? False is always safe.
+
+    A kernel has the one by the score, and those by the captured tensors that are learned: each is
+    judged beside its own, and that by an element which `old` does not load beside the first one.
+    """
+    slopes, before = _slopes(new), _slopes(old)
+    of_score = before.get(var("score"), const(0.0))
+    return all(_is_as_finite(slope, before.get(by, of_score)) for by, slope in slopes.items())
+
+
+def _is_as_finite(new: Expr, old: Expr) -> bool:
     known, divisors = _shown(old)
     seen: set[_Place] = set()
-    stack = list(_slopes(new))
+    stack = [(new, False)]
     while stack:
         node, bounded = place = stack.pop()
         if node.type is not Type.FLOAT or {place, (node, False)} & known or place in seen:
@@ -44,11 +53,11 @@ def slopes_stay_finite(new: Expr, old: Expr) -> bool:
     return True
 
 
-def _shown(score: Expr) -> tuple[set[_Place], set[Expr]]:
-    """What makes derivatives of a score infinite if it is, and what does so if it is 0."""
+def _shown(slope: Expr) -> tuple[set[_Place], set[Expr]]:
+    """What makes a derivative infinite if it is, and what does so if it is 0."""
     known: set[_Place] = set()
     divisors: set[Expr] = set()
-    stack = list(_slopes(score))
+    stack = [(slope, False)]
     while stack:
         node, bounded = place = stack.pop()
         if node.type is not Type.FLOAT or place in known:
@@ -63,10 +72,10 @@ def _shown(score: Expr) -> tuple[set[_Place], set[Expr]]:
     return known, divisors
 
 
-def _slopes(score: Expr) -> Iterator[_Place]:
-    """The derivatives of a score by itself and by what it loads."""
+def _slopes(score: Expr) -> dict[Expr, Expr]:
+    """The derivatives of a score by itself and by each element that it loads."""
     found = derivatives(score)
-    return ((found[node], False) for node in found if node.op in (Op.VAR, Op.LOAD))
+    return {node: found[node] for node in found if node.op in (Op.VAR, Op.LOAD)}
 
 
 def _may_be_infinite(node: Expr) -> bool:

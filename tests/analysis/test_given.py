@@ -16,7 +16,7 @@ from flexdsl.analysis.derivative import derivatives
 from flexdsl.analysis.given import describe_given, score_given, simplified_given
 from flexdsl.codegen import Language, Phase, generate_unbound
 from flexdsl.errors import TypeMismatchError
-from flexdsl.ir import Expr, Op, Type, apply, const, evaluate, load, param, var, verify, walk
+from flexdsl.ir import Expr, Op, Type, apply, const, evaluate, load, param, var, verify
 from support.expressions import CAPTURES, VALUES
 
 SLOPES = np.array([0.5, 0.25, 0.125, 0.0625], np.float32)
@@ -93,6 +93,7 @@ LEFT = [
     ("score * (exp(x * (kv - q)) if q >= kv else 0.0)", CAUSAL),
     ("score * exp(-x * max(q - kv, 0))", CAUSAL),
     ("score * (t[kv] if q >= kv else 0.0)", CAUSAL),
+    ("score * (exp(t[h] * (kv - q)) if q >= kv else 0.0)", CAUSAL),
     ("score / max(q - kv, 1)", "q > kv"),
     ("tanh(score * x) * (sqrt(float(q - kv)) if q >= kv else 0.0)", CAUSAL),
 ]
@@ -240,7 +241,9 @@ def values(expr: Expr, bias: Any = VALUES["bias"]) -> np.ndarray:
     grid: dict[str, Any] = GRID | {
         "score": np.linspace(-3, 3, GRID["q"].size).reshape(GRID["q"].shape)
     }
-    return np.broadcast_to(evaluate(expr, grid, VALUES | {"bias": bias}), GRID["q"].shape)
+    return np.broadcast_to(
+        evaluate(expr, grid, VALUES | {"bias": bias, "t": VALUES["bias"]}), GRID["q"].shape
+    )
 
 
 @settings(max_examples=300)
@@ -263,16 +266,20 @@ def test_indices_at_allowed_pairs_stay(index: Expr, mask: Expr) -> None:
 
 @settings(max_examples=300)
 @given(scores, masks)
+@example(expr_of("score * (exp(300.0 * t[0] * (kv - q)) if q >= kv else 0.0)"), apply(Op.GE, Q, KV))
 @example(expr_of("score * (exp(300.0 * (kv - q)) if q >= kv else 0.0)"), apply(Op.GE, Q, KV))
 def test_derivatives_stay_finite_at_all_pairs(score: Expr, mask: Expr) -> None:
-    found, bias = simplified_given(score, mask), np.array([0.5, np.inf, np.nan])
-    if all(np.isfinite(values(d, bias)).all() for d in slopes(score)):
-        assert all(np.isfinite(values(d, bias)).all() for d in slopes(found))
+    bias = np.array([0.5, np.inf, np.nan])
+    old, new = slopes(score), slopes(simplified_given(score, mask))
+    for by, slope in new.items():
+        if np.isfinite(values(old.get(by, old.get(var("score"), const(0.0))), bias)).all():
+            assert np.isfinite(values(slope, bias)).all()
 
 
-def slopes(score: Expr) -> list[Expr]:
+def slopes(score: Expr) -> dict[Expr, Expr]:
+    """The derivatives of a score by itself and by each element that it loads."""
     try:
         found = derivatives(score)
     except TypeMismatchError:  # that of the logarithm of zero
         reject()
-    return [found[node] for node in walk(score) if node in found and node.op in (Op.VAR, Op.LOAD)]
+    return {node: found[node] for node in found if node.op in (Op.VAR, Op.LOAD)}
