@@ -1,15 +1,16 @@
 """What follows from the conjuncts of a mask: signs of linear forms, and conditions, by their form.
 
 A form is natural, at least 0, where it is a sum of natural atoms, or becomes one when multiples of
-one or two conjuncts are taken away. Disjunctions say nothing but themselves, and no range of a
-length, a parameter or a captured tensor is known here: that is for `prove.py`.
+one or two conjuncts are taken away; quotients are in the order of what is divided. Disjunctions say
+nothing but themselves, and no range of a length, a parameter or a captured tensor is known here:
+that is for `prove.py`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from flexdsl.analysis.affine import Linear, LinearForms
+from flexdsl.analysis.affine import Linear, LinearForms, divisor_of
 from flexdsl.analysis.prove import split_comparison
 from flexdsl.analysis.signs import is_non_negative
 from flexdsl.ir import Expr, Op, Type, apply, const
@@ -36,6 +37,8 @@ class Facts:
         """The constant that a condition is, if that follows."""
         if node in self.conditions:
             return TRUE
+        if apply(Op.NOT, node) in self.conditions:
+            return FALSE
         if node.op not in COMPARISONS or node.args[0].type is not Type.INDEX:
             return None
         if node.op is Op.NE:
@@ -55,6 +58,7 @@ class Facts:
 
         A multiple of a fact is taken away with which a term goes: what is left must be natural.
         """
+        form = self._less_quotients(form, most)
         if form.constant >= 0 and all(c > 0 and is_non_negative(a) for a, c in form.terms):
             return True
         if most == 0:
@@ -67,6 +71,18 @@ class Facts:
                     if self.is_natural(rest, most - 1):
                         return True
         return False
+
+    def _less_quotients(self, form: Linear, most: int) -> Linear:
+        """The form less x // T - y // T, for a pair of its terms with x >= y."""
+        for a, more in form.terms:
+            divisor = divisor_of(a)
+            for b, less in form.terms if divisor is not None and more > 0 else ():
+                if less < 0 and divisor_of(b) == divisor:
+                    difference = self._linear.difference(a.args[0], b.args[0])
+                    if self.is_natural(difference, most):
+                        times = min(more, -less)
+                        return form.plus(Linear(((a, times), (b, -times)), 0), -1)
+        return form
 
 
 def _at_least_0(op: Op, form: Linear) -> tuple[Linear, ...]:
