@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -183,8 +184,8 @@ def bind(
         score, learned = apart, tuple(new[name] for name in learned)
     clamped = check_ranges(mask, None, lengths) | check_ranges(score, mask, lengths)
     simpler = score_given(score, mask)
-    if simpler is not score and _loads_of(simpler) - _loads_of(score):
-        clamped |= _clamped_given(simpler, mask, lengths)
+    if simpler is not score and score is not None and simpler is not None:
+        clamped |= _clamped_given(simpler, score, mask, lengths)
     return Bound(
         mask,
         simpler,
@@ -241,20 +242,22 @@ def check_ranges(
 
 
 def _clamped_given(
-    score: Program | None, mask: Program | None, lengths: Lengths
+    new: Program, written: Program, mask: Program | None, lengths: Lengths
 ) -> frozenset[Expr]:
-    """The loads of a simplified score whose index can leave its tensor at pairs that do not count.
+    """Loads that a simplified score alone has, and that can leave their tensor at other pairs.
 
     At pairs that count they read what the written score reads, which has been checked.
     """
-    if score is None:
+    if _loads_in(new.expr) <= _loads_in(written.expr):
         return frozenset()
     key = "simplified", lengths
-    return _CHECKS.get((score, mask), key, lambda: _check_loads(score, mask, lengths))
+    return _CHECKS.get((new, mask), key, lambda: _check_loads(new, mask, lengths))
 
 
-def _loads_of(program: Program | None) -> set[Expr]:
-    return set() if program is None else {n for n in walk(program.expr) if n.op is Op.LOAD}
+# Asked about the same few scores whenever a graph that torch compiled runs.
+@lru_cache(maxsize=512)
+def _loads_in(expr: Expr) -> frozenset[Expr]:
+    return frozenset(n for n in walk(expr) if n.op is Op.LOAD)
 
 
 def _check_loads(program: Program, mask: Program | None, lengths: Lengths) -> frozenset[Expr]:
