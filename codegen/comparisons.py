@@ -17,11 +17,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial, reduce
 
+from flexdsl.analysis.signs import is_non_negative
 from flexdsl.analysis.truth import flatten
 from flexdsl.analysis.values import substitute
 from flexdsl.ir import Expr, Op, Type, apply, walk
-
-from .signs import is_non_negative
 
 SMALL = 2**20  # a constant that a position takes without leaving 32 bits
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from flexdsl.analysis.signs import is_non_negative, is_positive, power_of_two
 from flexdsl.ir import OPS, Capture, DType, Expr, Op, Operands, Type, walk
 from flexdsl.ir.ops import ATOM, BITAND, BITOR, LEAVES, SHIFT, TERM, UNARY
 
@@ -18,7 +19,6 @@ from .addresses import parts_of, turn_indices
 from .helpers import HELPERS
 from .kernel import Argument, Role
 from .rolled import NUMBER, Rolled, rolled_sums
-from .signs import is_non_negative, is_positive, power_of_two
 from .writer import Block, Names
 
 _CALLS = {

@@ -7,10 +7,10 @@ one alone is computed once for the two outer positions that a thread has of a ti
 
 from __future__ import annotations
 
+from flexdsl.analysis.signs import is_non_negative, is_positive, power_of_two
 from flexdsl.ir import Expr, Op, walk
 
 from .comparisons import turn_comparisons
-from .signs import is_non_negative, is_positive, power_of_two
 
 _LOGIC = (Op.AND, Op.OR, Op.NOT)  # a comparison takes them along
 _DIVISION, _LOAD = 6, 8  # a product, shifts and the sign; an address and the wait

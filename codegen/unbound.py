@@ -7,6 +7,7 @@ sequences, and every load is held inside its tensor.
 from __future__ import annotations
 
 from flexdsl.analysis.differences import take_tables
+from flexdsl.analysis.given import score_given
 from flexdsl.analysis.products import take_products, width_of
 from flexdsl.analysis.typical import typical_closed_form
 from flexdsl.errors import ArgumentError
@@ -95,7 +96,7 @@ def unbound_spec(
         tables: what it computes from q - kv alone is loaded from tables, as `attention` has it.
     """
     if score is not None and mask is not None:
-        score = rename_apart(score, mask.values)
+        score = score_given(rename_apart(score, mask.values), mask)
     closed_form = typical_closed_form(mask, "q" if phase in OF_KEYS else "kv")
     expressions = [p.expr for p in (mask, score) if p is not None]
     # With few queries their matrices would be written to be read once.

@@ -33,6 +33,9 @@
     prices, differences     what an operation costs; terms of q - kv alone, as tables
     separable               terms of a score that are sums of f(q) * g(kv)
     arguments               are the arguments of a plan numbers that make sense?
+    signs, implied          indices that are natural; what follows from the conjuncts of a mask
+    finite                  are derivatives of a rewritten score finite where they were?
+      -> given              a score, simpler by what its mask proves
     bounds                  can an index leave its captured tensor?
     explain, draw, dense    a plan in words, in pictures, in arrays
     advice                  changes of a mask that were tried, for the words

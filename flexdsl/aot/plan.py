@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 import flexdsl
+from flexdsl.analysis.given import score_given
 from flexdsl.analysis.products import width_of
 from flexdsl.aot.specs import (
     OF_MASKS,
@@ -78,7 +79,8 @@ def _plan(
     if mask is not None and score is not None:
         score = rename_apart(score, mask.values)
     learned = _learned(score) if "backward" in wanted else ()
-    backward = backward_phases_of(score, shape, learned) if "backward" in wanted else ()
+    of_kernels = score_given(score, mask)
+    backward = backward_phases_of(of_kernels, shape, learned) if "backward" in wanted else ()
     phases = (Phase.FORWARD, *backward)
     jobs = [job_of(phase, mask, score, shape, learned) for phase in phases]
     jobs += _prepared_jobs(phases, mask, score, shape, learned)

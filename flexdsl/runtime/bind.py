@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 
 from flexdsl.analysis import BlockPlan, check_loads, make_plan
 from flexdsl.analysis.differences import DifferenceTable
+from flexdsl.analysis.given import score_given
 from flexdsl.analysis.products import Product
 from flexdsl.errors import CaptureError, PlanError
 from flexdsl.ir import Expr, Kind, Op, Program, captures_of, rename_apart, walk
@@ -92,7 +94,8 @@ class Bound:
     """What an executor is given to run.
 
     Attributes:
-        mask, score: programs. No name in one means another thing in the other.
+        mask, score: programs. No name in one means another thing in the other. The score may be
+            simpler than the user's, and the same at pairs that the mask allows (`given.py`).
         mask_values, score_values: numbers and tensors on the device of q, by name.
         plan: the plan of the tile that the call asks for, else None.
         lengths: of the call.
@@ -102,6 +105,7 @@ class Bound:
             is without them then (`low_rank.py`).
         tables: what the score loads from tables of q - kv, which a kernel fills before; the values
             that these have in score_values say how they are laid out (`differences.py`).
+        written: the score as the user has it, by which bundles know the call.
         passes: of the executor; gone when this object is.
     """
 
@@ -115,6 +119,7 @@ class Bound:
     learned: tuple[str, ...] = ()
     products: tuple[Product, ...] = ()
     tables: tuple[DifferenceTable, ...] = ()
+    written: Program | None = None
     passes: Passes = field(default_factory=lambda: Passes(None, {}), init=False)
 
 
@@ -177,15 +182,20 @@ def bind(
         apart = rename_apart(score, mask.values)
         new = dict(zip(captured(score), captured(apart), strict=True))
         score, learned = apart, tuple(new[name] for name in learned)
+    clamped = check_ranges(mask, None, lengths) | check_ranges(score, mask, lengths)
+    simpler = score_given(score, mask)
+    if simpler is not score and score is not None and simpler is not None:
+        clamped |= _clamped_given(simpler, score, mask, lengths)
     return Bound(
         mask,
-        score,
+        simpler,
         {} if mask is None else mask.values,
         {} if score is None else score.values,
         find_plan(mask, lengths, tile) if all(tile) else None,
         lengths,
-        check_ranges(mask, None, lengths) | check_ranges(score, mask, lengths),
+        clamped,
         learned,
+        written=score,
     )
 
 
@@ -226,12 +236,35 @@ def check_ranges(
 
     def check() -> frozenset[Expr]:
         warn_of_heads(program, lengths.heads)
-        values = {**program.values, **({} if mask is None else mask.values)}
-        sizes = lengths.q_len, lengths.kv_len, lengths.batch, lengths.heads, lengths.q_offset
-        mask_expr = None if mask is None else mask.expr
-        return check_loads(program.expr, mask_expr, *sizes, values, program.spans)
+        return _check_loads(program, mask, lengths)
 
     return _CHECKS.get((program, mask), lengths, check)
+
+
+def _clamped_given(
+    new: Program, written: Program, mask: Program | None, lengths: Lengths
+) -> frozenset[Expr]:
+    """Loads that a simplified score alone has, and that can leave their tensor at other pairs.
+
+    At pairs that count they read what the written score reads, which has been checked.
+    """
+    if _loads_in(new.expr) <= _loads_in(written.expr):
+        return frozenset()
+    key = "simplified", lengths
+    return _CHECKS.get((new, mask), key, lambda: _check_loads(new, mask, lengths))
+
+
+# Asked about the same few scores whenever a graph that torch compiled runs.
+@lru_cache(maxsize=512)
+def _loads_in(expr: Expr) -> frozenset[Expr]:
+    return frozenset(n for n in walk(expr) if n.op is Op.LOAD)
+
+
+def _check_loads(program: Program, mask: Program | None, lengths: Lengths) -> frozenset[Expr]:
+    values = {**program.values, **({} if mask is None else mask.values)}
+    sizes = lengths.q_len, lengths.kv_len, lengths.batch, lengths.heads, lengths.q_offset
+    mask_expr = None if mask is None else mask.expr
+    return check_loads(program.expr, mask_expr, *sizes, values, program.spans)
 
 
 def kind_of_captures(program: Program) -> str:

@@ -133,7 +133,7 @@ def _find(bundles: list[Bundle], bound: bind.Bound, q: Tensor, v: Tensor) -> Bun
 
 
 def _is_of(variant: Variant, bound: bind.Bound) -> bool:
-    pairs = (variant.mask, bound.mask), (variant.score, bound.score)
+    pairs = (variant.mask, bound.mask), (variant.score, bound.written)
     return all(_expression(mine) is _expression(theirs) for mine, theirs in pairs)
 
 
@@ -142,7 +142,7 @@ def _expression(program: Program | None) -> Any:
 
 
 def _missing(bound: bind.Bound, q: Tensor, v: Tensor, bundles: list[Bundle]) -> BundleError:
-    texts = " and ".join(p.text for p in (bound.mask, bound.score) if p is not None)
+    texts = " and ".join(p.text for p in (bound.mask, bound.written) if p is not None)
     dtype, target = DTYPES.get(q.dtype, str(q.dtype)), machine.MACHINE.target(q.device)
     dims = f"{q.shape[3]}/{v.shape[3]}"
     has = [

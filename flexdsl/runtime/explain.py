@@ -16,8 +16,9 @@ from torch import Tensor
 
 from flexdsl.analysis import BlockPlan
 from flexdsl.analysis.derivative import describe_steps
+from flexdsl.analysis.given import describe_given
 from flexdsl.bundle.describe import in_words
-from flexdsl.ir import Kind, Program, print_expr
+from flexdsl.ir import Kind, print_expr
 from flexdsl.runtime import bind, bundles, validate
 from flexdsl.runtime.bundled import Bundled
 from flexdsl.runtime.differences import explain_tables, with_tables
@@ -97,7 +98,7 @@ def _of_cpu(bound: bind.Bound) -> list[str]:
         indent(bound.plan.explain(), "  "),
         f"forward: {_tiles(bound.plan)}; pieces of the plan are spread over {threads} threads",
         _CPU_GRADIENTS,
-        *_score(bound.score),
+        *_score(bound),
     ]
 
 
@@ -145,7 +146,7 @@ def of_gpu(
     lines += _order_of_sums(Phase.BACKWARD in phases, bound)
     rest = replace(bound, score=with_tables(replace(bound, learned=())).score)
     told = *explain_factors(rest, scale, q.dtype, few=few), *explain_tables(bound)
-    return [*lines, *_score(bound.score), *(indent(line, "  ") for line in told)]
+    return [*lines, *_score(bound), *(indent(line, "  ") for line in told)]
 
 
 def _forward(phases: list[Phase], calls: list[Call], gpu: int) -> list[str]:
@@ -264,10 +265,12 @@ def _order_of_sums(atomics: bool, bound: bind.Bound) -> list[str]:
     return lines
 
 
-def _score(score: Program | None) -> list[str]:
+def _score(bound: bind.Bound) -> list[str]:
     """What becomes of the score modification."""
+    score = bound.score
     if score is None:
         return ["score: no modification; scale and log2(e) are one factor in the exponent"]
     lines = [f"score {score.name}, as kernels compute it: {print_expr(score.expr)}"]
+    lines += [f"  {line}" for line in describe_given(bound.written, bound.mask)]
     steps = describe_steps(score)
     return [*lines, indent(steps, "  ")] if steps else lines

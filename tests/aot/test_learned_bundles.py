@@ -26,10 +26,21 @@ def learned(*shape: int) -> torch.Tensor:
     return torch.ones(shape, requires_grad=True)
 
 
+def one_side() -> fx.Mod:
+    """A learned bias by the difference of positions for later keys, and one by the key for others.
+
+    Under a causal mask nothing is loaded for later keys, and no kernel adds up diagonals.
+    """
+    later, earlier = learned(HEADS, LENGTH), learned(HEADS, LENGTH)
+    return fx.score_mod(lambda s, b, h, q, kv: s + (later[h, kv - q] if kv > q else earlier[h, kv]))
+
+
 SCORES: dict[str, Any] = {
     "relative": fx.stdlib.learned_bias(learned(HEADS, 2 * LENGTH + 1), "hr"),
     "buckets": fx.stdlib.t5_bias(learned(32, HEADS)),
     "slopes": fx.stdlib.alibi(slopes=learned(HEADS)),
+    "distances": fx.stdlib.alibi_bidirectional(slopes=learned(HEADS)),
+    "one_side": one_side(),
     "keys": fx.stdlib.learned_bias(learned(HEADS, LENGTH), "hk"),
     "pairs": fx.stdlib.learned_bias(learned(LENGTH, LENGTH), "qk"),
     "factors": fx.stdlib.lowrank_bias(learned(LENGTH, 2), learned(LENGTH, 2)),

@@ -1,4 +1,4 @@
-"""What is known of an index by its form alone; ranges of values are `flexdsl/analysis/`'s."""
+"""What is known of an index by its form alone, whatever the ranges of its values."""
 
 from __future__ import annotations
 
