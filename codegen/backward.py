@@ -19,8 +19,9 @@ same without the results, with two products a tile, S and dP.
 from __future__ import annotations
 
 from flexdsl.analysis.derivative import derivatives
+from flexdsl.analysis.finite import is_finite
 from flexdsl.analysis.gradient import Reduction
-from flexdsl.ir import const, var
+from flexdsl.ir import Expr, const, var
 
 from .factors import dims_of_scores, score_products
 from .forward import write_queries, write_query_tile, write_scores
@@ -327,10 +328,11 @@ def write_pair_weights(
         Source of the derivative of the modified score by the score, then by each of `sums`.
     """
     block, factors, factor = scope.block, ["1.0"], "scale"
+    slopes: list[Expr] = []
     if spec.score is not None:
         score = spec.score.expr
         block.line("score = scores * scale")
-        slopes = [derivatives(score).get(var("score"), const(0.0))]
+        slopes += [derivatives(score).get(var("score"), const(0.0))]
         slopes += [s.load.derivative for s in sums]
         (modified,) = lowering.lower([score], scope)
         factors = lowering.lower(slopes, scope, "slope")
@@ -339,7 +341,13 @@ def write_pair_weights(
     block.line(f"weights = tl.exp2(scores * {factor} - lse_log2_of_row)")
     if loop.masked and (spec.mask is not None or inside):
         allowed = write_allowed(spec, lowering, scope, inside)
+        infinite = [i for i, slope in enumerate(slopes) if not is_finite(slope)]
+        if infinite:
+            allowed = lowering.assign("allowed", allowed, block)
         block.line(f"weights = tl.where({allowed}, weights, 0.0)")
+        for i in infinite:  # times a weight of 0 they would be no numbers
+            text = f"tl.where({allowed}, {factors[i]}, 0.0)"
+            factors[i] = lowering.assign("slope", text, block)
     return factors
 
 

@@ -119,7 +119,7 @@ class Lowering:
         for root in roots:
             text, precedence = self._find(root, scope)
             if name and precedence < ATOM:
-                text = self._assign(name, text, self._home(root, scope).block)
+                text = self.assign(name, text, self._home(root, scope).block)
             found.append(text)
         return found
 
@@ -152,7 +152,7 @@ class Lowering:
         text, precedence = self._text(node, home)
         hoisted = home is not scope and node.variables
         if node.op not in LEAVES and (repeated or hoisted or node.op is Op.LOAD):
-            text, precedence = self._assign(self._wanted(node), text, home.block), ATOM
+            text, precedence = self.assign(self._wanted(node), text, home.block), ATOM
         home.known[node] = text, precedence
 
     def _place_loop(self, node: Expr, rolled: Rolled, scope: Scope) -> None:
@@ -160,7 +160,7 @@ class Lowering:
         home = self._home(node, scope)
         if node in home.known:
             return
-        total = self._assign("sum", self._find(rolled.before, home)[0], home.block)
+        total = self.assign("sum", self._find(rolled.before, home)[0], home.block)
         term, number = self.names.fresh("term"), self.names.fresh("number")
         with home.block.indented(f"for {term} in range({len(rolled.numbers)}):") as body:
             body.line(f"{number} = {rolled.numbers[0]!r}")
@@ -173,7 +173,8 @@ class Lowering:
             body.line(f"{total} += {text}")
         home.known[node] = total, ATOM
 
-    def _assign(self, wanted: str, text: str, block: Block) -> str:
+    def assign(self, wanted: str, text: str, block: Block) -> str:
+        """Write a variable of the source `text`, and give its name, like the wanted one."""
         name = self.names.fresh(wanted)
         block.line(f"{name} = {text}")
         return name
@@ -277,7 +278,7 @@ class Lowering:
             return repr(1.0 / divisor.attribute) if divisor.attribute else 'float("inf")'
         if divisor not in self.inverses:
             text = f"1.0 / {_at(self._find(divisor, scope), TERM + 1)}"
-            self.inverses[divisor] = self._assign("inverse", text, self._home(divisor, scope).block)
+            self.inverses[divisor] = self.assign("inverse", text, self._home(divisor, scope).block)
         return self.inverses[divisor]
 
     def pointer(

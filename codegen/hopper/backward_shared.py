@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flexdsl.analysis.derivative import derivatives
+from flexdsl.analysis.finite import is_finite
 from flexdsl.ir import Expr, const, var
 
 from ..kernel import KernelSpec, pieces
@@ -138,7 +139,7 @@ def write_weights(
     """
     scope, log2 = tile_scope(body, outer, "q"), "scale"
     scope.known.update(early)
-    slope = "1.0"
+    slope, finite = "1.0", True
     has_bits = spec.mask_bits or row_bits.row_intervals(spec)
     if (masked and not has_bits) or spec.score is not None:
         write_rows(scope.block, spec)
@@ -147,33 +148,44 @@ def write_weights(
         scope.block.line("score = scores * scale")
         scope.unscaled = ("scores", "scale")
         (modified,) = lowering.lower([score], scope)
-        (slope,) = lowering.lower(
-            [derivatives(score).get(var("score"), const(0.0))], scope, "slope"
-        )
+        derivative = derivatives(score).get(var("score"), const(0.0))
+        finite = is_finite(derivative)
+        (slope,) = lowering.lower([derivative], scope, "slope")
         scope.block.line(f"scores = {modified}")
         log2 = "LOG2E"
     scope.block.line("lse_log2 = lse_log2_of_rows.index(stage).load(ROWS)")
     scope.block.line(f"weights = gl.exp2(scores * {log2} - lse_log2[None, :])")
+    factor = "weights" if slope == "1.0" else f"weights * {slope}"
     if masked:
-        scope.block.line(f"weights = {_write_masked_weights(spec, lowering, scope)}")
-    scope.block.line("factor = weights" if slope == "1.0" else f"factor = weights * {slope}")
+        kept = _write_mask(spec, not finite, lowering, scope)
+        scope.block.line(f"weights = {kept('weights')}")
+        # Infinite, a slope would be no number times a weight of 0.
+        factor = factor if finite else kept(factor)
+    scope.block.line(f"factor = {factor}")
 
 
-def _write_masked_weights(spec: KernelSpec, lowering: Lowering, scope: Scope) -> str:
+def _write_mask(
+    spec: KernelSpec, twice: bool, lowering: Lowering, scope: Scope
+) -> Callable[[str], str]:
     """Write the mask of a masked tile, with the ends of queries and of keys.
 
+    Args:
+        twice: it is for two tensors of numbers.
+
     Returns:
-        The source of the weights, 0 where a pair is masked.
+        The source of given numbers, 0 where a pair is masked.
     """
     if row_bits.row_intervals(spec):
         row_bits.write_words(spec, QUERIES, lowering, scope, "key_index < kv_len")
-        return row_bits.kept("weights", "0.0", QUERIES)
+        return lambda numbers: row_bits.kept(numbers, "0.0", QUERIES)
     if spec.mask_bits:
         allowed = mask_bits.allowed(QUERIES)
     else:
         ends = f"(row < {end_of_tiles(spec, 'q_len')}) & (key_index < kv_len)"
         allowed = write_allowed(spec, lowering, scope, ends)
-    return f"gl.where({allowed}, weights, 0.0)"
+        if twice:
+            allowed = lowering.assign("allowed", allowed, scope.block)
+    return lambda numbers: f"gl.where({allowed}, {numbers}, 0.0)"
 
 
 @dataclass(frozen=True)

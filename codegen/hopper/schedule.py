@@ -223,16 +223,10 @@ def _write_outer(form: ClosedForm, rows: int, scope: Scope) -> None:
     scope.block.line(f"{name} = gl.minimum({outer}_first + {positions}, {outer}_last)")
 
 
-def _assign(wanted: str, text: str, lowering: Lowering, block: Block) -> str:
-    name = lowering.names.fresh(wanted)
-    block.line(f"{name} = {text}")
-    return name
-
-
 def _write_span(segment: Segment, count: str, lowering: Lowering, block: Block) -> _Span:
     start, stop = segment
     before = "" if count == "0" else f"{count} + "
-    end = _assign("count", f"{before}{stop} - {start}", lowering, block)
+    end = lowering.assign("count", f"{before}{stop} - {start}", block)
     return _Span(start, count, end)
 
 

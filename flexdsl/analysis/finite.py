@@ -1,9 +1,10 @@
-"""Are the derivatives of a rewritten score finite wherever those of the written one are?
+"""Are the derivatives of a score finite, at pairs that a mask excludes too?
 
-Kernels multiply the weight of a pair with these, and the weight of a pair that a mask excludes is
-0: times what is infinite it would be no number, and spoil the gradients of a whole tile. Judged by
-the forms alone: scores, positions and parameters are finite, and elements of captured tensors need
-not be. No value is computed.
+The weight of such a pair is 0, and times what is infinite it would be no number, and spoil the
+gradients of a whole tile. So kernels put 0 in the place of such derivatives, where they may be
+infinite; and a score is not rewritten where those of the new one may be and the old one's are not,
+as others than kernels multiply them, too. Judged by the forms alone: scores, positions and
+parameters are finite, and elements of captured tensors need not be. No value is computed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,26 @@ _BOUNDED = frozenset({Op.TANH, Op.SIGMOID})
 # Finite for some operands that are not.
 _GUARDS = frozenset({Op.WHERE, Op.MIN, Op.MAX}) | _UNBOUNDED
 
+_OF_PAIRS = frozenset({"q", "kv", "score"})
+
 _Place = tuple[Expr, bool]  # a float, and whether its being infinite is of no consequence
+
+
+def is_finite(number: Expr) -> bool:
+    """Is a number finite at all pairs of a batch and head if it is at those that count?
+
+    What is the same for all pairs is.
+    """
+    stack, seen = [number], set[Expr]()
+    while stack:
+        node = stack.pop()
+        if node.type is not Type.FLOAT or not node.variables & _OF_PAIRS or node in seen:
+            continue
+        seen.add(node)
+        if _may_be_infinite(node) or (node.op is Op.DIV and node.args[1].variables & _OF_PAIRS):
+            return False
+        stack.extend(node.args)
+    return True
 
 
 def slopes_stay_finite(new: Expr, old: Expr) -> bool:

@@ -21,6 +21,7 @@ from dataclasses import replace
 
 import torch
 
+from flexdsl.analysis.given import score_given
 from flexdsl.analysis.products import (
     MOST_COLUMNS,
     Factored,
@@ -32,7 +33,7 @@ from flexdsl.analysis.products import (
 )
 from flexdsl.analysis.separable import describe_factors, separated
 from flexdsl.codegen import Phase
-from flexdsl.ir import Program, captures_of, var
+from flexdsl.ir import Program, captures_of, rename_apart, var
 from flexdsl.runtime.bind import Bound
 from flexdsl.runtime.magnitude import largest_number
 
@@ -56,8 +57,10 @@ def with_products(bound: Bound, scale: float, dtype: torch.dtype, *, squares: bo
     return replace(bound, score=rest, products=products) if products else bound
 
 
-def tensors_of_squares(score: Program | None) -> list[torch.Tensor]:
+def tensors_of_squares(mask: Program | None, score: Program | None) -> list[torch.Tensor]:
     """Captured tensors whose elements decide whether a score's squares are multiplied out."""
+    if score is not None and mask is not None:
+        score = score_given(rename_apart(score, mask.values), mask)
     found = None if score is None else find_most_products(score.expr)
     if score is None or found is None:
         return []

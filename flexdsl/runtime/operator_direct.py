@@ -63,7 +63,7 @@ class Direct:
         self.captures: list[Tensor] = [*of_mask, *of_score]
         self.mask_captures = len(of_mask)
         self.is_plain = all(type(x) in _PLAIN for x in self.captures)
-        deciding = *of_mask, *bind.indices_of(score), *tensors_of_squares(score)
+        deciding = *of_mask, *bind.indices_of(score), *tensors_of_squares(mask, score)
         self._watched = deciding, of_score
         self._versions: list[Any] | None = None
         self._bounds: dict[tuple[int, ...], bind.Bound] = {}

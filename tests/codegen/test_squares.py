@@ -68,14 +68,23 @@ def test_kernels_that_were_made_before_do_without():
     assert products_of(distance(), squares=False) == 0
 
 
-def test_a_change_in_place_is_seen():
-    """The same call twice: its positions grow between, so that its squares stay as written."""
+@pytest.mark.parametrize("guarded", [False, True])
+def test_a_change_in_place_is_seen(guarded):
+    """The same call twice: its positions grow between, so that its squares stay as written.
+
+    Guarded, the score is a sum with squares only where its mask holds.
+    """
     x = positions(LENGTH, 3)
-    score = stdlib.spatial_distance(x)
+    score, mask = stdlib.spatial_distance(x), None
+    if guarded:
+        mask = stdlib.causal()
+        far = score
+        score = fx.score_mod(lambda s, b, h, q, kv: fx.where(q >= kv, far(s, b, h, q, kv), 0.0))
     q, k, v = positions(3, HEADS, 90, 32).half()[:, None]
     for _ in range(2):
-        out = fx.attention(q, k, v, score=score, backend="triton")
-        wanted = fx.attention(*(t.cpu().double() for t in (q, k, v)), score=on_cpu(x))
+        out = fx.attention(q, k, v, mask=mask, score=score, backend="triton")
+        exact = (t.cpu().double() for t in (q, k, v))
+        wanted = fx.attention(*exact, mask=mask, score=on_cpu(x))
         assert (out.cpu().double() - wanted).abs().max() < 2e-3
         x += 3000.0
 

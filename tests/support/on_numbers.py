@@ -166,7 +166,8 @@ class Language:
     """The functions of Gluon that consumers call; a layout is nothing."""
 
     float32, int32, int64 = torch.float32, torch.int32, torch.int64
-    exp2, log2 = staticmethod(torch.exp2), staticmethod(torch.log2)
+    exp, exp2 = staticmethod(torch.exp), staticmethod(torch.exp2)
+    log2 = staticmethod(torch.log2)
 
     def __getattr__(self, name: str) -> Any:
         return lambda *_, **__: None
