@@ -30,7 +30,7 @@ from ..loops import KEYS
 from ..lower import Lowering, Scope, Text
 from ..tiles import loads_at, tile_scope, write_allowed
 from ..writer import Block
-from . import mask_bits, row_bits, row_terms, tangent, turns
+from . import mask_bits, row_bits, tangent, turns
 from .early_loads import Loads
 from .key_loads import loads_of_keys, write_first_loads, write_keys, write_more_loads
 from .module import GROUP_ROWS, NO_SCORE, accumulator, matrix
@@ -114,7 +114,6 @@ def _write_rows(body: Block, spec: KernelSpec, lowering: Lowering) -> Scope:
     known = {"b": "b", "h": "h", "q": "q", "q_first": "(q_offset + q_start)"}
     scope = Scope(body.block(), None, known)
     tangent.write_factors(spec, lowering, scope)
-    row_terms.write_sum(body, spec, lowering)
     body.line(f'max_log2 = gl.full([{GROUP_ROWS}], -float("inf"), gl.float32, ROWS)')
     body.line(f"total = gl.zeros([{GROUP_ROWS}], gl.float32, ROWS)")
     write_zeros(body, spec)
@@ -265,7 +264,7 @@ def _write_modified(scope: Scope, spec: KernelSpec, lowering: Lowering) -> str:
     factor = tangent.write_score(spec, lowering, scope)
     if factor is not None:
         return factor
-    (modified,) = lowering.lower([row_terms.parted(spec.score.expr)[0]], scope)
+    (modified,) = lowering.lower([spec.score.expr], scope)
     scope.block.line(f"scores = {modified}")
     return "LOG2E"
 

@@ -85,8 +85,7 @@ RESERVED = frozenset(
     query_ready key_ready key_free value_ready value_free zero SCORES ROWS KEYS
     weights_0 weights_1 weights_2 bits_tile words words_at word column bit spread WORDS
     keep in_pairs normalizer softmax_turn half_tangent tangent_cap tangent_sign tangent_factor
-    row_score EIGHT between by_columns keep_columns first_column columns column_stop row_words
-    position
+    EIGHT between by_columns keep_columns first_column columns column_stop row_words position
     """.split()  # noqa: SIM905
 )
 

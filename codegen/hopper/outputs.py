@@ -10,7 +10,6 @@ from ..kernel import KernelSpec, pieces
 from ..writer import Block
 from .module import GROUP_ROWS, matrix
 from .registers import cuts_in_pairs
-from .row_terms import sum_of
 from .tangent import tangent_of
 
 IN_PAIRS = '''\
@@ -79,8 +78,7 @@ def write_results(body: Block, spec: KernelSpec) -> None:
     body.line("\n# A row without an allowed key gives 0, and its logsumexp is -inf.")
     body.line("dead = total == 0.0")
     body.line("total = gl.where(dead, 1.0, total)")
-    more = " + tangent_cap" if tangent_of(spec) else sum_of(spec)
-    logsumexp = f"(max_log2 + gl.log2(total)) * LN2{more}"
+    logsumexp = "(max_log2 + gl.log2(total)) * LN2" + (" + tangent_cap" if tangent_of(spec) else "")
     body.line(f'logsumexp = gl.where(dead, -float("inf"), {logsumexp})')
     body.line("lse_row = (b * heads + h).to(gl.int64) * q_len + row")
     body.line("gl.store(lse + lse_row, logsumexp, mask=row < q_len)")
