@@ -22,7 +22,7 @@ from flexdsl.runtime.evaluate import evaluate
 
 MaskFunction = Callable[[int, int, int, int], bool]
 ScoreFunction = Callable[[float, int, int, int, int], float]
-Modify = Callable[..., Tensor]  # of scores [B, H, Lq, Lkv] and the keyword q_offset
+Modify = Callable[..., Tensor]  # of scores [B, H, Lq, Lkv], and the keywords q_offset and allowed
 
 
 def dense_attention(
@@ -70,22 +70,39 @@ def mask_table(mask: MaskFunction, shape: tuple[int, int, int, int], q_offset: i
     return torch.tensor(answers, dtype=torch.bool).reshape(shape)
 
 
-def apply_score(score: ScoreFunction, scores: Tensor, q_offset: int = 0) -> Tensor:
-    """`score` of every element of `scores` [B, H, Lq, Lkv], one call on plain numbers each."""
-    changed = torch.empty_like(scores)
+def apply_score(
+    score: ScoreFunction, scores: Tensor, q_offset: int = 0, allowed: Tensor | None = None
+) -> Tensor:
+    """`score` of elements of `scores` [B, H, Lq, Lkv], one call on plain numbers each.
+
+    Args:
+        allowed: bool [B, H, Lq, Lkv], the pairs that are asked about, as a score may have no value
+            elsewhere; None for all. The others keep their scores.
+    """
+    changed = scores.clone()
     for b, h, q, kv in product(*(range(n) for n in scores.shape)):
-        changed[b, h, q, kv] = float(score(scores[b, h, q, kv].item(), b, h, q + q_offset, kv))
+        if allowed is None or allowed[b, h, q, kv]:
+            changed[b, h, q, kv] = float(score(scores[b, h, q, kv].item(), b, h, q + q_offset, kv))
     return changed
 
 
 def evaluate_score(
-    expr: Expr, values: Mapping[str, Any], scores: Tensor, q_offset: int = 0
+    expr: Expr,
+    values: Mapping[str, Any],
+    scores: Tensor,
+    q_offset: int = 0,
+    allowed: Tensor | None = None,
 ) -> Tensor:
-    """The score modification `expr` of all `scores` [B, H, Lq, Lkv] at once, differentiable."""
-    grids = [torch.arange(n, device=scores.device) for n in scores.shape]
-    b, h, q, kv = torch.meshgrid(*grids, indexing="ij")
-    variables = {"score": scores, "b": b, "h": h, "q": q + q_offset, "kv": kv}
-    return evaluate(expr, variables, values, scores.dtype).expand(scores.shape)
+    """The score modification `expr` of `scores` [B, H, Lq, Lkv] at once, differentiable.
+
+    Args:
+        allowed: as of `apply_score`. A derivative may be infinite elsewhere, too.
+    """
+    pairs = torch.ones_like(scores, dtype=torch.bool) if allowed is None else allowed
+    at = b, h, q, kv = pairs.nonzero(as_tuple=True)
+    variables = {"score": scores[at], "b": b, "h": h, "q": q + q_offset, "kv": kv}
+    changed = evaluate(expr, variables, values, scores.dtype).expand(len(b))
+    return scores.index_put(at, changed)
 
 
 def reference(
@@ -109,5 +126,5 @@ def reference(
     if modify is None and score is not None:
         modify = partial(apply_score, score)
     if modify is not None:
-        modify = partial(modify, q_offset=q_offset)
+        modify = partial(modify, q_offset=q_offset, allowed=allowed)
     return dense_attention(q, k, v, allowed=allowed, modify=modify, scale=scale)

@@ -87,3 +87,19 @@ def test_the_backend_has_gradients_through_a_score_modification():
         return fx.attention(q, k, v, score=score, backend="reference")
 
     assert torch.autograd.gradcheck(call, (*tensors, slopes))
+
+
+def test_a_score_counts_where_the_mask_allows_alone():
+    """Elsewhere it may have no value, as a number too large for Python, or no finite derivative."""
+    tensors = [x.requires_grad_() for x in Shape(q_len=3, kv_len=4, dim=2, v_dim=2).tensors()]
+    mask = fx.mask_mod(lambda b, h, q, kv: q >= kv)
+    steep = fx.score_mod(lambda s, b, h, q, kv: s * fx.exp2(2000.0 * (kv - q)))
+    flat = fx.score_mod(lambda s, b, h, q, kv: s * (1.0 - fx.minimum(abs(kv - q), 1)))
+    quotient = fx.score_mod(lambda s, b, h, q, kv: s / (q - kv + 1.0))
+    with torch.no_grad():
+        outs = [
+            fx.attention(*tensors, mask=mask, score=x, backend="reference") for x in (steep, flat)
+        ]
+    torch.testing.assert_close(*outs)
+    out = fx.attention(*tensors, mask=mask, score=quotient, backend="reference")
+    assert all(g.isfinite().all() for g in torch.autograd.grad(out.sum(), tensors))
