@@ -6,11 +6,10 @@ A score counts only at pairs that the mask allows, and at these the new one is e
 one. Conditions, and minima, maxima and absolute values of indices, are looked at; what follows is
 for `implied.py`, and what does not is left as it is.
 
-At other pairs the new score has another value. Kernels put nothing in its place but a weight of 0,
-which they multiply with derivatives of the score: a score is left as it is where one of these may
-be infinite that was not before (`finite.py`). For a like reason the divisors of integers stay. In
-the index of a load conditions alone drop out, since a minimum there keeps the index inside the
-tensor, and a kernel would need two operations to do so.
+At other pairs the new score has another value, or none: that is no matter of those who compute it
+(`finite.py`), but that the divisors of integers stay. In the index of a load conditions alone drop
+out, since a minimum there keeps the index inside the tensor, and a kernel would need two operations
+to do so.
 
 No name in the mask may mean another thing in the score (`rename_apart`).
 """
@@ -21,7 +20,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from flexdsl.analysis.finite import slopes_stay_finite
 from flexdsl.analysis.implied import Facts, facts_of
 from flexdsl.errors import TypeMismatchError
 from flexdsl.ir import Capture, Expr, Op, Program, Type, apply, const, load, print_expr, walk
@@ -85,11 +83,10 @@ def _given(score: Expr, mask: Expr) -> Given:
         return Given(score)
     try:
         found = _Rewriting(facts_of(mask)).of(score)
-        simpler = found.expr is not score and slopes_stay_finite(found.expr, score)
     except TypeMismatchError:
         # Constants that meet now, and have no value together: no allowed pair has them.
-        simpler = False
-    return found if simpler else Given(score)
+        return Given(score)
+    return Given(score) if found.expr is score else found
 
 
 @dataclass

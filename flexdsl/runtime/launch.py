@@ -8,11 +8,11 @@ one of the table; where none is left, that is an error. Which kernel, plan and t
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from triton.runtime.errors import OutOfResources
@@ -249,7 +249,8 @@ def launch(
     on_gpu = call.device.type == "cuda"
     if not on_gpu:
         multiply_bfloat16()
-    with torch.cuda.device(call.device) if on_gpu else nullcontext():
+    # A GPU warns nobody of numbers too large for a float, which pairs that do not count may have.
+    with torch.cuda.device(call.device) if on_gpu else np.errstate(all="ignore"):
         compiled = load(kernel)[(grid_of(programs, kernel.arguments, call.device),)](
             *arguments,
             **{name: config.constants[name] for name in kernel.constants},

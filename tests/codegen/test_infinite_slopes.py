@@ -22,9 +22,6 @@ from tests.codegen.test_query_sums import WITHOUT_GPU
 from tests.codegen.text_on_numbers import OnNumbers, bound_of
 from tests.codegen.variants import HEADS, VARIANTS, Variant
 
-# numpy's, of what the interpreter computes at pairs that do not count
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
-
 LENGTH = 150
 PADDING = torch.arange(LENGTH) >= 140
 INFINITE = torch.linspace(0.2, 1.0, LENGTH).masked_fill(PADDING, torch.inf).to(DEVICE)
