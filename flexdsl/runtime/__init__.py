@@ -9,8 +9,8 @@
                     -> slabs, workers                   pieces of a plan, on threads
                  -> executors: triton_forward, ...      one pass by kernels, whoever brings them
                     -> passes                           what it allocates; run again by addresses
-                    -> call, blocks, low_rank,
-                       differences                      what each argument of a kernel is
+                    -> call, blocks, differences        what each argument of a kernel is
+                    -> low_rank, magnitude              terms of scores that are matrix products
                     -> launch, descriptors, compiled    kernels compiled by triton
                     -> bundles, bundled, machine        kernels of bundles, by the driver alone
                        -> replay                        either, launched again by the driver

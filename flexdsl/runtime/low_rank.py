@@ -50,6 +50,9 @@ def with_products(bound: Bound, scale: float, dtype: torch.dtype, *, squares: bo
         dtype: of q, k and v.
         squares: there are kernels for those of squares that are multiplied out.
     """
+    # Numbers are looked at last.
+    if _reason_against(bound, dtype):
+        return bound
     found = _found(bound, squares)
     if reason_against_products(bound, found, scale, dtype):
         return bound
@@ -64,7 +67,9 @@ def tensors_of_squares(mask: Program | None, score: Program | None) -> list[torc
     found = None if score is None else find_most_products(score.expr)
     if score is None or found is None:
         return []
-    return [score.values[c.name] for side in found.squares for c in captures_of(side)]
+    tensors = [score.values[c.name] for side in found.squares for c in captures_of(side)]
+    # Of what is learned none are, whatever its elements.
+    return [] if any(x.requires_grad for x in tensors) else tensors
 
 
 def _found(bound: Bound, squares: bool) -> Factored | None:
@@ -145,7 +150,7 @@ def explain_factors(bound: Bound, scale: float, dtype: torch.dtype, *, few: bool
 def _why_not(part: float) -> str:
     """Why squares whose largest part that is are not multiplied out."""
     if part == math.inf:
-        return "how large their parts are can change unseen, or a part is infinite"
+        return "their parts can change unseen or in each step, or one is infinite"
     return f"their parts, as large as {part:.3g}, would lose digits above {_LARGEST_PART:.0f}"
 
 

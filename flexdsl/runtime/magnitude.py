@@ -1,17 +1,18 @@
 """How large the numbers get that a score computes for each query or each key.
 
 They are looked at once while nothing changes that they are made of (`memory.py`), which waits for
-the GPU. Where a change would not be seen, nobody looks, and they count as infinite.
+the GPU. Where a change would not be seen, nobody looks, and they count as infinite; so do numbers
+of a tensor that is learned, which changes with each step.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 
 from flexdsl.ir import Expr, Program, captures_of
+from flexdsl.runtime.bind import Lengths
 from flexdsl.runtime.evaluate import evaluate
 from flexdsl.runtime.memory import Memory, changes_unseen
 
@@ -19,21 +20,21 @@ _REMEMBERED = 64  # most recent numbers
 _LARGEST = Memory(_REMEMBERED)
 
 
-def largest_number(number: Expr, program: Program, lengths: Any) -> float:
-    """The largest number that `number` is at any query, key, head and batch; infinite where NaN is.
+def largest_number(number: Expr, program: Program, lengths: Lengths) -> float:
+    """The largest that `number` is at any query, key, head and batch: infinite where NaN is, 0
+    where there is none.
 
     Args:
         number: of some variables of `program`, and of what that captures; not negative.
-        lengths: a `bind.Lengths`.
     """
     values = {c.name: program.values[c.name] for c in captures_of(number)}
     tensors = [v for v in values.values() if isinstance(v, torch.Tensor)]
-    if changes_unseen(tensors):
+    if changes_unseen(tensors) or any(t.requires_grad for t in tensors):
         return math.inf
     return _LARGEST.get((program,), (number, lengths), lambda: _look(number, program, lengths))
 
 
-def _look(number: Expr, program: Program, lengths: Any) -> float:
+def _look(number: Expr, program: Program, lengths: Lengths) -> float:
     device = next((v.device for v in program.values.values() if isinstance(v, torch.Tensor)), None)
     ranges = {
         "b": range(lengths.batch),
@@ -47,5 +48,6 @@ def _look(number: Expr, program: Program, lengths: Any) -> float:
         if name in number.variables
     }
     with torch.no_grad():
-        largest = evaluate(number, variables, program.values).max().item()
+        found = evaluate(number, variables, program.values)
+    largest = found.max().item() if found.numel() else 0.0
     return largest if largest == largest else math.inf

@@ -64,6 +64,14 @@ def test_a_common_offset_counts():
     expect(None, stdlib.spatial_distance(near + 1e4), dtype=torch.float16)
 
 
+def test_what_is_learned_is_not_looked_at():
+    x = positions(LENGTH, 3).requires_grad_()
+    score = stdlib.spatial_distance(x)
+    assert products_of(score) == 0 and not low_rank.tensors_of_squares(None, score.program)
+    watched = low_rank.tensors_of_squares(None, distance().program)
+    assert {t.shape for t in watched} == {(LENGTH, 3)}
+
+
 def test_kernels_that_were_made_before_do_without():
     assert products_of(distance(), squares=False) == 0
 
@@ -119,3 +127,10 @@ def test_both_passes_on_a_gpu(make):
         given += [out, *torch.autograd.grad(out, inputs, d_out.to(dtype))]
     for one, other in zip(found, wanted, strict=True):
         assert (one.double() - other).norm() < 1e-2 * other.norm()
+
+
+@pytest.mark.parametrize("lengths", [(0, 90), (70, 0)])
+def test_no_queries_or_no_keys(lengths):
+    q, k, v = (positions(1, HEADS, n, 32).half() for n in (lengths[0], lengths[1], lengths[1]))
+    out = fx.attention(q, k, v, score=distance(), backend="triton")
+    assert out.shape == q.shape and not out.any()
