@@ -100,6 +100,17 @@ def test_kernels_for_hopper(name: str, dim: int) -> None:
     expect(run(*saved), mask, finite, given, d_out)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("dim", [64, 128, 256])
+def test_on_a_gpu(name: str, dim: int) -> None:
+    mask, infinite, finite = CASES[name]
+    given, d_out = inputs(dim)
+    no_lse = torch.zeros(1, HEADS, LENGTH, device=DEVICE)
+    found = gradients(mask, fx.score_mod(infinite), given, [d_out, no_lse], "auto")
+    expect(found, mask, finite, given, d_out)
+
+
 def test_a_learned_capture() -> None:
     """Its derivative is the score's, times what is infinite."""
     given, d_out = inputs(32)
