@@ -29,13 +29,13 @@
     plan                    tries the closed form, then the table; `BlockPlan` answers for both
                             (or leaves the table to a kernel: `codegen/planner.py`)
     shape, symmetry         facts of a mask by its form: one range, ends that ascend, q for kv
-    products                products f(q) * g(kv) as they are written, as columns of matrices
+    terms -> products       products f(q) * g(kv), squares multiplied out, as columns of matrices
     prices, differences     what an operation costs; terms of q - kv alone, as tables
     separable               terms of a score that are sums of f(q) * g(kv)
     arguments               are the arguments of a plan numbers that make sense?
     signs, implied          indices that are natural; what follows from the conjuncts of a mask
-    finite                  are derivatives of a rewritten score finite where they were?
       -> given              a score, simpler by what its mask proves
+    finite                  is a derivative finite at pairs that a mask excludes, too?
     bounds                  can an index leave its captured tensor?
     explain, draw, dense    a plan in words, in pictures, in arrays
     advice                  changes of a mask that were tried, for the words

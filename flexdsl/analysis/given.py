@@ -20,12 +20,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from flexdsl.analysis.implied import Facts, facts_of
+from flexdsl.analysis.implied import FALSE, TRUE, Facts, facts_of
 from flexdsl.errors import TypeMismatchError
 from flexdsl.ir import Capture, Expr, Op, Program, Type, apply, const, load, print_expr, walk
 
 REMEMBERED = 1 << 10  # most recent pairs of a score and a mask
-TRUE, FALSE = const(True), const(False)
 
 _Part = tuple[Expr, bool]  # a node, and whether it is in the index of a load
 # Of indices, without a value for some second operands, which stay as they are.

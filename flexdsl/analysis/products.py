@@ -168,13 +168,6 @@ def _taken_out(terms: list[Signed], squares: bool) -> Factored | None:
     of_row, of_key, rest = ZERO, ZERO, _SCORE
     large = [ZERO, ZERO]
     for term, negative in terms:
-        signed = apply(Op.NEG, term) if negative else term
-        if "kv" not in term.variables:
-            of_row = apply(Op.ADD, of_row, signed)
-            continue
-        if "q" not in term.variables:
-            of_key = apply(Op.ADD, of_key, signed)
-            continue
         found = products_of(term, negative, squares=squares)
         if found is None:
             rest = apply(Op.SUB if negative else Op.ADD, rest, term)

@@ -59,9 +59,14 @@ def terms_of(node: Expr, negative: bool) -> list[Signed]:
 def products_of(term: Expr, negative: bool, *, squares: bool) -> Products | None:
     """A term as a sum of products; None where a factor of it that knows both sides is no such sum.
 
+    What is of one side alone is a product with 1.
+
     Args:
         squares: those of differences are multiplied out too.
     """
+    if not term.variables >= _BOTH:
+        signed = apply(Op.NEG, term) if negative else term
+        return Products(((ONE, signed) if "kv" in term.variables else (signed, ONE),))
     row, key = const(-1.0) if negative else ONE, ONE
     both: list[Expr] = []
     for factor in _factors(term):

@@ -50,13 +50,9 @@ def with_products(bound: Bound, scale: float, dtype: torch.dtype, *, squares: bo
         dtype: of q, k and v.
         squares: there are kernels for those of squares that are multiplied out.
     """
-    # Numbers are looked at last.
-    if _reason_against(bound, dtype):
+    if _reason_against_matrices(bound, scale, dtype):
         return bound
-    found = _found(bound, squares)
-    if reason_against_products(bound, found, scale, dtype):
-        return bound
-    products, rest = taken(bound.score, found)
+    products, rest = taken(bound.score, _found(bound, squares))
     return replace(bound, score=rest, products=products) if products else bound
 
 
@@ -88,7 +84,7 @@ def _largest_part(bound: Bound, found: Factored) -> float:
     return max(largest_number(side, bound.score, bound.lengths) for side in found.squares)
 
 
-def reason_against_products(
+def _reason_against_products(
     bound: Bound, found: Factored | None, scale: float, dtype: torch.dtype
 ) -> str:
     """Why the products of a call's score are added up for each pair; "" where matrices may be."""
@@ -97,6 +93,11 @@ def reason_against_products(
             f"its matrices have {width} columns, and kernels take {MOST_COLUMNS}; two bfloat16"
             " tensors need 3 for a product, two of float32 6"
         )
+    return _reason_against_matrices(bound, scale, dtype)
+
+
+def _reason_against_matrices(bound: Bound, scale: float, dtype: torch.dtype) -> str:
+    """The same, whatever the products are."""
     if abs(scale) < _LEAST_SCALE:
         return f"the scale is {scale}, and they are divided by it"
     return _reason_against(bound, dtype)
@@ -127,8 +128,8 @@ def explain_factors(bound: Bound, scale: float, dtype: torch.dtype, *, few: bool
     if bound.score is None:
         return
     forward, found = replace(bound, learned=()), _found(bound, squares=True)
-    against = reason_against_products(forward, found, scale, dtype)
-    backward = reason_against_products(bound, found, scale, dtype)
+    against = _reason_against_products(forward, found, scale, dtype)
+    backward = _reason_against_products(bound, found, scale, dtype)
     for line in describe_products(found):
         if against or (few and backward):
             yield f"{line}; not used: {against or backward}"

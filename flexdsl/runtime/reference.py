@@ -80,9 +80,8 @@ def apply_score(
             elsewhere; None for all. The others keep their scores.
     """
     changed = scores.clone()
-    for b, h, q, kv in product(*(range(n) for n in scores.shape)):
-        if allowed is None or allowed[b, h, q, kv]:
-            changed[b, h, q, kv] = float(score(scores[b, h, q, kv].item(), b, h, q + q_offset, kv))
+    for b, h, q, kv in _pairs(scores, allowed).tolist():
+        changed[b, h, q, kv] = float(score(scores[b, h, q, kv].item(), b, h, q + q_offset, kv))
     return changed
 
 
@@ -98,11 +97,15 @@ def evaluate_score(
     Args:
         allowed: as of `apply_score`. A derivative may be infinite elsewhere, too.
     """
-    pairs = torch.ones_like(scores, dtype=torch.bool) if allowed is None else allowed
-    at = b, h, q, kv = pairs.nonzero(as_tuple=True)
+    at = b, h, q, kv = _pairs(scores, allowed).unbind(1)
     variables = {"score": scores[at], "b": b, "h": h, "q": q + q_offset, "kv": kv}
     changed = evaluate(expr, variables, values, scores.dtype).expand(len(b))
     return scores.index_put(at, changed)
+
+
+def _pairs(scores: Tensor, allowed: Tensor | None) -> Tensor:
+    """Indices [pairs, 4] of the pairs that are allowed."""
+    return (torch.ones_like(scores, dtype=torch.bool) if allowed is None else allowed).nonzero()
 
 
 def reference(

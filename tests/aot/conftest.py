@@ -9,8 +9,8 @@ import torch
 
 import flexdsl as fx
 from flexdsl.bundle.files import Bundle, open_bundle
-from flexdsl.runtime import bundles, machine
-from tests.aot.emulation import Emulated
+from flexdsl.runtime import bundles
+from tests.aot.emulation import Emulated, stand_in
 
 IDS = torch.tensor([0] * 20 + [1] * 25, dtype=torch.int32)
 OFFSETS = torch.tensor([0, 20, 27, 45])
@@ -99,9 +99,7 @@ def grid_gpu(grid: Bundle, monkeypatch: pytest.MonkeyPatch) -> Emulated:
 def _emulated(
     name: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, runs: bool = True
 ) -> Emulated:
-    emulated = Emulated(name, [bundle], runs)
-    monkeypatch.setattr(machine, "MACHINE", emulated)
-    monkeypatch.setattr("flexdsl.runtime.bundled._FUNCTIONS", {})
+    emulated = stand_in(bundle, monkeypatch, name, runs)
     bundles.opened(bundle)
     return emulated
 

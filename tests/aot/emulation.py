@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from flexdsl.bundle.driver import Clear, Start
 from flexdsl.bundle.files import Bundle
 from flexdsl.bundle.manifest import Code, Parameter, TensorMap
 from flexdsl.codegen import FACTOR_TENSORS
+from flexdsl.runtime import bind, machine
 
 _C = {
     "i8": ctypes.c_int8,
@@ -195,3 +197,14 @@ def module_of(path: Path) -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def stand_in(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, name: str = "cuda:80", runs: bool = True
+) -> Emulated:
+    """The machine of a test: one emulated GPU, for which no kernel is loaded and no call known."""
+    emulated = Emulated(name, [bundle], runs)
+    monkeypatch.setattr(machine, "MACHINE", emulated)
+    monkeypatch.setattr("flexdsl.runtime.bundled._FUNCTIONS", {})
+    bind.forget()
+    return emulated

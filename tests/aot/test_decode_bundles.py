@@ -10,8 +10,8 @@ import torch
 
 import flexdsl as fx
 from flexdsl.bundle.files import Bundle, open_bundle
-from flexdsl.runtime import bind, machine
-from tests.aot.emulation import Emulated
+from flexdsl.runtime import bind
+from tests.aot.emulation import Emulated, stand_in
 
 KEYS = 700
 IDS = (torch.arange(KEYS) >= 150).int()
@@ -58,11 +58,7 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture
 def gpu(few: Bundle, monkeypatch: pytest.MonkeyPatch) -> Emulated:
-    emulated = Emulated("cuda:80", [few])
-    monkeypatch.setattr(machine, "MACHINE", emulated)
-    monkeypatch.setattr("flexdsl.runtime.bundled._FUNCTIONS", {})
-    bind.forget()
-    return emulated
+    return stand_in(few, monkeypatch)
 
 
 def tensors(q_len: int, kv_len: int = KEYS, heads: tuple[int, int] = (4, 2)) -> list[torch.Tensor]:
@@ -110,10 +106,7 @@ def test_tables_of_few_queries_are_none_of_the_forward_pass(
     how = {"dtypes": ["fp16"], "head_dims": [16], "phases": ["forward", "decode"], "jobs": 2}
     folder = tmp_path / "dist"
     fx.build(fx.variant("both", mask="q >= kv", score=score), out=folder, target="cuda:80", **how)
-    gpu = Emulated("cuda:80", [open_bundle(folder)])
-    monkeypatch.setattr(machine, "MACHINE", gpu)
-    monkeypatch.setattr("flexdsl.runtime.bundled._FUNCTIONS", {})
-    bind.forget()
+    gpu = stand_in(open_bundle(folder), monkeypatch)
     given, attention = [t.half() for t in tensors(80, 80)], fx.load(folder, x=x, y=y)
     exact = [t.double() for t in given]
     mods = {"mask": "q >= kv", "score": score, "backend": "reference"}

@@ -7,8 +7,7 @@ import torch
 
 import flexdsl as fx
 from flexdsl.bundle.files import Bundle, open_bundle
-from flexdsl.runtime import bind, machine
-from tests.aot.emulation import Emulated
+from tests.aot.emulation import Emulated, stand_in
 from tests.aot.test_preparing import BACKWARD, check, phases, tensors
 
 SLOPES = torch.tensor([0.5, 0.25])
@@ -32,11 +31,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture
 def gpu(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Emulated:
-    emulated = Emulated("cuda:80", [bundle])
-    monkeypatch.setattr(machine, "MACHINE", emulated)
-    monkeypatch.setattr("flexdsl.runtime.bundled._FUNCTIONS", {})
-    bind.forget()
-    return emulated
+    return stand_in(bundle, monkeypatch)
 
 
 def test_a_loaded_bundle(gpu: Emulated, bundle: Bundle) -> None:

@@ -10,9 +10,9 @@ import torch
 import flexdsl as fx
 from flexdsl.bundle.describe import describe
 from flexdsl.bundle.files import Bundle, open_bundle
-from flexdsl.runtime import bind, machine
+from flexdsl.runtime import bind
 from flexdsl.runtime.interpreted import multiply_bfloat16
-from tests.aot.emulation import Emulated
+from tests.aot.emulation import Emulated, stand_in
 
 X, Y = (torch.randn(2, 80, generator=torch.Generator().manual_seed(n)) for n in range(2))
 
@@ -36,11 +36,7 @@ def halves(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture
 def gpu(halves: Bundle, monkeypatch: pytest.MonkeyPatch) -> Emulated:
     multiply_bfloat16()
-    emulated = Emulated("cuda:80", [halves])
-    monkeypatch.setattr(machine, "MACHINE", emulated)
-    monkeypatch.setattr("flexdsl.runtime.bundled._FUNCTIONS", {})
-    bind.forget()
-    return emulated
+    return stand_in(halves, monkeypatch)
 
 
 def tensors(dtype: torch.dtype, q_len: int = 45, kv_len: int = 45) -> list[torch.Tensor]:

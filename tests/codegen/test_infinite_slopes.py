@@ -32,6 +32,15 @@ windows = fx.mask_mod(lambda b, h, q, kv: (q >= kv) & (q // 40 % 2 == kv // 20 %
 padded = fx.mask_mod(lambda b, h, q, kv: kv < 140)
 by_heads = fx.mask_mod(lambda b, h, q, kv: (q >= kv) & ((q - kv) % (h + 2) == 0))
 
+
+def steep(s: Any, b: int, h: int, q: int, kv: int) -> Any:
+    return s * fx.exp2(9.0 * (kv - q))
+
+
+def finite_steep(s: Any, b: int, h: int, q: int, kv: int) -> Any:
+    return s * fx.exp2(-9.0 * abs(kv - q))
+
+
 # A mask, a score with such derivatives, and the same one with finite ones.
 CASES: dict[str, tuple[fx.Mod, Any, Any]] = {
     "exponential": (
@@ -39,16 +48,8 @@ CASES: dict[str, tuple[fx.Mod, Any, Any]] = {
         lambda s, b, h, q, kv: s * fx.exp(4.0 * (kv - q)),
         lambda s, b, h, q, kv: s * fx.exp(-4.0 * abs(kv - q)),
     ),
-    "of a window": (
-        windows,
-        lambda s, b, h, q, kv: s * fx.exp2(9.0 * (kv - q)),
-        lambda s, b, h, q, kv: s * fx.exp2(-9.0 * abs(kv - q)),
-    ),
-    "of heads": (
-        by_heads,
-        lambda s, b, h, q, kv: s * fx.exp2(9.0 * (kv - q)),
-        lambda s, b, h, q, kv: s * fx.exp2(-9.0 * abs(kv - q)),
-    ),
+    "of a window": (windows, steep, finite_steep),
+    "of heads": (by_heads, steep, finite_steep),
     "quotient": (
         causal,
         lambda s, b, h, q, kv: s / (q - kv + 1.0),
