@@ -14,6 +14,7 @@ from itertools import pairwise
 
 from flexdsl.analysis.closed_form import BOTTOM, ClosedForm, Interval
 from flexdsl.ir import Expr, Op
+from flexdsl.ir.ops import SUM
 
 from .kernel import KernelSpec, Role
 from .lower import Lowering, Scope
@@ -219,7 +220,7 @@ def _tile_range(
     has_full = interval.sieve is None
     full = (interval.full_lower, interval.full_upper) if has_full else (BOTTOM, BOTTOM)
     roots = (interval.live_lower, *full, interval.live_upper)
-    ends = lowering.lower(roots, scope)
+    ends = lowering.lower(roots, scope, least=SUM if axis.first else 0)
     if interval.by_rows:
         scope.block.comment("The least and the largest ends of the rows of this tile.")
     reduced = zip(roots, ends, ("min", "max", "min", "max"), strict=True)

@@ -96,12 +96,16 @@ class Lowering:
     inverses: dict[Expr, str] = field(default_factory=dict[Expr, str])
     language: str = "tl"
 
-    def lower(self, roots: Iterable[Expr], scope: Scope, name: str = "") -> list[str]:
+    def lower(
+        self, roots: Iterable[Expr], scope: Scope, name: str = "", least: int = 0
+    ) -> list[str]:
         """Compute `roots` in `scope` and return the source of each.
 
         Args:
             name: where given, roots that are not names already are assigned to variables of this
                 name, so that they can stand in an operation.
+            least: the precedence of an operation that they stand in otherwise; what binds less has
+                parentheses.
         """
         roots = list(roots)
         if scope.outer is not None:
@@ -120,7 +124,7 @@ class Lowering:
             text, precedence = self._find(root, scope)
             if name and precedence < ATOM:
                 text = self.assign(name, text, self._home(root, scope).block)
-            found.append(text)
+            found.append(_at((text, precedence), least))
         return found
 
     def argument(self, role: Role, of: str, index: int = 0, name: str | None = None) -> str:

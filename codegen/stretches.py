@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flexdsl.analysis.closed_form import Interval
+from flexdsl.ir.ops import SUM
 
 from .lower import Lowering, Scope
 from .writer import Block
@@ -101,7 +102,7 @@ def write_stretches(
     sieve, (length, block, first) = interval.sieve, axis
     assert sieve is not None
     roots = interval.live_lower, interval.live_upper, sieve.first(outer), sieve.reach(outer)
-    *ends, reached = lowering.lower(roots, scope)
+    *ends, reached = lowering.lower(roots, scope, least=SUM if first else 0)
     lowering.helpers |= {"stretch_ends", "tile_from"}
     wanted = ("lower", "upper", "begin", "reach", "stop")
     lower, upper, begin, reach, stop = (lowering.names.fresh(f"stretch_{n}") for n in wanted)

@@ -31,27 +31,31 @@ def backward_of(
 
 
 def expect_on_numbers(
-    name: str,
+    of: str | fx.Mod,
     dims: tuple[int, int],
     lengths: tuple[int, int, int],
     heads: tuple[int, int],
     seed: int,
     fault: tuple[str, str] = ("", ""),
 ) -> OnNumbers:
-    """Hold gradients against those of float64 autograd through the reference."""
+    """Hold gradients against those of float64 autograd through the reference.
+
+    Args:
+        of: the name of a variant, or a mask.
+    """
     (q_len, kv_len, offset), (of_queries, of_keys), (dim, value_dim) = lengths, heads, dims
     generator = torch.Generator().manual_seed(seed + q_len + dim)
     shapes = [(of_queries, q_len, dim), (of_keys, kv_len, dim), (of_keys, kv_len, value_dim)]
     shapes += [(of_queries, q_len, value_dim)]
     *tensors, d_out = (torch.randn(1, *s, generator=generator).half() for s in shapes)
-    variant = VARIANTS[name]
+    variant = VARIANTS[of] if isinstance(of, str) else Variant(of)
     kernels = OnNumbers(Phase.BACKWARD, seed, fault)
     found = backward_of(kernels, variant, tensors, d_out, offset)
     exact, none = [x.double() for x in tensors], torch.zeros(1, of_queries, q_len).double()
     incoming = [d_out.double(), none]
     wanted = gradients(variant.mask, variant.score, exact, incoming, "reference", q_offset=offset)
-    for of, x, y in zip("qkv", found, wanted, strict=True):
-        assert x.shape == y.shape and error(x, y) < 2e-3, (of, error(x, y))
+    for name, x, y in zip("qkv", found, wanted, strict=True):
+        assert x.shape == y.shape and error(x, y) < 2e-3, (name, error(x, y))
     return kernels
 
 
@@ -72,6 +76,23 @@ def test_gradients_of_variants(name: str, dims: tuple[int, int]) -> None:
 def test_gradients_of_lengths(lengths: tuple[int, int, int], dims: tuple[int, int]) -> None:
     for name in ("causal", "full"):
         expect_on_numbers(name, dims, lengths, (2, 2), seed=1)
+
+
+# Of each key the first and the last query are quotients by a power of two, which kernels shift.
+SHIFTED = {
+    "one end": fx.mask_mod(lambda b, h, q, kv: q * 2 >= kv),
+    "both ends": fx.mask_mod(lambda b, h, q, kv: q * 2 >= kv and q * 4 - kv < 400),
+    "blocks": fx.mask_mod(lambda b, h, q, kv: q >= kv // 64 * 32 and q // 16 * 2 <= kv // 4),
+    "tiles that lie apart": fx.mask_mod(lambda b, h, q, kv: (q - kv // 2) % 150 < 2),
+}
+
+
+@WITHOUT_GPU
+@pytest.mark.parametrize("dims", [(64, 64), (128, 128), (256, 256)], ids=str)
+@pytest.mark.parametrize("name", SHIFTED)
+def test_gradients_of_ends_that_are_shifted(name: str, dims: tuple[int, int]) -> None:
+    """Queries begin later than keys, so that positions are no indices."""
+    expect_on_numbers(SHIFTED[name], dims, (200, 256, 56), (2, 1), seed=2)
 
 
 @WITHOUT_GPU
