@@ -62,6 +62,7 @@ def expect(
 
 def error(found: torch.Tensor, wanted: torch.Tensor) -> float:
     """Norm of the difference over the norm of what is wanted."""
+    wanted = wanted.cpu()
     difference = found.cpu().double() - wanted
     return float(difference.norm() / wanted.norm().clamp_min(1e-30))
 
