@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flexdsl as fx
@@ -78,6 +78,7 @@ def strided(name, w, s, r):
 
 
 @pytest.mark.parametrize("name", ALL)
+@settings(max_examples=100)  # of each of the many masks
 @given(shapes(), st.integers(-3, 40), st.integers(2, 45), st.integers(0, 6))
 def test_strides_are_planned_exactly(name, shape, w, s, r):
     mask = strided(name, w, s, r)
@@ -102,6 +103,7 @@ def test_a_stride_alone_never_has_a_table(name, shape, w, s, r):
 
 
 @pytest.mark.parametrize("name", ALL)
+@settings(max_examples=100)
 @given(shapes(), st.integers(1, 40), st.integers(2, 45), st.integers(0, 6), st.booleans())
 def test_ends_and_sieve_of_a_row_are_its_allowed_positions(name, shape, w, s, r, turned):
     """What texts and later passes read of an interval, against the mask on ints."""

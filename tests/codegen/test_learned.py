@@ -120,7 +120,7 @@ def test_one_tensor_loaded_twice() -> None:
 
 @pytest.mark.parametrize("name", [n for n, c in CASES.items() if c[2] is not Reduction.PAIR])
 def test_ten_runs_give_the_same_bits(name: str) -> None:
-    runs = 10 if DEVICE == "cuda" else 3  # the interpreter has no order of its own to change
+    runs = 10 if DEVICE == "cuda" else 2  # the interpreter has no order of its own to change
     first, *others = (
         gradients(name, "causal", "triton", torch.float32, DEVICE)[0] for _ in range(runs)
     )

@@ -37,11 +37,18 @@ def tiles_of_consumers(mask, length, width):
     return int(blocks.any((1, 3)).sum())
 
 
+SMALL = (16, 16)
+
+
 @pytest.mark.parametrize(
-    "mask", [CLOSE, stdlib.neighborhood(GRID, 9).in_order(stdlib.TileOrder(GRID, (8, 8)))]
+    ("mask", "length"),
+    [
+        (CLOSE, 1024),
+        (stdlib.neighborhood(SMALL, 5).in_order(stdlib.TileOrder(SMALL, (8, 8))), 256),
+    ],
 )
-def test_narrow_tiles_pay_where_they_leave_out_enough(mask):
-    call, length = call_of(mask, 1024), 1024
+def test_narrow_tiles_pay_where_they_leave_out_enough(mask, length):
+    call = call_of(mask, length)
     wide, *_ = configs(Phase.FORWARD, 90, 128, 2, hopper=True)
     narrow = narrow_config(128)
     of_wide, of_narrow = (tiles_of_consumers(mask, length, width) / 2 for width in (128, 64))
