@@ -47,6 +47,9 @@ class Kernel:
         with self.block.indented(f"for {self.axis.tile} in range(inner_tiles):") as body:
             live = write_is_live(self.axis, spec, self.lowering, scope)
             body.line(f"live.append(bool({live}))")
+        text = str(self.block).replace(".to(tl.int32)", "")
+        self.code = compile(text, "<loops>", "exec")
+        self.helpers = with_helpers(self.lowering.helpers, "tl", Functions())
 
     def visited(self, h: int, tile: int) -> tuple[list[tuple[int, bool]], list[bool]]:
         """Tiles that an outer tile visits, and whether with the mask; what is called live."""
@@ -63,8 +66,7 @@ class Kernel:
         for argument in self.lowering.arguments.values():
             assert argument.role is Role.PARAMETER
             given[argument.name] = plan.mask.values[argument.of]
-        known = with_helpers(self.lowering.helpers, "tl", Functions())
-        exec(str(self.block).replace(".to(tl.int32)", ""), known | given)
+        exec(self.code, self.helpers | given)
         return given["visited"], given["live"]
 
 
