@@ -107,6 +107,8 @@ class KernelSpec:
             None then.
         skips: with such bits, consumers of the forward kernel skip tiles that have no pair for
             their own rows; the table says which.
+        bounded: the score is so small that the softmax needs no maximum (`analysis/bounded.py`); in
+            the forward kernel for Hopper.
     """
 
     mask: Program | None
@@ -123,6 +125,7 @@ class KernelSpec:
     tables: tuple[DifferenceTable, ...] = ()
     mask_bits: bool = False
     skips: bool = False
+    bounded: bool = False
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,12 @@ from ..loops import KEYS
 from ..lower import Lowering, Scope
 from ..tiles import descriptors, names_of_kernel
 from ..writer import Block
-from . import mask_bits, row_bits, tangent, turns
+from . import mask_bits, row_bits, softmax, tangent, turns
 from .forward_consumer import write_consumer
 from .module import (
     BARRIERS,
     GROUP_ROWS,
     RESERVED,
-    SOFTMAX,
     Partition,
     allocate,
     helpers_of,
@@ -97,7 +96,7 @@ def generate_forward(spec: KernelSpec) -> Kernel:
     )
     partitions = (producer, of_group)
     write_partitions(body, [of_group.call(g) for g in range(groups)], producer)
-    functions = [BARRIERS, NOTES, SOFTMAX, *helpers_of(lowering.helpers)]
+    functions = [BARRIERS, NOTES, *softmax.functions(spec), *helpers_of(lowering.helpers)]
     functions += [IN_PAIRS] if cuts_in_pairs(spec) else []
     functions += [mask_bits.SPREAD, mask_bits.KEEP] if spec.mask_bits else []
     functions += [*row_bits.functions(spec), *tangent.functions(spec)]

@@ -30,7 +30,7 @@ from ..loops import KEYS
 from ..lower import Lowering, Scope, Text
 from ..tiles import loads_at, tile_scope, write_allowed
 from ..writer import Block
-from . import mask_bits, row_bits, tangent, turns
+from . import mask_bits, row_bits, softmax, tangent, turns
 from .early_loads import Loads
 from .key_loads import loads_of_keys, write_first_loads, write_keys, write_more_loads
 from .module import GROUP_ROWS, NO_SCORE, accumulator, matrix
@@ -114,8 +114,7 @@ def _write_rows(body: Block, spec: KernelSpec, lowering: Lowering) -> Scope:
     known = {"b": "b", "h": "h", "q": "q", "q_first": "(q_offset + q_start)"}
     scope = Scope(body.block(), None, known)
     tangent.write_factors(spec, lowering, scope)
-    body.line(f'max_log2 = gl.full([{GROUP_ROWS}], -float("inf"), gl.float32, ROWS)')
-    body.line(f"total = gl.zeros([{GROUP_ROWS}], gl.float32, ROWS)")
+    softmax.write_start(body, spec)
     write_zeros(body, spec)
     return scope
 
@@ -230,7 +229,7 @@ def _write_wait_scores(body: Block, outstanding: int) -> None:
 
 
 def _write_weights(body: Block, tiles: _Tiles, masked: str, early: dict[Expr, Text]) -> None:
-    """Write the modified scores, the mask, and one step of the online softmax.
+    """Write the modified scores, the mask, and one step of the softmax.
 
     Args:
         masked: source of the bool that the mask is to be looked at; "" where it never is.
@@ -250,8 +249,7 @@ def _write_weights(body: Block, tiles: _Tiles, masked: str, early: dict[Expr, Te
             _write_mask(block, tiles, early)
     if spec.mask_bits:
         mask_bits.write_next_words(body, KEYS, spec.consumers, lowering)
-    found = "weights, rescale, max_log2, total"
-    body.line(f"{found} = softmax(scores, max_log2, total, {factor})")
+    softmax.write_step(body, spec, factor)
     turns.write_pass(body, spec)
 
 

@@ -45,20 +45,6 @@ def barriers(COUNT: gl.constexpr, ARRIVALS: gl.constexpr):
     return made
 '''
 
-SOFTMAX = '''\
-@gluon.jit
-def softmax(scores, max_log2, total, factor):
-    """One step of the online softmax: weights, what to rescale by, new maximum, new total.
-
-    A row without an allowed key so far has weight 0, not NaN.
-    """
-    new_max = gl.maximum(max_log2, gl.max(scores, 1) * factor)
-    shift = gl.where(new_max == -float("inf"), 0.0, new_max)
-    weights = gl.exp2(scores * factor - shift[:, None])
-    rescale = gl.exp2(max_log2 - shift)
-    return weights, rescale, new_max, total * rescale + gl.sum(weights, 1)
-'''
-
 # The scores come from 16-bit elements: the absolute error is what counts.
 _TANH = '''\
 @gluon.jit
@@ -75,7 +61,7 @@ NO_SCORE = '-float("inf")'  # the source of a masked pair's score
 # Names that the Hopper kernels' own lines use beside those of the portable ones.
 RESERVED = frozenset(
     """gluon gl tma mbarrier fence_async_shared warpgroup_mma warpgroup_mma_init
-    warpgroup_mma_wait barriers softmax
+    warpgroup_mma_wait barriers softmax bounded_softmax
     producer consumer GROUP STAGES step stage phase before first_tile last_step turn
     leading_run leading_kind second_run second_kind kind first_stop following next_start next_stop
     next_kind later later_kind own unfreed q_of_tile kv_of_tile

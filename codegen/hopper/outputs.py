@@ -10,7 +10,7 @@ from ..kernel import KernelSpec, pieces
 from ..writer import Block
 from .module import GROUP_ROWS, matrix
 from .registers import cuts_in_pairs
-from .tangent import tangent_of
+from .softmax import logsumexp
 
 IN_PAIRS = '''\
 @gluon.jit
@@ -32,7 +32,9 @@ def write_zeros(body: Block, spec: KernelSpec) -> None:
 
 
 def write_rescale(body: Block, spec: KernelSpec) -> None:
-    """Write that the output follows the new maximum."""
+    """Write that the output follows the new maximum, where there is one."""
+    if spec.bounded:
+        return
     for i in range(len(pieces(spec.value_dim))):
         rescale = f"gl.convert_layout(rescale, gl.SliceLayout(1, OUT_{i}))[:, None]"
         body.line(f"out_tile_{i} = out_tile_{i} * {rescale}")
@@ -78,8 +80,7 @@ def write_results(body: Block, spec: KernelSpec) -> None:
     body.line("\n# A row without an allowed key gives 0, and its logsumexp is -inf.")
     body.line("dead = total == 0.0")
     body.line("total = gl.where(dead, 1.0, total)")
-    logsumexp = "(max_log2 + gl.log2(total)) * LN2" + (" + tangent_cap" if tangent_of(spec) else "")
-    body.line(f'logsumexp = gl.where(dead, -float("inf"), {logsumexp})')
+    body.line(f'logsumexp = gl.where(dead, -float("inf"), {logsumexp(spec)})')
     body.line("lse_row = (b * heads + h).to(gl.int64) * q_len + row")
     body.line("gl.store(lse + lse_row, logsumexp, mask=row < q_len)")
     body.line("normalizer = 1.0 / total")

@@ -55,6 +55,16 @@ class Lengths:
     kv_len: int
     q_offset: int
 
+    @property
+    def positions(self) -> dict[str, range]:
+        """The values of each variable of a mask."""
+        return {
+            "b": range(self.batch),
+            "h": range(self.heads),
+            "q": range(self.q_offset, self.q_offset + self.q_len),
+            "kv": range(self.kv_len),
+        }
+
 
 def lengths_of(q: torch.Tensor, k: torch.Tensor, q_offset: int) -> Lengths:
     """The extents of a call on these tensors."""

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from flexdsl.analysis import BlockPlan
+from flexdsl.analysis.bounded import is_bounded
 from flexdsl.analysis.gradient import LearnedLoad, learned_loads
 from flexdsl.codegen import (
     OF_KEYS,
@@ -172,7 +173,19 @@ class Call:
             self.bound.tables,
             bits,
             bits and plan is not None and self.own_tiles(phase, plan, config) is not None,
+            phase is Phase.FORWARD and config.language is Language.GLUON and self.is_bounded,
         )
+
+    @cached_property
+    def is_bounded(self) -> bool:
+        """Is the score so small that a softmax needs no maximum?
+
+        Not where weights are float16, which has no such numbers.
+        """
+        score, lengths = self.bound.score, self.bound.lengths
+        if score is None or self.tensors["query"].dtype is not torch.bfloat16:
+            return False
+        return is_bounded(score, lengths.positions)
 
     def reads_bits(self, phase: Phase, plan: BlockPlan, config: Config) -> bool:
         """Does a kernel read the mask of its masked tiles as bits?"""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from flexdsl.analysis import BlockPlan
+from flexdsl.analysis.bounded import MOST
 from flexdsl.analysis.derivative import describe_steps
 from flexdsl.analysis.given import describe_given
 from flexdsl.bundle.describe import in_words
@@ -193,8 +194,14 @@ def _kernel(phase: Phase, call: Call, gpu: int) -> list[str]:
         lines.append(f"    {_tiles(plan)}")
         lines += [f"    {line}" for line in _splits(call)]
         lines += [f"    {line}" for line in _mask(phase, call, plan, config)]
+        lines += [f"    {_BOUNDED}"] if call.spec(phase, plan, config).bounded else []
     lines += [f"    where that does not fit the GPU: {_words(other)}" for other in others]
     return lines
+
+
+_BOUNDED = (
+    f"its softmax has no running maximum: the score is within {MOST:.0f} of 0, whatever q and k are"
+)
 
 
 def _splits(call: Call) -> list[str]:

@@ -222,7 +222,7 @@ def kernel_of(phase: Phase, language: Language, spec: KernelSpec) -> Kernel:
         *(p and p.expr for p in (spec.mask, spec.score)),
         *(spec.closed_form, spec.head_dim, spec.value_dim),
         *(spec.clamped, spec.wide, spec.grouped, spec.learned, spec.consumers),
-        *(spec.products, spec.tables, spec.mask_bits, spec.skips),
+        *(spec.products, spec.tables, spec.mask_bits, spec.skips, spec.bounded),
     )
     if key not in _KERNELS:
         _KERNELS[key] = GENERATORS[phase, language](spec)

@@ -36,15 +36,9 @@ def largest_number(number: Expr, program: Program, lengths: Lengths) -> float:
 
 def _look(number: Expr, program: Program, lengths: Lengths) -> float:
     device = next((v.device for v in program.values.values() if isinstance(v, torch.Tensor)), None)
-    ranges = {
-        "b": range(lengths.batch),
-        "h": range(lengths.heads),
-        "q": range(lengths.q_offset, lengths.q_offset + lengths.q_len),
-        "kv": range(lengths.kv_len),
-    }
     variables = {
         name: torch.arange(x.start, x.stop, device=device).view([-1] + [1] * (3 - i))
-        for i, (name, x) in enumerate(ranges.items())
+        for i, (name, x) in enumerate(lengths.positions.items())
         if name in number.variables
     }
     with torch.no_grad():

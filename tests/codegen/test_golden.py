@@ -59,6 +59,8 @@ LEARNED = [
 # Whatever the mask is.
 READ_BITS = [("bits", phase, Language.GLUON) for phase in (Phase.FORWARD, Phase.BACKWARD)]
 READ_BITS += [("skipping", Phase.FORWARD, Language.GLUON)]
+# Of a score that is proven small.
+BOUNDED = ("bounded", Phase.FORWARD, Language.GLUON)
 
 
 def path_of(name: str, phase: Phase, language: Language) -> Path:
@@ -93,6 +95,14 @@ def test_text_of_a_kernel_that_reads_its_mask_as_bits(
     expect_text(kernel, path_of(name, phase, language), update_golden)
 
 
+def test_text_of_a_kernel_without_a_maximum(update_golden: bool) -> None:
+    score = VARIANTS["softcap"].score
+    assert score is not None
+    spec = unbound_spec(CAUSAL.program, score.program, 128, 128)
+    kernel = GENERATORS[BOUNDED[1:]](replace(spec, bounded=True))
+    expect_text(kernel, path_of(*BOUNDED), update_golden)
+
+
 def expect_text(kernel: Kernel, path: Path, update: bool) -> None:
     """The text of a kernel is that of the golden file, which is written first to `update` it."""
     # Where a mod stands in this repository's tests is no part of the kernel.
@@ -106,7 +116,9 @@ def expect_text(kernel: Kernel, path: Path, update: bool) -> None:
 
 def test_no_golden_file_is_left_over() -> None:
     learned = ((*of, Language.TRITON) for of in LEARNED)
-    assert set(GOLDEN.iterdir()) == {path_of(*of) for of in (*KERNELS, *READ_BITS, *learned)}
+    assert set(GOLDEN.iterdir()) == {
+        path_of(*of) for of in (*KERNELS, *READ_BITS, BOUNDED, *learned)
+    }
 
 
 def test_source_of_a_mod() -> None:

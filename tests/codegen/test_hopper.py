@@ -19,7 +19,7 @@ from flexdsl.ir import captures_of
 from flexdsl.mod import Mod
 from tests.codegen.biased import dense, expect_biased, expect_exact
 from tests.codegen.oracle import expect, expect_gradients
-from tests.codegen.variants import CAUSAL, HEADS, TANGENTS, VARIANTS
+from tests.codegen.variants import BOUNDED, CAUSAL, HEADS, TANGENTS, VARIANTS
 
 HALVES = [torch.float16, torch.bfloat16]
 DIMS = [(64, 64), (96, 96), (128, 128), (192, 128), (256, 256)]
@@ -61,6 +61,15 @@ def test_lengths_and_offsets(name: str, q_len: int, kv_len: int, q_offset: int) 
 def test_scores_that_are_tangents(name: str) -> None:
     for dims in OF_DIMS:
         expect(VARIANTS["sliding_window"].mask, TANGENTS[name], **dims, **HALF)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("name", BOUNDED)
+def test_scores_without_a_maximum(name: str, dtype: torch.dtype) -> None:
+    for mask in (None, VARIANTS["sliding_window"].mask, VARIANTS["neighborhood"].mask):
+        for dims in OF_DIMS:
+            expect(mask, BOUNDED[name], **dims, dtype=dtype, backend="hopper")
 
 
 def by_rows(contents: str) -> dict[str, Mod]:

@@ -81,7 +81,10 @@ def with_helpers(kernel: Kernel, known: dict[str, Any]) -> None:
     """Add the functions that the kernel's text has for expressions, bits, and ranges of tiles."""
     known |= {"held_sum": operator.add, "held_difference": operator.sub}  # nothing overflows here
     for name in re.findall(r"^def (\w+)\(", kernel.source, re.M):
-        if name in (*HELPERS_OF_MODULES, "between", "softmax") and name not in known:
+        if (
+            name in (*HELPERS_OF_MODULES, "between", "softmax", "bounded_softmax")
+            and name not in known
+        ):
             function_of(kernel, name, known)
 
 

@@ -120,3 +120,13 @@ TANGENTS: dict[str, Mod] = {
     "plain": fx.score_mod(lambda score, b, h, q, kv: fx.tanh(score * score - 1.0)),
     "of each head": fx.score_mod(lambda score, b, h, q, kv: fx.tanh(score / 2) * _SLOPES[h]),
 }
+
+# Scores whose softmax needs no maximum where weights are bfloat16: up to the largest such numbers.
+BOUNDED: dict[str, Mod] = {
+    "softcap": _softcap(20.0),
+    "negative": TANGENTS["negative"],
+    "nought": TANGENTS["nought"],
+    "of wide range": fx.score_mod(lambda score, b, h, q, kv: 51.0 * fx.tanh(score)),
+    "clamped": fx.score_mod(lambda score, b, h, q, kv: fx.minimum(fx.maximum(score, -1.0), 2.0)),
+    "with a bias": fx.score_mod(lambda s, b, h, q, kv: 9.0 * fx.tanh(s) + 0.01 * (kv - q)),
+}

@@ -212,6 +212,19 @@ def test_reasons_on_a_hopper_gpu() -> None:
         of_gpu("hopper", 90, bound_of(q, k, None, None), 0.1, q, k, v)
 
 
+def test_a_score_that_needs_no_maximum() -> None:
+    told = "no running maximum: the score is within 52 of 0, whatever q and k are"
+    for cap, dtype, without in (
+        (50.0, torch.bfloat16, 1),
+        (60.0, torch.bfloat16, 0),
+        (50.0, HALF, 0),
+    ):
+        q, k, v = tensors(128, dtype)
+        bound = bound_of(q, k, "q >= kv", fx.stdlib.softcap(cap))
+        forward, backward = "\n".join(of_gpu("auto", 90, bound, 0.1, q, k, v)).split("\nbackward:")
+        assert (forward.count(told), backward.count(told)) == (without, 0)
+
+
 @WITHOUT_GPU
 def test_nothing_is_launched_for_the_interpreter(launched: list[Launch]) -> None:
     q, k, v = (x.requires_grad_() for x in tensors(32, SINGLE))
