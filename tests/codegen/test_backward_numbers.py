@@ -5,14 +5,19 @@ The whole backward pass runs as on such a GPU (`text_on_numbers.py`).
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 import flexdsl as fx
 from flexdsl.codegen import Phase
-from flexdsl.runtime import triton_backward
+from flexdsl.runtime import mask_bits, triton_backward
 from tests.codegen.oracle import error, gradients
+from tests.codegen.test_forward_numbers import conditions
 from tests.codegen.test_query_sums import WITHOUT_GPU
 from tests.codegen.text_on_numbers import DIMS, OnNumbers, bound_of
 from tests.codegen.variants import VARIANTS, Variant
@@ -55,7 +60,10 @@ def expect_on_numbers(
     incoming = [d_out.double(), none]
     wanted = gradients(variant.mask, variant.score, exact, incoming, "reference", q_offset=offset)
     for name, x, y in zip("qkv", found, wanted, strict=True):
-        assert x.shape == y.shape and error(x, y) < 2e-3, (name, error(x, y))
+        # Where a row has one key, what is wanted is 0, and what is found the rounding of O.
+        difference = float((x.double() - y).abs().max())
+        assert x.shape == y.shape, name
+        assert error(x, y) < 2e-3 or difference < 3e-3, (name, error(x, y), difference)
     return kernels
 
 
@@ -113,6 +121,22 @@ def test_gradients_of_heads_in_parts(
 def test_gradients_of_a_mask_read_as_bits(dims: tuple[int, int]) -> None:
     kernels = expect_on_numbers("neighborhood", dims, (150, 150, 0), (4, 4), seed=5)
     assert kernels.specs and all(spec.mask_bits for spec in kernels.specs)
+
+
+@WITHOUT_GPU
+@settings(max_examples=30)
+@given(
+    conditions(),
+    st.tuples(st.integers(1, 200), st.integers(1, 300), st.integers(0, 150)),
+    st.sampled_from([(64, 64), (128, 128), (256, 256)]),
+    st.integers(0, 99),
+)
+def test_gradients_of_any_conditions(
+    mask: fx.Mod, lengths: tuple[int, int, int], dims: tuple[int, int], seed: int
+) -> None:
+    """By closed forms wherever there are some; many rows may have no key."""
+    with patch.object(mask_bits, "with_table", lambda bound, plan: plan):
+        expect_on_numbers(mask, dims, lengths, (2, 1), seed)
 
 
 FAULTS = {

@@ -194,6 +194,7 @@ def conditions(draw: st.DrawFn) -> fx.Mod:
         lambda b, h, q, kv: q // size >= kv // size,
         lambda b, h, q, kv: q // size == kv // other,
         lambda b, h, q, kv: 2 * kv - q <= n,
+        lambda b, h, q, kv: 2 * q - kv >= n,
         lambda b, h, q, kv: q + kv < 3 * size,
         lambda b, h, q, kv: q >= size,
         lambda b, h, q, kv: kv >= ENDS[q],

@@ -188,7 +188,8 @@ class OnNumbers:
     def _run(self, kernel: Kernel, given: dict[str, Any], groups: int) -> None:
         program, text = Numbers(self.seed), kernel.source.replace(*self.fault)
         assert not self.fault[0] or text != kernel.source
-        known = {"gl": Producer(0), "leave": program.notes.__setitem__, "mbarrier": program}
+        known = {"gl": Producer(0), "mbarrier": program}
+        known["leave"] = lambda note, number: program.notes.__setitem__(note, int(number))
         with_helpers(kernel, known)
         program.sides["producer"] = side(text, "producer", known | {"tma": program}, given)
         names = re.findall(r"^def (consumer\w*)", text, re.M)
