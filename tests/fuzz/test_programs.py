@@ -19,6 +19,7 @@ from flexdsl.errors import BranchError, FlexdslError, GradientWarning
 from flexdsl.mod import Mod
 from flexdsl.testing import Case, check, strategies
 from flexdsl.testing.function import traced_pairs
+from flexdsl.testing.limits import Limits
 from support.fuzz import at_most
 
 KERNELS = [("forward", "triton"), ("backward_query", "triton"), ("backward_key", "triton")]
@@ -41,6 +42,22 @@ def quiet():
 def test_any_program_computes_what_it_says(masks, scores, cases):
     assume(math.prod(cases.pairs) <= 1024)
     check(scores, cases, mask=masks)
+
+
+# Over several of their tiles.
+LIMITS = Limits(batch=2, heads=4, q_positions=420, kv_len=300)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dim", [64, 96, 128, 256])
+@at_most(5)
+@given(st.data())
+def test_any_program_by_the_kernels_of_a_hopper_gpu(dim, dtype, data):
+    mask = data.draw(strategies.masks(LIMITS, depth=3))
+    score = data.draw(strategies.scores(LIMITS, depth=2))
+    options = {"dims": (dim,), "dtypes": (dtype,), "equal_dims": True, "exact": True}
+    check(score, data.draw(strategies.cases(LIMITS, **options)), mask=mask, backend="hopper")
 
 
 @at_most(40)
