@@ -10,7 +10,7 @@ kernels, in the layout of an accumulator; plans give the same tiles in another o
     scores.py    the matrix products of the scores, and the copies of what is in them
     forward.py   the forward kernel: what its sides share, and the producer
     forward_consumer.py  its consumers, with or without tiles that they skip
-    softmax.py   what is kept of each row for it
+    softmax.py   its softmax: what is kept of each row, with a maximum or without
     tangent.py   a score that is a tangent times a number
     turns.py     whose turn it is to compute a softmax, where they take turns
     outputs.py   what it does with its output: weights times values, and the stores
