@@ -173,12 +173,12 @@ class Call:
             self.bound.tables,
             bits,
             bits and plan is not None and self.own_tiles(phase, plan, config) is not None,
-            phase is Phase.FORWARD and config.language is Language.GLUON and self.is_bounded,
+            phase is Phase.FORWARD and config.language is Language.GLUON and self.needs_no_maximum,
         )
 
     @cached_property
-    def is_bounded(self) -> bool:
-        """Is the score so small that a softmax needs no maximum?
+    def needs_no_maximum(self) -> bool:
+        """Is the score so small that a softmax needs no running maximum?
 
         Not where weights are float16, which has no such numbers.
         """

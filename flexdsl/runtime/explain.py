@@ -28,7 +28,7 @@ from flexdsl.runtime.low_rank import explain_factors
 from flexdsl.runtime.triton_forward import steps_of
 
 if TYPE_CHECKING:
-    from flexdsl.codegen import Phase
+    from flexdsl.codegen import KernelSpec, Phase
     from flexdsl.runtime.call import Call
     from flexdsl.runtime.tuning import Config
 
@@ -193,8 +193,9 @@ def _kernel(phase: Phase, call: Call, gpu: int) -> list[str]:
         plan = call.plan(phase, config)
         lines.append(f"    {_tiles(plan)}")
         lines += [f"    {line}" for line in _splits(call)]
-        lines += [f"    {line}" for line in _mask(phase, call, plan, config)]
-        lines += [f"    {_BOUNDED}"] if call.spec(phase, plan, config).bounded else []
+        spec = call.spec(phase, plan, config)
+        lines += [f"    {line}" for line in _mask(phase, call, plan, config, spec)]
+        lines += [f"    {_BOUNDED}"] if spec.bounded else []
     lines += [f"    where that does not fit the GPU: {_words(other)}" for other in others]
     return lines
 
@@ -214,14 +215,14 @@ def _splits(call: Call) -> list[str]:
     return [f"few queries: {heads} a program, and the keys are {parts}"]
 
 
-def _mask(phase: Phase, call: Call, plan: BlockPlan, config: Config) -> list[str]:
+def _mask(phase: Phase, call: Call, plan: BlockPlan, config: Config, spec: KernelSpec) -> list[str]:
     """How a kernel knows the mask of a tile, where there is a choice or no mask."""
     from flexdsl.codegen.hopper.module import GROUP_ROWS
     from flexdsl.codegen.hopper.row_bits import row_intervals
     from flexdsl.runtime.call import may_read_bits
     from flexdsl.runtime.mask_bits import bits_nbytes, mib, reason_against
 
-    if call.reads_bits(phase, plan, config):
+    if spec.mask_bits:
         size = mib(bits_nbytes(plan))
         lines = [f"its mask is read as bits, which are written once for the plan: {size}"]
         own = call.own_tiles(phase, plan, config)
@@ -229,7 +230,6 @@ def _mask(phase: Phase, call: Call, plan: BlockPlan, config: Config) -> list[str
             part = f"{own.skipped} of {own.tiles} tiles of {GROUP_ROWS} rows in masked tiles"
             lines.append(f"its consumers skip {part}, which have no pair")
         return lines
-    spec = call.spec(phase, plan, config)
     if spec.mask is None:
         return ["it has no mask: every pair of every live tile is allowed"]
     if may_read_bits(phase, config):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import flexdsl as fx
@@ -14,6 +14,7 @@ from flexdsl.analysis.grid import Grid
 from flexdsl.analysis.prove import Prover
 from flexdsl.analysis.strided import derive_form
 from flexdsl.analysis.values import bind
+from support.fuzz import at_most
 from support.masks import Mask, both, either, no, shapes, states_of
 from support.plans import as_table
 
@@ -78,7 +79,7 @@ def strided(name, w, s, r):
 
 
 @pytest.mark.parametrize("name", ALL)
-@settings(max_examples=100)  # of each of the many masks
+@at_most(100)  # of each of the many masks
 @given(shapes(), st.integers(-3, 40), st.integers(2, 45), st.integers(0, 6))
 def test_strides_are_planned_exactly(name, shape, w, s, r):
     mask = strided(name, w, s, r)
@@ -103,7 +104,7 @@ def test_a_stride_alone_never_has_a_table(name, shape, w, s, r):
 
 
 @pytest.mark.parametrize("name", ALL)
-@settings(max_examples=100)
+@at_most(100)
 @given(shapes(), st.integers(1, 40), st.integers(2, 45), st.integers(0, 6), st.booleans())
 def test_ends_and_sieve_of_a_row_are_its_allowed_positions(name, shape, w, s, r, turned):
     """What texts and later passes read of an interval, against the mask on ints."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import flexdsl as fx
@@ -18,6 +18,7 @@ from flexdsl.codegen import KernelSpec, Role
 from flexdsl.codegen.loops import KEYS, QUERIES, write_is_live, write_loops
 from flexdsl.codegen.lower import Lowering, Scope
 from flexdsl.codegen.writer import Block, Names
+from support.fuzz import at_most
 from support.masks import Shape, shapes
 from support.on_ints import Functions, with_helpers
 from tests.analysis.test_strided import ALL, strided
@@ -120,7 +121,7 @@ def test_kernels_that_go_through_tiles_apart(name: str) -> None:
     expect_gradients(APART[name], q_len=210, kv_len=170, head_dim=16, value_dim=16)
 
 
-@settings(max_examples=100)  # each runs kernels in the interpreter
+@at_most(100)  # each runs kernels in the interpreter
 @given(
     st.sampled_from(sorted(ALL)),
     *(st.integers(1, 140), st.integers(1, 140), st.integers(0, 90)),
