@@ -36,7 +36,7 @@ for first in range(0, inner_tiles, LANES):
         last = (opens != 0) & (found + tl.cumsum(opens, 0) == most_runs)
         merged = tl.minimum(merged, tl.min(tl.where(last, tile, inner_tiles), 0))
     if opened > 0:
-        full += tl.sum(tl.where(state == 2, opens, 0), 0)
+        full += tl.sum(tl.where(state & 3 == 2, opens, 0), 0)
     found += opened
 merged = tl.where(found > most_runs, merged, inner_tiles)
 if found > most_runs:
@@ -50,7 +50,7 @@ if found > most_runs:
         opens = ((state != 0) & (state != before)).to(tl.int32)
         live += tl.sum((state != 0).to(tl.int32), 0)
         found += tl.sum(opens, 0)
-        full += tl.sum(tl.where(state == 2, opens, 0), 0)
+        full += tl.sum(tl.where(state & 3 == 2, opens, 0), 0)
 tl.store(tiles + row, live)
 tl.store(runs + row, found)
 tl.store(full_runs + row, full)
@@ -75,7 +75,7 @@ for first in range(0, inner_tiles, LANES):
     state = tile_states(states, tile, inner_tiles, cut_tile, merged)
     before = tile_states(states, tile - 1, inner_tiles, cut_tile, merged)
     after = tile_states(states, tile + 1, inner_tiles, cut_tile, merged)
-    one = tl.where(state == 2, FULL, 1)
+    one = tl.where(state & 3 == 2, FULL, 1)
     opens = tl.where((state != 0) & (before != state), one, 0)
     closes = tl.where((state != 0) & (after != state), one, 0)
     opened = tl.sum(opens, 0)
@@ -85,10 +85,10 @@ for first in range(0, inner_tiles, LANES):
         ended = tl.cumsum(closes, 0)
         of_full = full_first + opened_full + begun // FULL - 1
         of_partial = partial_first + opened_partial + begun % FULL - 1
-        tl.store(starts + tl.where(state == 2, of_full, of_partial), tile, mask=opens != 0)
+        tl.store(starts + tl.where(state & 3 == 2, of_full, of_partial), tile, mask=opens != 0)
         of_full = full_first + closed_full + ended // FULL - 1
         of_partial = partial_first + closed_partial + ended % FULL - 1
-        tl.store(stops + tl.where(state == 2, of_full, of_partial), tile + 1, mask=closes != 0)
+        tl.store(stops + tl.where(state & 3 == 2, of_full, of_partial), tile + 1, mask=closes != 0)
     opened_full += opened // FULL
     opened_partial += opened % FULL
     closed_full += closed // FULL

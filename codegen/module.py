@@ -49,10 +49,13 @@ SIZES = {
 TILE_STATES = '''\
 @triton.jit
 def tile_states(states, tile, inner_tiles, cut_tile, merged_from):
-    """States of tiles of a row: 0 empty, 1 partial, 2 full; empty outside of the row."""
+    """States of tiles of a row: 0 empty, 1 partial, 2 full; empty outside of the row.
+
+    Whose they are, in bits above these, stays.
+    """
     inside = (tile >= 0) & (tile < inner_tiles)
     state = tl.load(states + tile, mask=inside, other=0).to(tl.int32)
-    state = tl.where((tile == cut_tile) & (state == 2), 1, state)
+    state = tl.where((tile == cut_tile) & (state & 3 == 2), state - 1, state)
     return tl.where(inside & (tile >= merged_from), 1, state)
 '''
 HELPERS_OF_MODULES = {

@@ -35,7 +35,7 @@ from .outputs import IN_PAIRS
 from .registers import cuts_in_pairs, takes_early
 from .schedule import write_schedule
 from .scores import keys_of, rows_of, write_group_fetches, write_tile_fetches
-from .works import NAMES, NEXT_WORK, NOTES, Works, write_leave_tile
+from .works import LEADING, NAMES, NEXT_WORK, NOTES, Works, write_leave_tile
 
 _SIZES = ("q_len", "kv_len", "q_offset", "heads", "all_heads", "group", "q_tiles")
 _ROWS: Mapping[str, int | str] = {
@@ -59,7 +59,8 @@ def _works(spec: KernelSpec) -> Works:
     """The works; there are two places for queries where shared memory is large enough for them."""
     places = 2 if sum(p.dim for p in score_products(spec)) <= 160 else 1
     bits = (mask_bits.BITS_TILE,) if spec.mask_bits else ()
-    about = ("q_start", "b", "h", *bits)
+    leading = (LEADING,) if spec.skips else ()
+    about = ("q_start", "b", "h", *bits, *leading)
     return Works("all_heads * q_tiles", about, "query", places, takes_early(spec))
 
 

@@ -47,7 +47,15 @@ from .outputs import (
 from .registers import held_queries
 from .schedule import end_of_tiles
 from .scores import keys_of, rows_of, write_start_scores
-from .works import MASKED, NOTHING, Works, write_count, write_read_tile
+from .works import (
+    LEADING,
+    MASKED,
+    NOTHING,
+    Works,
+    write_count,
+    write_kind,
+    write_read_tile,
+)
 
 
 @dataclass(frozen=True)
@@ -136,19 +144,18 @@ def _write_work(body: Block, tiles: _Tiles) -> None:
 
 
 def _write_stretches(body: Block, tiles: _Tiles) -> None:
-    """Write the loop over a work's stretches of tiles that are the consumer's own.
-
-    The first tile of a work is every consumer's.
-    """
-    body.line(f"own = 1\nafter = {MASKED}")
+    """Write the loop over a work's stretches of tiles that are the consumer's own."""
+    write_kind(body, LEADING, skips=True)
     if tiles.works.places > 1:
         body.line("unfreed = nth_work")
+    _write_skips(body, tiles)
     with body.indented("while own != 0:") as stretch:
         stretch.line(f"masked = after == {MASKED}")
         stretch.comment("The first tile of a stretch: nothing to weigh with yet.")
         _write_stretch(stretch, tiles, "own != 0", "masked", "unfreed")
-        with stretch.indented(f"while (own == 0) & (after != {NOTHING}):") as other:
-            _write_skipped(other, tiles)
+        _write_skips(stretch, tiles)
+    if tiles.works.places > 1:
+        _write_free_before(body, tiles.works, "unfreed")
 
 
 def _write_stretch(body: Block, tiles: _Tiles, goes_on: str, masked: str, unfreed: str) -> None:
@@ -162,12 +169,9 @@ def _write_stretch(body: Block, tiles: _Tiles, goes_on: str, masked: str, unfree
     spec, works = tiles.spec, tiles.works
     _write_start_scores(body, spec)
     if works.places > 1:
-        body.comment("The place of the work before is free when its output is stored.")
-        with body.indented(f"if {unfreed} > 0:") as before:
-            before.line("tma.store_wait(0)")
-            works.write_free(before, f"1 - {works.place}")
-            if spec.skips:
-                before.line(f"{unfreed} = 0")
+        free = _write_free_before(body, works, unfreed)
+        if spec.skips:
+            free.line(f"{unfreed} = 0")
     early = write_first_loads(body, spec, tiles.loads, tiles.lowering, tiles.scope)
     _write_wait_scores(body, 0)
     _write_weights(body, tiles, masked, early)
@@ -182,16 +186,27 @@ def _write_stretch(body: Block, tiles: _Tiles, goes_on: str, masked: str, unfree
     write_wait_out(body, spec)
 
 
-def _write_skipped(body: Block, tiles: _Tiles) -> None:
-    """Write the way past a tile that is not the consumer's: it gives back the places unread."""
-    _write_wait_keys(body)
-    write_read_tile(body, "kv_tile", skips=True)
-    mask_bits.write_next_words(body, KEYS, tiles.spec.consumers, tiles.lowering)
-    body.line("mbarrier.arrive(key_free.index(stage), count=1)")
-    body.comment("Before they come, an arrival would be of the tile that has the place now.")
-    body.line("before = counted(at - 1)")
-    write_wait_values(body)
-    write_free_values(body)
+def _write_free_before(body: Block, works: Works, unfreed: str) -> Block:
+    """Write that the place of the work before is free when its output is stored."""
+    body.comment("The place of the work before is free when its output is stored.")
+    with body.indented(f"if {unfreed} > 0:") as before:
+        before.line("tma.store_wait(0)")
+        works.write_free(before, f"1 - {works.place}")
+    return before
+
+
+def _write_skips(body: Block, tiles: _Tiles) -> None:
+    """Write the way past tiles that are not the consumer's: it gives back the places unread."""
+    with body.indented(f"while (own == 0) & (after != {NOTHING}):") as tile:
+        _write_wait_keys(tile)
+        write_read_tile(tile, "kv_tile", skips=True)
+        if tiles.spec.mask_bits:
+            mask_bits.write_next_words(tile, KEYS, tiles.spec.consumers, tiles.lowering)
+        tile.line("mbarrier.arrive(key_free.index(stage), count=1)")
+        tile.comment("Before they come, an arrival would be of the tile that has the place now.")
+        tile.line("before = counted(at - 1)")
+        write_wait_values(tile)
+        write_free_values(tile)
 
 
 def _write_step(body: Block, tiles: _Tiles, early: dict[Expr, Text]) -> None:

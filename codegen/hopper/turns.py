@@ -22,7 +22,7 @@ _TURN = "softmax_turn"
 def barriers(spec: KernelSpec) -> dict[str, str]:
     """Places and arrivals of the barriers of turns, by name; none where no turns are taken."""
     few = max(spec.head_dim, spec.value_dim) <= 128 and spec.consumers == 2
-    return {_TURN: "2, 1"} if few and spec.mask is not None else {}
+    return {_TURN: "2, 1"} if few and spec.mask is not None and not spec.skips else {}
 
 
 def write_wait(body: Block, spec: KernelSpec) -> None:

@@ -20,7 +20,9 @@ NEXT_WORK = "next_work"  # the counter
 # What comes after a tile in its work, as its note says. Masked tiles come before full ones.
 NOTHING, FULL, MASKED = 0, 1, 2
 _NO_WORK = -1
-# Where consumers skip tiles, bit _GROUPS + g says that consumer g computes what comes after.
+# Where consumers skip tiles, bit _GROUPS + g says that consumer g computes what comes after. Of a
+# work's first tile its notes say that.
+LEADING = "leading"
 _GROUPS, _MOST_GROUPS = 2, 3
 
 NOTES = '''\
@@ -212,9 +214,18 @@ def write_read_tile(block: Block, tile: str, skips: bool = False) -> None:
     """
     block.line("note = read(tile_notes.index(stage))")
     block.line(f"{tile} = note >> {_shift(skips)}")
-    block.line(f"after = note & {(1 << _GROUPS) - 1}")
+    write_kind(block, "note", skips)
+
+
+def write_kind(block: Block, kind: str, skips: bool) -> None:
+    """Write what a number says of the kind of tiles to come into `after`, and `own` with `skips`.
+
+    Args:
+        kind: its source; bits above those of kinds may be set.
+    """
+    block.line(f"after = {kind} & {(1 << _GROUPS) - 1}")
     if skips:
-        block.line(f"own = note & ({1 << _GROUPS} << GROUP)")
+        block.line(f"own = {kind} & ({1 << _GROUPS} << GROUP)")
 
 
 def _shift(skips: bool) -> int:

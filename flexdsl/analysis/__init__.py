@@ -36,6 +36,7 @@
     signs, implied          indices that are natural; what follows from the conjuncts of a mask
       -> given              a score, simpler by what its mask proves
     finite                  is a derivative finite at pairs that a mask excludes, too?
+    chosen_blocks           of which sizes are the blocks that captured numbers choose?
     bounded                 is a score so small that a softmax needs no maximum?
     bounds                  can an index leave its captured tensor?
     explain, draw, dense    a plan in words, in pictures, in arrays

@@ -10,6 +10,7 @@
                  -> executors: triton_forward, ...      one pass by kernels, whoever brings them
                     -> passes                           what it allocates; run again by addresses
                     -> call, blocks, differences        what each argument of a kernel is
+                    -> call_table                       and its table, made once
                     -> low_rank, magnitude              terms of scores that are matrix products
                     -> launch, descriptors, compiled    kernels compiled by triton
                     -> bundles, bundled, machine        kernels of bundles, by the driver alone
@@ -17,6 +18,7 @@
                     -> splits                           few queries: by parts of the keys, how many
                     -> run_table                        tables of runs, and who starts first
                     -> device_plan, extremes, members   plans made on the device, by kernels
+                       -> part_tiles                    which rows of a tile have a pair there
                     -> mask_bits                        masks evaluated once for a plan, by a kernel
                     -> own_tiles, narrow_tiles          which rows of a tile have a pair, and how
                                                         wide tiles are where few have

@@ -21,7 +21,8 @@ from flexdsl.codegen import OF_KEYS, Language, Phase
 from flexdsl.errors import BundleError
 from flexdsl.ir import Program
 from flexdsl.runtime import device_plan, machine, mask_bits
-from flexdsl.runtime.call import OF_ROWS, Call, programs_of, table_of, value_of
+from flexdsl.runtime.call import OF_ROWS, Call, programs_of, value_of
+from flexdsl.runtime.call_table import table_of
 from flexdsl.runtime.differences import with_tables
 from flexdsl.runtime.passes import first_phases
 from flexdsl.runtime.replay import Function, Launch, Replay, launch_of

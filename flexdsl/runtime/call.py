@@ -8,17 +8,17 @@ triton, `bundled.py` by the driver alone. This file imports neither.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from flexdsl.analysis import BlockPlan
 from flexdsl.analysis.bounded import is_bounded
+from flexdsl.analysis.chosen_blocks import chosen_blocks
 from flexdsl.analysis.gradient import LearnedLoad, learned_loads
 from flexdsl.codegen import (
     OF_KEYS,
@@ -29,14 +29,15 @@ from flexdsl.codegen import (
     Role,
     table_length,
 )
+from flexdsl.codegen.hopper.module import GROUP_ROWS
 from flexdsl.errors import InternalError
 from flexdsl.ir import Capture, Op, captures_of
-from flexdsl.runtime import bind, device_plan, machine, mask_bits
+from flexdsl.runtime import bind, machine, mask_bits
 from flexdsl.runtime.blocks import blocks_of, flat_blocks
 from flexdsl.runtime.differences import differences_of
 from flexdsl.runtime.low_rank import score_of_kernel
 from flexdsl.runtime.own_tiles import OwnTiles, own_tiles
-from flexdsl.runtime.run_table import DeviceTable, TableWithBits, table_of_kernel, to_device
+from flexdsl.runtime.run_table import DeviceTable, TableWithBits
 from flexdsl.runtime.tuning import Config
 
 LOG2E = 1.4426950408889634
@@ -60,10 +61,6 @@ _BY_TILES = (
 Slot = tuple[str, str]
 # The index of an address, and bytes after it.
 Place = tuple[int, int]
-
-# By device, and with kinds of runs or without.
-_TABLES: WeakKeyDictionary[BlockPlan, dict[tuple[torch.device, bool], DeviceTable]]
-_TABLES = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +169,7 @@ class Call:
             self.bound.products,
             self.bound.tables,
             bits,
-            bits and plan is not None and self.own_tiles(phase, plan, config) is not None,
+            plan is not None and self.skips(phase, plan, config),
             phase is Phase.FORWARD and config.language is Language.GLUON and self.needs_no_maximum,
         )
 
@@ -190,19 +187,39 @@ class Call:
     def reads_bits(self, phase: Phase, plan: BlockPlan, config: Config) -> bool:
         """Does a kernel read the mask of its masked tiles as bits?"""
         has_table = plan.closed_form is None and may_read_bits(phase, config)
-        return has_table and mask_bits.reason_against(self.bound, plan) is None
+        if not has_table or self.takes_blocks(phase, plan, config):
+            return False
+        return mask_bits.reason_against(self.bound, plan) is None
+
+    def skips(self, phase: Phase, plan: BlockPlan, config: Config) -> bool:
+        """Do consumers skip tiles that have no pair for their own rows?"""
+        if self.takes_blocks(phase, plan, config):
+            return True
+        bits = self.reads_bits(phase, plan, config)
+        return bits and self.own_tiles(phase, plan, config) is not None
 
     def own_tiles(self, phase: Phase, plan: BlockPlan, config: Config) -> OwnTiles | None:
-        """The tiles of each consumer of a kernel whose consumers skip the others; None elsewhere.
-
-        Of a kernel that reads its mask as bits. Where there are less products for the softmax to
-        hide behind it has not been measured.
-        """
+        """The tiles of consumers of a kernel that reads bits and skips tiles; None elsewhere."""
+        # Where there are less products for the softmax to hide behind it has not been measured.
         dim = max(self.tensors[n].shape[3] for n in ("query", "value"))
-        if phase is not Phase.FORWARD or not 64 < dim <= 128 or config.consumers != 2:
+        if not may_skip(phase, config) or not 64 < dim <= 128:
             return None
         found = own_tiles(plan)
         return found if found is not None and found.pays else None
+
+    def takes_blocks(self, phase: Phase, plan: BlockPlan, config: Config) -> bool:
+        """Do consumers skip tiles by the blocks that captured numbers choose?"""
+        has_table = plan.closed_form is None and may_skip(phase, config)
+        return has_table and config.block_n == GROUP_ROWS and self.chooses_blocks
+
+    @cached_property
+    def chooses_blocks(self) -> bool:
+        """Do captured numbers choose blocks of 64, of which wider tiles would have some each?"""
+        mask = self.bound.mask
+        if mask is None or self.bound.lengths.q_offset % GROUP_ROWS:
+            return False
+        found = chosen_blocks(mask.expr, 2 * GROUP_ROWS)
+        return found is not None and min(found) == GROUP_ROWS
 
     def _wide(self) -> frozenset[Capture]:
         values = self.values
@@ -211,6 +228,12 @@ class Call:
         found += [t.number for t in self.bound.tables]
         captures = (c for x in found for c in captures_of(x))
         return frozenset(c for c in captures if values[c.name].numel() >= 2**31)
+
+
+def may_skip(phase: Phase, config: Config) -> bool:
+    """Is a kernel one of those whose consumers know how to skip tiles?"""
+    of_hopper = phase is Phase.FORWARD and config.language is Language.GLUON
+    return of_hopper and config.consumers == 2
 
 
 def may_read_bits(phase: Phase, config: Config) -> bool:
@@ -355,41 +378,3 @@ def _table_stride(axis: str, plan: BlockPlan, call: Call) -> int:
         return plan.outer_tiles if plan.depends_on_head else 0
     heads = call.bound.lengths.heads if plan.depends_on_head else 1
     return plan.outer_tiles * heads if plan.depends_on_batch else 0
-
-
-def table_of(
-    arguments: Sequence[Argument], plan: BlockPlan | None, call: Call, launch: device_plan.Launch
-) -> DeviceTable | None:
-    """What a kernel reads of its plan on the device; None where it reads no table.
-
-    Args:
-        plan: of a kernel that looks at pairs.
-        launch: how kernels that make plans are run.
-    """
-    roles = {a.role for a in arguments}
-    if plan is None or Role.TABLE not in roles:
-        return None
-    skips = any(a.role is Role.TABLE and a.of == "kinds" for a in arguments)
-    table = _device_table(plan, skips, call, launch)
-    if Role.MASK_BITS not in roles:
-        return table
-    return mask_bits.with_bits(table, plan, call.bound, call.device, launch)
-
-
-def _device_table(
-    plan: BlockPlan, skips: bool, call: Call, launch: device_plan.Launch
-) -> DeviceTable:
-    """The plan's table: made on the device for its kind, else uploaded once for a plan.
-
-    Args:
-        skips: it is for consumers that skip tiles.
-    """
-    device = call.device
-    if plan.device is not None:
-        return device_plan.find_table(plan, call.bound, device, launch)
-    tables = _TABLES.setdefault(plan, {})
-    if (device, skips) not in tables:
-        own = own_tiles(plan) if skips else None
-        made = (table_of_kernel(plan), None) if own is None else (own.table, own.kinds)
-        tables[device, skips] = to_device(made[0], plan.outer_tiles, device, made[1])
-    return tables[device, skips]

@@ -4,6 +4,7 @@
         --plan_refine--> exact states --plan_counts--> counts of tiles and of runs
         --a sort, cumulative sums, plan_runs--> run table
 
+For consumers that skip tiles states are those of their own rows, joined (`part_tiles.py`).
 It takes one byte for each tile, and room for the longest table that there can be: what is in it is
 known on the device alone. Nothing waits for the device, and a CUDA graph may capture it.
 """
@@ -24,6 +25,7 @@ from flexdsl.codegen.planner import COLUMNS, ROWS
 from flexdsl.codegen.refinement import LANES
 from flexdsl.codegen.unbound import GENERATORS
 from flexdsl.ir import Expr, Program
+from flexdsl.runtime import part_tiles
 from flexdsl.runtime.bind import Bound
 from flexdsl.runtime.cache import load
 from flexdsl.runtime.extremes import elements, extremes, not_empty
@@ -57,29 +59,38 @@ class Launch(Protocol):
         """Run it with `programs` programs, for plans of tiles of the shape `tile`."""
 
 
-def find_table(plan: BlockPlan, bound: Bound, device: torch.device, launch: Launch) -> DeviceTable:
+def find_table(
+    plan: BlockPlan, bound: Bound, device: torch.device, launch: Launch, parts: int = 1
+) -> DeviceTable:
     """`make_table` of the plan of a call, made once while its captured tensors do not change."""
     sizes = plan.q_len, plan.kv_len, plan.q_offset, plan.batch, plan.heads
 
     def make() -> DeviceTable:
-        return make_table(plan, bound.mask_values, device, launch)
+        return make_table(plan, bound.mask_values, device, launch, parts)
 
-    return _TABLES.get((bound.mask,), (*sizes, plan.tile_shape, plan.outer, device), make)
+    return _TABLES.get((bound.mask,), (*sizes, plan.tile_shape, plan.outer, device, parts), make)
 
 
 def make_table(
-    plan: BlockPlan, values: Mapping[str, Any], device: torch.device, launch: Launch
+    plan: BlockPlan,
+    values: Mapping[str, Any],
+    device: torch.device,
+    launch: Launch,
+    parts: int = 1,
 ) -> DeviceTable:
-    """The run table of a plan of kind "device", as a kernel reads it: the cut last tile masked.
+    """The run table of a plan, as a kernel reads it: the cut last tile masked.
 
     Args:
         values: parameters and captured tensors of its mask, on `device`.
         launch: runs the kernels.
+        parts: of a query tile; with more than one the table is for consumers that skip tiles.
     """
     grid = plan.scene.grid
-    found = states(plan, values, device, launch)
-    refine(found, plan, values, launch)
-    found, is_cut = _along_inner(found, plan)
+    height, width = plan.tile_shape
+    of_parts = plan.with_tile((height // parts, width)) if parts > 1 else plan
+    found = states(of_parts, values, device, launch)
+    refine(found, of_parts, values, launch)
+    found, is_cut = _along_inner(found if parts == 1 else part_tiles.joined(found, parts), plan)
     outer, inner = found.shape[2:]
     room = room_for(grid.batch * grid.heads * outer, inner)
 
@@ -105,7 +116,11 @@ def make_table(
     torch.cumsum(counts["runs"], 0, dtype=torch.int32, out=offsets[1:])
     torch.add(offsets[:-1], counts["full_runs"], out=full_ends)
     launch(Phase.PLAN_RUNS, None, room.rows, given, {}, plan.tile_shape, device)
-    return DeviceTable(offsets, full_ends, starts, stops, longest_first(counts["tiles"], outer))
+    order = longest_first(counts["tiles"], outer)
+    table = DeviceTable(offsets, full_ends, starts, stops, order)
+    if parts == 1:
+        return table
+    return part_tiles.with_kinds(table, found, counts["merged_from"], parts)
 
 
 def _along_inner(found: Tensor, plan: BlockPlan) -> tuple[Tensor, bool]:

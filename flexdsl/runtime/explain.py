@@ -230,6 +230,12 @@ def _mask(phase: Phase, call: Call, plan: BlockPlan, config: Config, spec: Kerne
             part = f"{own.skipped} of {own.tiles} tiles of {GROUP_ROWS} rows in masked tiles"
             lines.append(f"its consumers skip {part}, which have no pair")
         return lines
+    if spec.skips:
+        return [
+            f"its consumers skip tiles that have no pair for their own {GROUP_ROWS} rows, as blocks"
+            " that captured tensors choose have",
+            "its mask is evaluated in the tiles that those rows have a part of",
+        ]
     if spec.mask is None:
         return ["it has no mask: every pair of every live tile is allowed"]
     if may_read_bits(phase, config):

@@ -40,16 +40,16 @@ from flexdsl.runtime.call import (
     grid_of,
     loads_of,
     programs_of,
-    table_of,
     value_of,
 )
+from flexdsl.runtime.call_table import table_of
 from flexdsl.runtime.compiled import launch_of_compiled
 from flexdsl.runtime.descriptors import describe
 from flexdsl.runtime.interpreted import multiply_bfloat16
-from flexdsl.runtime.narrow_tiles import narrow_pays
+from flexdsl.runtime.narrow_tiles import narrow_configs
 from flexdsl.runtime.replay import Launch
 from flexdsl.runtime.splits import Splits, find_splits, packed_heads, rows_of
-from flexdsl.runtime.tuning import Config, configs, narrow_config
+from flexdsl.runtime.tuning import Config, configs
 
 _KERNELS: dict[tuple[Any, ...], Kernel] = {}
 # Configurations that did not fit a GPU, by kinds of calls.
@@ -153,9 +153,8 @@ def candidates(phase: Phase, call: Call, gpu: int) -> tuple[Config, ...]:
     if phase is Phase.FORWARD_SPLIT:
         rows = rows_of(call.bound.lengths.q_len, call.sizes["packed"])
         found = tuple(replace(c, block_m=rows) for c in found)
-    narrow = narrow_config(widest)
-    if narrow is not None and phase is Phase.FORWARD and call.hopper:
-        found = (narrow, *found) if narrow_pays(call, found[0], narrow) else found
+    if phase is Phase.FORWARD and call.hopper:
+        found = tuple(dict.fromkeys((*narrow_configs(call, widest, found[0]), *found)))
     kind = _kind(phase, call)
     return tuple(c for c in found if (*kind, c) not in _TOO_LARGE)
 

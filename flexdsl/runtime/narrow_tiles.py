@@ -1,8 +1,17 @@
 """Whether a Hopper GPU's forward kernel takes the keys of a mask 64 at a time, not 128.
 
-It is for kernels that read their mask as bits (`mask_bits.py`): their tables, and whose rows have a
-pair in a tile (`own_tiles.py`), are known on the host at both widths. Of a mask whose pairs lie
-close together, narrow tiles leave out more. Which configurations these are says `tuning.py`.
+Which configurations these are says `tuning.py`. Where captured numbers choose blocks of 64, nobody
+on the host knows which: the form of the mask decides. Consumers skip tiles then that have no pair
+for their own 64 rows (`part_tiles.py`), and few others have a mask. On an H200 (torch 2.11.0+cu130,
+triton 3.6.0, 2026-11-27), N 16384, 16 heads, microseconds of tiles of 128 keys, each of which has
+the mask evaluated or bits of it, and so: a fifth of all blocks, drawn at random for each head, 3605
+and 1037, causal 2695 and 551, at D 64 2405 and 725, at D 256 3143 and 1822; half of all blocks 5515
+and 2355; BigBird 389 and 214. The memory of the second level brings 5.8 TB/s of keys and values
+then. Wider tiles whose consumers skip some would spill registers.
+
+Elsewhere it is for kernels that read their mask as bits (`mask_bits.py`): their tables, and whose
+rows have a pair in a tile (`own_tiles.py`), are known on the host at both widths. Of a mask whose
+pairs lie close together, narrow tiles leave out more.
 
 On an H200 (torch 2.11.0+cu130, triton 3.6.0, 2026-11-26), D 128, a work took 4.9 microseconds and
 1.6 for each of its tiles in wide tiles, 3.2 and 1.05 in narrow ones; microseconds of wide and
@@ -15,7 +24,20 @@ from __future__ import annotations
 
 from flexdsl.codegen import Phase
 from flexdsl.runtime.call import Call
-from flexdsl.runtime.tuning import Config
+from flexdsl.runtime.tuning import Config, blocks_config, narrow_config
+
+
+def narrow_configs(call: Call, head_dim: int, wide: Config) -> tuple[Config, ...]:
+    """The configuration of the forward kernel to try before `wide`, where there is one.
+
+    Args:
+        head_dim: the larger of D and Dv.
+    """
+    blocks, narrow = blocks_config(head_dim), narrow_config(head_dim)
+    if call.chooses_blocks:
+        plan = call.plan(Phase.FORWARD, blocks)
+        return (blocks,) if call.takes_blocks(Phase.FORWARD, plan, blocks) else ()
+    return (narrow,) if narrow is not None and narrow_pays(call, wide, narrow) else ()
 
 
 def narrow_pays(call: Call, wide: Config, narrow: Config) -> bool:

@@ -73,6 +73,12 @@ _FORWARD_GLUON = {
 _FORWARD_GLUON_LONG = _FORWARD_GLUON | {64: (_gluon(128, 3),)}
 # For masks of which tiles of 64 keys leave out enough (`narrow_tiles.py`): measured at D 128 alone.
 _FORWARD_GLUON_NARROW = {128: _gluon(64, 4)}
+# For masks that choose blocks of 64 keys (`narrow_tiles.py`), by D.
+_FORWARD_GLUON_BLOCKS = {
+    64: _gluon(64, 6),
+    128: _gluon(64, 4),
+    256: _gluon(64, 2),
+}
 # The backward kernel in Gluon, by the columns of its tiles (`codegen/hopper/backward_tiles.py`), of
 # 128 keys or 64. Factors of a score take shared memory too: two stages are left at D 64.
 _BACKWARD_GLUON = {
@@ -201,6 +207,11 @@ def configs(
 def narrow_config(head_dim: int) -> Config | None:
     """The forward kernel in Gluon with tiles of 64 keys, where they were measured to pay."""
     return _FORWARD_GLUON_NARROW.get(head_dim)
+
+
+def blocks_config(head_dim: int) -> Config:
+    """The forward kernel in Gluon for masks that choose blocks of 64 keys."""
+    return next(c for limit, c in _FORWARD_GLUON_BLOCKS.items() if head_dim <= limit)
 
 
 def _portable(

@@ -21,7 +21,8 @@ from flexdsl.codegen import Kernel, KernelSpec, Phase, Role
 from flexdsl.codegen.module import HELPERS_OF_MODULES
 from flexdsl.runtime import bind, device_plan, launch
 from flexdsl.runtime.blocks import Blocks
-from flexdsl.runtime.call import Call, table_of, value_of
+from flexdsl.runtime.call import Call, value_of
+from flexdsl.runtime.call_table import table_of
 from support.on_numbers import (
     Address,
     Descriptor,

@@ -23,7 +23,8 @@ from flexdsl.codegen import Language, Phase
 from flexdsl.codegen.pair_work import pair_work
 from flexdsl.ir import Kind
 from flexdsl.runtime import bind, device_plan, mask_bits
-from flexdsl.runtime.call import Call, table_of, value_of
+from flexdsl.runtime.call import Call, value_of
+from flexdsl.runtime.call_table import table_of
 from flexdsl.runtime.explain import of_gpu
 from flexdsl.runtime.launch import candidates, kernel_of
 from flexdsl.runtime.run_table import table_of_kernel, to_device

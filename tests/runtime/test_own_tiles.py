@@ -18,7 +18,8 @@ from flexdsl.analysis import make_plan
 from flexdsl.codegen import Language, Phase, Role
 from flexdsl.ir import Kind
 from flexdsl.runtime import bind, device_plan
-from flexdsl.runtime.call import Call, table_of, value_of
+from flexdsl.runtime.call import Call, value_of
+from flexdsl.runtime.call_table import table_of
 from flexdsl.runtime.launch import candidates, kernel_of
 from flexdsl.runtime.own_tiles import own_tiles
 from flexdsl.runtime.run_table import table_of_kernel
