@@ -105,8 +105,8 @@ class KernelSpec:
         tables: what the score loads from tables of q - kv.
         mask_bits: the mask of a tile is read from bits that were made with the table; `mask` is
             None then.
-        skips: consumers of the forward kernel skip tiles that have no pair for their own rows; the
-            table says which.
+        skips: consumers of a kernel for Hopper skip tiles that have no pair for their own rows, or
+            for their own keys in the backward one; the table says which.
         bounded: the score is so small that the softmax needs no maximum (`analysis/bounded.py`); in
             the forward kernel for Hopper.
     """

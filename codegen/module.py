@@ -115,7 +115,7 @@ def write_docstring(
     if spec.mask_bits:
         module.line("mask: bits of masked tiles, made with the plan")
     if spec.skips:
-        module.line("consumers skip tiles that have no pair for their own rows")
+        module.line("consumers skip tiles that have no pair for their own part of the outer tile")
     if any(a.of == "key" for a in arguments):
         module.line(f"plan: {_describe_plan(spec)}")
     module.line('"""\n')

@@ -42,7 +42,7 @@ from .registers import takes_early
 from .schedule import write_schedule
 from .scores import Tensor, keys_of, rows_of, write_group_fetches, write_tile_fetches
 from .wide import OF_ONE_RESULT_EACH
-from .works import MASKED, NAMES, NEXT_WORK, NOTES, NOTHING, Works, write_leave_tile
+from .works import MASKED, NAMES, NEXT_WORK, NOTES, NOTHING, Works, as_masked, write_leave_tile
 
 _ROWS: Mapping[str, int | str] = {
     **dict.fromkeys(("query", "d_out"), "BLOCK_M"),
@@ -211,8 +211,9 @@ def _write_fetch(block: Block, spec: KernelSpec, works: Works, tile: str, after:
     block.line("stage = at % STAGES")
     block.line("mbarrier.wait(query_free.index(stage), at // STAGES & 1 ^ 1)")
     # Of a table with bits those tiles are masked ones.
-    masked = "after" if spec.mask_bits else f"gl.where(cut & (after != {NOTHING}), {MASKED}, after)"
-    write_leave_tile(block, tile, masked)
+    masked = as_masked("after") if spec.skips else MASKED
+    kind = "after" if spec.mask_bits else f"gl.where(cut & (after != {NOTHING}), {masked}, after)"
+    write_leave_tile(block, tile, kind, spec.skips)
     ready, row = "query_ready.index(stage)", f"{tile} * BLOCK_M"
     write_tile_fetches(block, ready, _of_rows(spec), row, "BLOCK_M", "BLOCK_M * 8")
     for name in _NUMBERS:

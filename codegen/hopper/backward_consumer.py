@@ -54,7 +54,7 @@ from .module import (
 )
 from .row_loads import write_first_loads, write_next_loads
 from .scores import keys_of, rows_of, write_start_scores
-from .works import FULL, MASKED, Works, write_count, write_read_tile
+from .works import FULL, MASKED, NOTHING, Works, write_count, write_read_tile
 
 GROUPS = 2
 D_SCORES_PLACES = (3, 2)  # for dS of each consumer
@@ -118,10 +118,14 @@ def _write_work(body: Block, spec: KernelSpec, lowering: Lowering) -> None:
     body.line("\n# The first tile.")
     early = _write_step(body, spec, None, True, lowering, scope)
     body.line("before = q_tile")
-    for kind in (MASKED, FULL):
-        with body.indented(f"while after == {kind}:") as tile:
-            _write_step(tile, spec, early, kind == MASKED, lowering, scope)
-            tile.line("before = q_tile")
+    if spec.skips:
+        with body.indented(f"while after != {NOTHING}:") as stretch:
+            _write_loops(stretch, spec, early, lowering, scope, " & (own != 0)")
+            with stretch.indented(f"while (own == 0) & (after != {NOTHING}):") as tile:
+                _write_skipped(tile, spec, early, lowering, scope)
+                tile.line("before = q_tile")
+    else:
+        _write_loops(body, spec, early, lowering, scope)
     body.line("\n# What the last tile gives to dQ.")
     body.line("d_key_tile = warpgroup_mma_wait(0, deps=[d_key_tile])")
     _write_free_rows(body)
@@ -132,6 +136,47 @@ def _write_work(body: Block, spec: KernelSpec, lowering: Lowering) -> None:
     body.line("add_query_sums(query_sums, first_sum + before, part_order, d_query_tile)")
     _write_results(body, spec)
     body.line("mbarrier.arrive(value_free.index(0), count=1)")
+
+
+def _write_loops(
+    body: Block,
+    spec: KernelSpec,
+    early: dict[Expr, Text],
+    lowering: Lowering,
+    scope: Scope,
+    also: str = "",
+) -> None:
+    """Write the loops over masked tiles and over full ones.
+
+    Args:
+        also: source of what holds beside in the tiles of both.
+    """
+    for kind in (MASKED, FULL):
+        is_one = f"(after == {kind}){also}" if also else f"after == {kind}"
+        with body.indented(f"while {is_one}:") as tile:
+            _write_step(tile, spec, early, kind == MASKED, lowering, scope)
+            tile.line("before = q_tile")
+
+
+def _write_skipped(
+    body: Block, spec: KernelSpec, early: dict[Expr, Text], lowering: Lowering, outer: Scope
+) -> None:
+    """Write the work of a tile that has no pair for this consumer's keys: its dS is 0.
+
+    The other consumer's dS is a part of both halves of dQ.
+    """
+    write_wait_rows(body)
+    write_read_tile(body, "q_tile", spec.skips)
+    body.line("nought = note >> 31")
+    body.line("d_key_tile = warpgroup_mma_wait(0, deps=[d_key_tile])")
+    body.line("d_key_tile = warpgroup_mma_init(d_key_tile)")
+    _write_free_rows(body)
+    _write_store_d_scores(body, f"zero.to(d_key_{spec.head_dim}.dtype)", first=False)
+    write_next_loads(body, spec, loads_of("q", spec), early, lowering, outer)
+    _write_start_query(body, spec.head_dim)
+    body.line("d_query_tile = warpgroup_mma_wait(0, deps=[d_query_tile])")
+    body.line("add_query_sums(query_sums, first_sum + before, part_order, d_query_tile)")
+    write_count(body)
 
 
 def _write_step(
@@ -154,7 +199,7 @@ def _write_step(
     first, loads = early is None, loads_of("q", spec)
     write_wait_rows(body)
     of_scores = write_start_scores(body, keys_of(spec), rows_of(spec), "BLOCK_M")
-    write_read_tile(body, "q_tile")
+    write_read_tile(body, "q_tile", spec.skips)
     body.line("nought = note >> 31")
     if early is None:
         early = write_first_loads(body, spec, loads, lowering, outer)
@@ -195,7 +240,13 @@ def _write_d_scores(body: Block, dim: int, first: bool) -> None:
     body.line(f"d_value_tile = warpgroup_mma(left, {_d_out(dim)}, d_value_tile, is_async=True)")
     body.line("d_weights = warpgroup_mma_wait(1, deps=[d_weights])")
     body.line("delta = delta_of_rows.index(stage).load(ROWS)")
-    body.line(f"d_scores = (factor * (d_weights - delta[None, :])).to(d_key_{dim}.dtype)")
+    d_scores = f"(factor * (d_weights - delta[None, :])).to(d_key_{dim}.dtype)"
+    _write_store_d_scores(body, d_scores, first)
+
+
+def _write_store_d_scores(body: Block, d_scores: str, first: bool) -> None:
+    """Write dS of a tile into shared memory at this consumer's turn; `d_scores` is its source."""
+    body.line(f"d_scores = {d_scores}")
     # At a work's first tile the first consumer has waited already, when the work before ended.
     waits = {1: "at"} if first else {0: "last", 1: "at"}
     _write_wait_other(body, waits)

@@ -35,7 +35,7 @@ from .outputs import IN_PAIRS
 from .registers import cuts_in_pairs, takes_early
 from .schedule import write_schedule
 from .scores import keys_of, rows_of, write_group_fetches, write_tile_fetches
-from .works import LEADING, NAMES, NEXT_WORK, NOTES, Works, write_leave_tile
+from .works import FULL, LEADING, NAMES, NEXT_WORK, NOTES, Works, write_leave_tile
 
 _SIZES = ("q_len", "kv_len", "q_offset", "heads", "all_heads", "group", "q_tiles")
 _ROWS: Mapping[str, int | str] = {
@@ -143,6 +143,9 @@ def _producer(
         schedule = write_schedule(KEYS, spec, GROUP_ROWS * spec.consumers, lowering, scope)
         if spec.mask_bits:
             mask_bits.write_first_tile(body, lowering)
+        if spec.skips:
+            body.comment("Where there is no tile at all one is taken, which is nobody's.")
+            body.line(f"{LEADING} = gl.where(first_run < last_run, leading_kind, {FULL})")
         # Where it is the only one, the place of queries is free when the work before has ended.
         if works.places > 1:
             _write_query_fetch(body, spec, works)

@@ -42,11 +42,12 @@ def write_next_loads(
     """
     if not loads.all:
         return
-    with body.indented(f"if after != {NOTHING}:") as block:
+    wanted = "own != 0" if spec.skips else f"after != {NOTHING}"
+    with body.indented(f"if {wanted}:") as block:
         block.line("next_at = counted(at + 1)")
         block.line("ahead = next_at % STAGES")
         block.line("mbarrier.wait(query_ready.index(ahead), next_at // STAGES & 1)")
-        block.line(f"tile_ahead = {tile_in_note('ahead')}")
+        block.line(f"tile_ahead = {tile_in_note('ahead', spec.skips)}")
         tile = "tile_ahead", "_ahead"
         write_into(block, names, _write(block, spec, loads.always, *tile, lowering, outer))
         if loads.masked:

@@ -21,7 +21,7 @@ from ..lower import Lowering, Scope
 from ..programs import first_row
 from ..stretches import Stretches
 from ..writer import Block
-from .works import FULL, LEADING, MASKED, NOTHING
+from .works import FULL, MASKED, NOTHING
 
 
 @dataclass(frozen=True)
@@ -243,9 +243,6 @@ def _write_runs(axis: Axis, skips: bool, lowering: Lowering, scope: Scope) -> Sc
     for name, ends in (("first_tile", table[2]), ("first_stop", table[3])):
         loaded = f"gl.load({ends} + leading_run, mask=first_run < last_run, other=0)"
         block.line(f"{name} = {loaded}")
-    if skips:
-        scope.block.comment("Of an outer tile without any tile one is taken, which is nobody's.")
-        scope.block.line(f"{LEADING} = gl.where(first_run < last_run, leading_kind, {FULL})")
     after_first = "gl.where(first_tile + 1 < first_stop, leading_kind, second_kind)"
     after = f"gl.where({axis.tile} + 1 < run_stop, kind, next_kind)"
     return _Runs(axis, True, after_first, after, kinds)

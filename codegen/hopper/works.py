@@ -20,8 +20,8 @@ NEXT_WORK = "next_work"  # the counter
 # What comes after a tile in its work, as its note says. Masked tiles come before full ones.
 NOTHING, FULL, MASKED = 0, 1, 2
 _NO_WORK = -1
-# Where consumers skip tiles, bit _GROUPS + g says that consumer g computes what comes after. Of a
-# work's first tile its notes say that.
+# Where consumers skip tiles, bit _GROUPS + g says that consumer g computes what comes after. In the
+# forward kernel the notes of a work say that of its first tile.
 LEADING = "leading"
 _GROUPS, _MOST_GROUPS = 2, 3
 
@@ -201,9 +201,14 @@ def write_leave_tile(block: Block, tile: str, after: str, skips: bool = False) -
     block.line(f"leave(tile_notes.index(stage), {tile} * {1 << _shift(skips)} + {after})")
 
 
-def tile_in_note(place: str) -> str:
+def tile_in_note(place: str, skips: bool = False) -> str:
     """The source of the tile that the note at a place is of."""
-    return f"read(tile_notes.index({place})) >> {_GROUPS}"
+    return f"read(tile_notes.index({place})) >> {_shift(skips)}"
+
+
+def as_masked(kind: str) -> str:
+    """The source of a kind, of the same consumers, whose tiles are masked."""
+    return f"{kind} & {-1 << _GROUPS} | {MASKED}"
 
 
 def write_read_tile(block: Block, tile: str, skips: bool = False) -> None:

@@ -84,10 +84,11 @@ def _bigbird(device: torch.device) -> fx.Mod:
     return fx.stdlib.bigbird(_integers(device, random))
 
 
-def _block_table(device: torch.device) -> fx.Mod:
-    kept = np.random.default_rng(0).random((HEADS, N // 128, N // 128)) < 0.2
-    kept |= np.eye(N // 128, dtype=bool)
-    return fx.stdlib.block_table(torch.as_tensor(kept, device=device))
+def _block_table(device: torch.device, size: int) -> fx.Mod:
+    """A fifth of all blocks, drawn for each head."""
+    kept = np.random.default_rng(0).random((HEADS, N // size, N // size)) < 0.2
+    kept |= np.eye(N // size, dtype=bool)
+    return fx.stdlib.block_table(torch.as_tensor(kept, device=device), size)
 
 
 def _elastic_window(device: torch.device) -> fx.Mod:
@@ -126,7 +127,8 @@ MASKS: tuple[Variant, ...] = (
     Variant("attention_sink", lambda d: fx.stdlib.attention_sink(4, 4096)),
     Variant("bigbird", _bigbird),
     Variant("block_diffusion", lambda d: fx.stdlib.block_diffusion(N // 2, 32)),
-    Variant("block_table", _block_table),
+    Variant("block_table", lambda d: _block_table(d, 128)),
+    Variant("block_table_64", lambda d: _block_table(d, 64)),
     Variant("causal", lambda d: fx.stdlib.causal()),
     Variant(
         "causal_bottom_right",

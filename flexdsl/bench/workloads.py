@@ -166,6 +166,19 @@ def _prefix_lm(shape: Shape, device: torch.device) -> Mods:
     return Mods(mask=fx.stdlib.prefix_lm(prefix), flex_mask=prefix_lm)
 
 
+def _blocks(shape: Shape, device: torch.device, *, size: int) -> Mods:
+    """A fifth of all blocks, drawn at random, and each query's own block besides."""
+    count = -(-shape.tokens // size)
+    generator = torch.Generator().manual_seed(3)
+    chosen = torch.rand(count, count, generator=generator) < 0.2
+    chosen = (chosen | torch.eye(count, dtype=torch.bool)).to(device)
+
+    def blocks(b: Any, h: Any, q: Any, kv: Any) -> Any:
+        return chosen[q // size, kv // size]
+
+    return Mods(mask=fx.stdlib.block_table(chosen, size), flex_mask=blocks)
+
+
 def _rel_bias(shape: Shape, device: torch.device) -> Mods:
     """A learned bias for each head and distance, T5's without its buckets."""
     furthest = shape.tokens - 1
@@ -262,6 +275,7 @@ WORKLOADS: tuple[Workload, ...] = (
     Workload("softcap", _softcap, _GPU, _CPU_DENSE, "none"),
     Workload("document", _document, _LONG, _CPU),
     Workload("prefix_lm", _prefix_lm, _GPU, _CPU),
+    Workload("blocks_64", partial(_blocks, size=64), _LONG, _CPU),
     Workload("rel_bias", _rel_bias, Shape(2, 16, 16, 4096, 128), _CPU_DENSE, "bias"),
     Workload(
         "natten2d",

@@ -202,15 +202,20 @@ class Call:
         """The tiles of consumers of a kernel that reads bits and skips tiles; None elsewhere."""
         # Where there are less products for the softmax to hide behind it has not been measured.
         dim = max(self.tensors[n].shape[3] for n in ("query", "value"))
-        if not may_skip(phase, config) or not 64 < dim <= 128:
+        if phase is not Phase.FORWARD or not may_skip(phase, config) or not 64 < dim <= 128:
             return None
         found = own_tiles(plan)
         return found if found is not None and found.pays else None
 
     def takes_blocks(self, phase: Phase, plan: BlockPlan, config: Config) -> bool:
-        """Do consumers skip tiles by the blocks that captured numbers choose?"""
+        """Do consumers skip tiles by the blocks that captured numbers choose?
+
+        Wider tiles than of 64 queries and the keys of both, or the other way round, have a part of
+        most blocks.
+        """
         has_table = plan.closed_form is None and may_skip(phase, config)
-        return has_table and config.block_n == GROUP_ROWS and self.chooses_blocks
+        inner = config.block_n if phase is Phase.FORWARD else config.block_m
+        return has_table and inner == GROUP_ROWS and self.chooses_blocks
 
     @cached_property
     def chooses_blocks(self) -> bool:
@@ -232,8 +237,10 @@ class Call:
 
 def may_skip(phase: Phase, config: Config) -> bool:
     """Is a kernel one of those whose consumers know how to skip tiles?"""
-    of_hopper = phase is Phase.FORWARD and config.language is Language.GLUON
-    return of_hopper and config.consumers == 2
+    if config.language is not Language.GLUON:
+        return False
+    outer = config.block_m if phase is Phase.FORWARD else config.block_n
+    return phase in (Phase.FORWARD, Phase.BACKWARD) and outer == 2 * GROUP_ROWS
 
 
 def may_read_bits(phase: Phase, config: Config) -> bool:

@@ -34,7 +34,7 @@ def table_of(
         return None
     skips = any(a.role is Role.TABLE and a.of == "kinds" for a in arguments)
     if skips and Role.MASK_BITS not in roles:
-        parts = plan.tile_shape[0] // GROUP_ROWS
+        parts = plan.tile_shape[plan.outer == "kv"] // GROUP_ROWS
         return device_plan.find_table(plan, call.bound, call.device, launch, parts)
     table = _device_table(plan, skips, call, launch)
     if Role.MASK_BITS not in roles:

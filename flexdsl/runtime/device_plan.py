@@ -83,14 +83,15 @@ def make_table(
     Args:
         values: parameters and captured tensors of its mask, on `device`.
         launch: runs the kernels.
-        parts: of a query tile; with more than one the table is for consumers that skip tiles.
+        parts: of an outer tile; with more than one the table is for consumers that skip tiles.
     """
     grid = plan.scene.grid
-    height, width = plan.tile_shape
-    of_parts = plan.with_tile((height // parts, width)) if parts > 1 else plan
+    of_parts = _of_parts(plan, parts)
     found = states(of_parts, values, device, launch)
     refine(found, of_parts, values, launch)
-    found, is_cut = _along_inner(found if parts == 1 else part_tiles.joined(found, parts), plan)
+    found, is_cut = _along_inner(found, plan)
+    if parts > 1:
+        found = part_tiles.joined(found, parts)
     outer, inner = found.shape[2:]
     room = room_for(grid.batch * grid.heads * outer, inner)
 
@@ -121,6 +122,15 @@ def make_table(
     if parts == 1:
         return table
     return part_tiles.with_kinds(table, found, counts["merged_from"], parts)
+
+
+def _of_parts(plan: BlockPlan, parts: int) -> BlockPlan:
+    """The plan of parts of outer tiles."""
+    if parts == 1:
+        return plan
+    height, width = plan.tile_shape
+    of_queries = plan.outer == "q"
+    return plan.with_tile((height // parts, width) if of_queries else (height, width // parts))
 
 
 def _along_inner(found: Tensor, plan: BlockPlan) -> tuple[Tensor, bool]:

@@ -65,7 +65,8 @@ def reason_against(bound: Bound, plan: BlockPlan) -> str | None:
         return "a captured tensor has 2**31 elements or more"
     if plan.closed_form is not None and plan.device is not None:
         return "bits need a table, which a closed form saves the GPU from making"
-    if plan.closed_form is not None and 2 * plan.full_tiles > plan.live_tiles:
+    few = plan.closed_form is not None and 2 * plan.full_tiles > plan.live_tiles
+    if few and plan.closed_form.sieved is None:
         return "most tiles of the closed form have no mask"
     if (size := bits_nbytes(plan.tabulated)) > MOST_MIB << 20:
         return f"its bits would take {mib(size)}, and {MOST_MIB} MiB is the most"

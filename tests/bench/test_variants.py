@@ -31,7 +31,7 @@ TINY = {
 def test_every_mask_and_score_of_the_library_is_in_it():
     names = set(VARIANTS)
     assert len(names) == len(MASKS) + len(SCORES)
-    ours = {"neighborhood_in_tiles", "neighborhood_96", "lowrank_bias_16"}
+    ours = {"neighborhood_in_tiles", "neighborhood_96", "block_table_64", "lowrank_bias_16"}
     assert names - ours == {e.name for e in stdlib.catalog() if e.kind in ("mask", "score")}
     assert {v.make(CPU.device).kind.value for v in MASKS} == {"mask"}
     assert set(catalogue.QUICK) <= names

@@ -31,7 +31,7 @@ def test_the_rows_are_those_that_peers_are_known_for():
     on_gpu = {w.name for w in WORKLOADS if w.gpu}
     assert on_gpu == {
         *("full", "causal", "causal_d64", "causal_d256", "causal_gqa", "sliding_1024", "alibi"),
-        *("softcap", "document", "prefix_lm", "rel_bias", "natten2d", "sta3d"),
+        *("softcap", "document", "prefix_lm", "blocks_64", "rel_bias", "natten2d", "sta3d"),
         *("decode_b8", "decode_b1"),
         *(f"short_{m}_{n}" for m in ("full", "causal", "sliding") for n in (512, 1024, 2048)),
     }

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import flexdsl as fx
+from flexdsl import stdlib
 from flexdsl.codegen import Phase
 from flexdsl.runtime import mask_bits, triton_backward
 from tests.codegen.oracle import error, gradients
@@ -122,6 +123,36 @@ def test_gradients_of_a_mask_read_as_bits(dims: tuple[int, int]) -> None:
     assert kernels.specs and all(spec.mask_bits for spec in kernels.specs)
 
 
+DRAWN = torch.Generator().manual_seed(0)
+OF_HEADS = stdlib.block_table(torch.rand(2, 6, 6, generator=DRAWN) < 0.3, 64)
+# Some rows have no key, and some keys no row.
+BLOCKS = {
+    "of heads": OF_HEADS,
+    "and causal": OF_HEADS & stdlib.causal(),
+    "of two sizes": stdlib.block_table(torch.rand(6, 3, generator=DRAWN) < 0.3, (64, 128)),
+    "bigbird": stdlib.bigbird(torch.randint(0, 6, (6, 2), generator=DRAWN).int()),
+}
+
+
+@WITHOUT_GPU
+@pytest.mark.parametrize("lengths", [(330, 340, 0), (200, 384, 64)])
+@pytest.mark.parametrize("name", BLOCKS)
+def test_gradients_of_blocks_that_tables_choose(name: str, lengths: tuple[int, int, int]) -> None:
+    """Consumers skip tiles that have no pair for their own 64 keys."""
+    variant = Variant(BLOCKS[name], VARIANTS["softcap"].score if name == "of heads" else None)
+    kernels = expect_on_numbers(variant, (128, 128), lengths, (2, 1), seed=4)
+    assert kernels.specs and all(s.skips and not s.mask_bits for s in kernels.specs)
+
+
+@WITHOUT_GPU
+@pytest.mark.parametrize("dim", [64, 256])
+def test_blocks_of_other_tiles(dim: int) -> None:
+    """Tiles of 128 queries have a part of most blocks, and those of 64 by 64 are blocks."""
+    variant = Variant(BLOCKS["of heads"])
+    kernels = expect_on_numbers(variant, (dim, dim), (330, 340, 0), (2, 1), seed=4)
+    assert kernels.specs and not any(spec.skips for spec in kernels.specs)
+
+
 @WITHOUT_GPU
 @settings(max_examples=30)
 @given(
@@ -149,6 +180,11 @@ FAULTS = {
     "queries of another tile": ("stage = at % STAGES", "stage = (at + 1) % STAGES", "wait|come"),
     "a product that was not waited for": ("wait(0, deps=[d_w", "wait(1, deps=[d_w", "operand"),
 }
+FAULTS_OF_BLOCKS = {
+    "dS of a tile before": ("d_scores = zero.to", "_ = zero.to", "'q'|d_scores"),
+    "a tile of the other consumer": ("own = note & (4 << GROUP)", "own = note & (8 >> GROUP)", "'"),
+    "rows that stay": ("last = counted(at - 1)\n        mbarrier", "mbarrier", "wait|come|twice"),
+}
 
 
 @WITHOUT_GPU
@@ -158,3 +194,12 @@ def test_faults_are_found(name: str) -> None:
     with pytest.raises((AssertionError, TypeError), match=message):
         old, new = fault
         expect_on_numbers(VARIANTS["causal"], (256, 256), (150, 150, 0), (2, 2), 7, (old, new))
+
+
+@WITHOUT_GPU
+@pytest.mark.parametrize("name", FAULTS_OF_BLOCKS)
+def test_faults_of_skipped_tiles_are_found(name: str) -> None:
+    old, new, message = FAULTS_OF_BLOCKS[name]
+    with pytest.raises((AssertionError, TypeError, NameError), match=message):
+        variant = Variant(BLOCKS["of heads"])
+        expect_on_numbers(variant, (128, 128), (384, 384, 0), (2, 1), 7, (old, new))
