@@ -31,6 +31,12 @@ def chosen_blocks(mask: Expr, size: int) -> tuple[int, int] | None:
     return rows, keys
 
 
+def are_chosen(mask: Expr, size: int) -> bool:
+    """Do captured numbers choose blocks of `size`, of which tiles twice as wide have some each?"""
+    found = chosen_blocks(mask, 2 * size)
+    return found is not None and min(found) == size
+
+
 def _conditions(mask: Expr) -> list[Expr]:
     """What a mask joins by and, or and not."""
     found: dict[Expr, None] = {}

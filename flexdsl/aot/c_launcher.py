@@ -4,7 +4,7 @@ The text that all variants share is in `launcher.h.in` and `launcher.c.in`; here
 differ: the kernels, what each one gets for its parameters, and the checks of numbers. A variant
 without a build for NVIDIA has none. In C, plans of tables come from the caller, and the backward
 pass is there where formulas know its tiles and no captured tensor is learned. Its kernels compute
-mask and score for each pair: none reads bits, factors or tables of q - kv.
+mask and score for each pair: none reads bits, factors or tables of q - kv, or skips blocks.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _programs(variant: Variant) -> list[Program]:
 def _kernels_in_c(variant: Variant, build: Build) -> list[Code]:
     """The kernels of a build that its launcher in C has."""
     phases = {p.value for p in _PHASES.values()}
-    plain = (k for k in build.kernels if k.plan != "bits" and not k.before)
+    plain = (k for k in build.kernels if not k.reads and not k.before)
     kernels = [k for k in plain if k.phase in phases]
     backward = [k for k in kernels if k.phase != Phase.FORWARD.value]
     if variant.learned or any(k.plan == "table" for k in backward):

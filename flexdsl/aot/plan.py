@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 import flexdsl
+from flexdsl.analysis.chosen_blocks import are_chosen
 from flexdsl.analysis.given import score_given
 from flexdsl.analysis.products import width_of
 from flexdsl.aot.specs import (
@@ -21,13 +22,15 @@ from flexdsl.aot.specs import (
     plan_kind,
 )
 from flexdsl.aot.worker import Made
+from flexdsl.bundle.manifest import Code
 from flexdsl.codegen import OF_KEYS, Phase, backward_reason, unbound_spec
+from flexdsl.codegen.hopper.module import GROUP_ROWS
 from flexdsl.ir import Program, captures_of, rename_apart
-from flexdsl.runtime.call import OF_ROWS, may_read_bits
+from flexdsl.runtime.call import OF_ROWS, may_read_bits, may_skip_blocks
 from flexdsl.runtime.mask_bits import is_worth_bits
 from flexdsl.runtime.passes import first_phases
 from flexdsl.runtime.splits import ROWS
-from flexdsl.runtime.tuning import ITEMSIZE
+from flexdsl.runtime.tuning import ITEMSIZE, blocks_config
 from flexdsl.variants import Variant
 
 
@@ -84,7 +87,9 @@ def _plan(
     phases = (Phase.FORWARD, *backward)
     jobs = [job_of(phase, mask, score, shape, learned) for phase in phases]
     jobs += _prepared_jobs(phases, mask, score, shape, learned)
-    jobs += [_of_bits(job, mask, score, shape) for job in jobs if _has_bits(job, mask)]
+    beside = [_of_bits(job, mask, score, shape) for job in jobs if _has_bits(job, mask)]
+    beside += [_of_blocks(job, mask, score, shape) for job in jobs if _has_blocks(job, mask, shape)]
+    jobs += beside
     if "decode" in wanted:
         jobs += _decode_jobs(mask, score, shape)
     by_digest = {job.made_of(versions): job for job in jobs}
@@ -136,8 +141,27 @@ def _decode_jobs(mask: Program | None, score: Program | None, shape: Shape) -> l
 
 def _of_bits(job: Job, mask: Program | None, score: Program | None, shape: Shape) -> Job:
     """The kernel like that of `job` that reads the mask as bits."""
-    read = {"products": Phase.FACTORS in job.before, "tables": Phase.DIFFERENCES in job.before}
-    return job_of(job.phase, mask, score, shape, **read, bits=True)
+    return job_of(job.phase, mask, score, shape, **_read_by(job), bits=True)
+
+
+def _of_blocks(job: Job, mask: Program | None, score: Program | None, shape: Shape) -> Job:
+    """The kernel like that of `job` whose consumers skip chosen blocks."""
+    return job_of(job.phase, mask, score, shape, **_read_by(job), blocks=True)
+
+
+def _read_by(job: Job) -> dict[str, bool]:
+    """What of the score the kernel of a job reads."""
+    return {"products": Phase.FACTORS in job.before, "tables": Phase.DIFFERENCES in job.before}
+
+
+def _has_blocks(job: Job, mask: Program | None, shape: Shape) -> bool:
+    """Is there a kernel beside this one whose consumers skip blocks that the mask chooses?"""
+    kernel, config = job.candidates[0]
+    if mask is None or not shape.hopper or plan_kind(kernel) != "table":
+        return False
+    if job.phase is Phase.FORWARD:
+        config = blocks_config(max(shape.head_dim, shape.value_dim))
+    return may_skip_blocks(job.phase, config) and are_chosen(mask.expr, GROUP_ROWS)
 
 
 def _has_bits(job: Job, mask: Program | None) -> bool:
@@ -155,7 +179,7 @@ def planning_jobs(planned: Planned, made: Mapping[str, Made], versions: dict[str
     """
     mask = planned.mask
     codes = [made[digest].code for digest in planned.jobs]
-    tables = [code for code in codes if code.plan in ("table", "bits")]
+    tables = [code for code in codes if code.plan in ("table", "bits", "blocks")]
     if not tables or mask is None:
         return planned
     jobs: list[Job] = []
@@ -166,8 +190,13 @@ def planning_jobs(planned: Planned, made: Mapping[str, Made], versions: dict[str
         jobs += [job_of(phase, None, None, planned.shape) for phase in OF_STATES]
         for phase in OF_MASKS:
             job = job_of(phase, mask, None, planned.shape)
-            jobs += [in_tiles(job, t) for t in dict.fromkeys(c.tile for c in tables)]
+            jobs += [in_tiles(job, t) for t in dict.fromkeys(map(_planned_tile, tables))]
     return replace(planned, jobs=planned.jobs | {j.made_of(versions): j for j in jobs})
+
+
+def _planned_tile(code: Code) -> tuple[int, int]:
+    """The tile of the plan that a kernel's table is made of: a part of its own where some skip."""
+    return (GROUP_ROWS, GROUP_ROWS) if code.plan == "blocks" else code.tile
 
 
 def _learned(score: Program | None) -> tuple[str, ...]:

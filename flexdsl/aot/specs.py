@@ -29,7 +29,7 @@ from flexdsl.errors import ArgumentError
 from flexdsl.ir import Capture, Program, Type, captures_of, params_of
 from flexdsl.runtime.call import OF_ROWS
 from flexdsl.runtime.passes import first_phases
-from flexdsl.runtime.tuning import ITEMSIZE, MAX_HEAD_DIM, Config, configs
+from flexdsl.runtime.tuning import ITEMSIZE, MAX_HEAD_DIM, Config, blocks_config, configs
 
 _TRITON = {"bool": "i1", "f16": "fp16", "f32": "fp32", "f64": "fp64"}
 # Element types that a planning kernel reads as another one.
@@ -132,6 +132,7 @@ def job_of(
     products: bool = False,
     tables: bool = False,
     bits: bool = False,
+    blocks: bool = False,
 ) -> Job:
     """The kernel of `phase`, in every configuration that may be tried.
 
@@ -142,6 +143,7 @@ def job_of(
             writes.
         bits: the mask is read as bits, which a phase of `OF_BITS` writes; of one whose plan is a
             table, in a Hopper GPU's own kernels.
+        blocks: consumers of those skip blocks that captured numbers of the mask choose.
 
     Raises:
         ArgumentError: the phase is one of the Hopper kernels', which do not cover the shape.
@@ -163,6 +165,9 @@ def job_of(
         *mods,
         hopper=shape.hopper,
     )
+    if blocks:
+        spec = replace(spec, skips=True)
+        found = (blocks_config(max(dims)),) if phase is Phase.FORWARD else found
     candidates = tuple(
         (GENERATORS[phase, c.language](replace(spec, consumers=c.consumers)), c) for c in found
     )
@@ -195,14 +200,17 @@ def backward_phases_of(
 def plan_kind(kernel: Kernel) -> str:
     """How the kernel knows its tiles.
 
-    That is "closed-form", "table", "bits" for a table and its mask as bits, or "none" where it has
-    no pairs, or makes what others know them by.
+    That is "closed-form", "table", "bits" for a table and its mask as bits, "blocks" for a table
+    for consumers that skip chosen blocks, or "none" where it has no pairs, or makes what others
+    know them by.
     """
     no_pairs = {phase.value for phase in (*OF_ROWS, *OF_MASKS, *OF_STATES, *OF_BITS)}
     if kernel.entry in no_pairs:
         return "none"
     if any(a.role is Role.MASK_BITS for a in kernel.arguments):
         return "bits"
+    if any(a.role is Role.TABLE and a.of == "kinds" for a in kernel.arguments):
+        return "blocks"
     return "table" if any(a.role is Role.TABLE for a in kernel.arguments) else "closed-form"
 
 

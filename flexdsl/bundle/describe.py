@@ -11,6 +11,7 @@ _PLANS = {
     "closed-form": "closed form",
     "table": "table of runs",
     "bits": "table of runs, mask as bits",
+    "blocks": "table of runs, of each half of a tile",
     "none": "no pairs",
 }
 

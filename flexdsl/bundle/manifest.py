@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from flexdsl.bundle.expressions import program_of_json, program_to_json
 from flexdsl.codegen import Argument, Role
@@ -19,6 +19,7 @@ from flexdsl.ir import Program
 
 FORMAT = 1
 Json = dict[str, Any]
+Reads = Literal["", "bits", "blocks"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +77,8 @@ class Code:
         language: "triton" or "gluon".
         threads: of a program.
         shared_bytes: dynamic shared memory of a program.
-        plan: "closed-form", "table", "bits" for a table and the mask as bits, or "none" where it
-            looks at no pair.
+        plan: "closed-form", "table", "bits" for a table and the mask as bits, "blocks" for a table
+            of the parts of tiles, or "none" where it looks at no pair.
         grid: how many programs run, as a formula of sizes; `multiprocessors` are the GPU's.
         parameters: in the order of its signature.
         null_pointers: pointers after them, all 0.
@@ -101,6 +102,11 @@ class Code:
     null_pointers: int
     made_of: str
     before: tuple[str, ...] = ()
+
+    @property
+    def reads(self) -> Reads:
+        """What it reads of a plan beside the runs of tiles."""
+        return "bits" if self.plan == "bits" else "blocks" if self.plan == "blocks" else ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,18 +139,18 @@ class Build:
         phase: str,
         tile: tuple[int, int] | None = None,
         *,
-        bits: bool = False,
+        reads: Reads = "",
         before: tuple[str, ...] = (),
     ) -> Code | None:
         """The kernel of a phase, of that tile where there are several.
 
         Args:
-            bits: the one that reads the mask as bits, not the one that evaluates it.
+            reads: the one that reads this.
             before: the phases that run before it.
         """
         of_phase = (k for k in self.kernels if k.phase == phase and tile in (None, k.tile))
-        wanted = bits, before
-        return next((k for k in of_phase if (k.plan == "bits", k.before) == wanted), None)
+        wanted = reads, before
+        return next((k for k in of_phase if (k.reads, k.before) == wanted), None)
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,12 @@ class Bundled:
         code = self._code(phase, tile, before)
         if code.plan != "table":
             return code, None
-        of_bits = self.build.of(phase.value, bits=True, before=before)
+        of_blocks = self.build.of(phase.value, reads="blocks", before=before)
+        if of_blocks is not None:
+            plan = self._plan(phase, call, _config(of_blocks))
+            if call.takes_blocks(phase, plan, _config(of_blocks)):
+                return of_blocks, plan
+        of_bits = self.build.of(phase.value, reads="bits", before=before)
         if of_bits is not None:
             plan = self._plan(phase, call, _config(of_bits))
             if mask_bits.reason_against(call.bound, plan) is None:

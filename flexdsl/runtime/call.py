@@ -18,7 +18,7 @@ from torch import Tensor
 
 from flexdsl.analysis import BlockPlan
 from flexdsl.analysis.bounded import is_bounded
-from flexdsl.analysis.chosen_blocks import chosen_blocks
+from flexdsl.analysis.chosen_blocks import are_chosen
 from flexdsl.analysis.gradient import LearnedLoad, learned_loads
 from flexdsl.codegen import (
     OF_KEYS,
@@ -208,23 +208,15 @@ class Call:
         return found if found is not None and found.pays else None
 
     def takes_blocks(self, phase: Phase, plan: BlockPlan, config: Config) -> bool:
-        """Do consumers skip tiles by the blocks that captured numbers choose?
-
-        Wider tiles than of 64 queries and the keys of both, or the other way round, have a part of
-        most blocks.
-        """
-        has_table = plan.closed_form is None and may_skip(phase, config)
-        inner = config.block_n if phase is Phase.FORWARD else config.block_m
-        return has_table and inner == GROUP_ROWS and self.chooses_blocks
+        """Do consumers skip tiles by the blocks that captured numbers choose?"""
+        has_table = plan.closed_form is None and may_skip_blocks(phase, config)
+        return has_table and self.chooses_blocks
 
     @cached_property
     def chooses_blocks(self) -> bool:
         """Do captured numbers choose blocks of 64, of which wider tiles would have some each?"""
-        mask = self.bound.mask
-        if mask is None or self.bound.lengths.q_offset % GROUP_ROWS:
-            return False
-        found = chosen_blocks(mask.expr, 2 * GROUP_ROWS)
-        return found is not None and min(found) == GROUP_ROWS
+        mask, offset = self.bound.mask, self.bound.lengths.q_offset
+        return mask is not None and offset % GROUP_ROWS == 0 and are_chosen(mask.expr, GROUP_ROWS)
 
     def _wide(self) -> frozenset[Capture]:
         values = self.values
@@ -241,6 +233,15 @@ def may_skip(phase: Phase, config: Config) -> bool:
         return False
     outer = config.block_m if phase is Phase.FORWARD else config.block_n
     return phase in (Phase.FORWARD, Phase.BACKWARD) and outer == 2 * GROUP_ROWS
+
+
+def may_skip_blocks(phase: Phase, config: Config) -> bool:
+    """Is a kernel one of those whose consumers skip blocks of 64 by 64?
+
+    Other tiles than of 64 inner positions have a part of most blocks.
+    """
+    inner = config.block_n if phase is Phase.FORWARD else config.block_m
+    return may_skip(phase, config) and inner == GROUP_ROWS
 
 
 def may_read_bits(phase: Phase, config: Config) -> bool:
