@@ -231,10 +231,11 @@ def _mask(phase: Phase, call: Call, plan: BlockPlan, config: Config, spec: Kerne
             lines.append(f"its consumers skip {part}, which have no pair")
         return lines
     if spec.skips:
+        own = f"{GROUP_ROWS} {'rows' if plan.outer == 'q' else 'keys'}"
         return [
-            f"its consumers skip tiles that have no pair for their own {GROUP_ROWS} rows, as blocks"
-            " that captured tensors choose have",
-            "its mask is evaluated in the tiles that those rows have a part of",
+            f"its consumers skip tiles that have no pair for their own {own}: captured tensors"
+            " choose blocks",
+            "its mask is evaluated in tiles of which they have a part",
         ]
     if spec.mask is None:
         return ["it has no mask: every pair of every live tile is allowed"]
