@@ -113,6 +113,16 @@ def test_tables_of_blocks(name, q_len, kv_len, q_offset):
     assert True in is_full or kv_len < 64
 
 
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_rows_of_blocks_without_room(most, monkeypatch):
+    """Most of them have a run of one consumer where the last one begins that there is room for."""
+    monkeypatch.setattr(table, "MOST_RUNS_OF_ROW", most)
+    mask = stdlib.block_table(torch.from_numpy(BY_HEAD).to(DEVICE), 64)
+    options = {"heads": HEADS, "tile": (128, 64), "device": str(DEVICE)}
+    plan = make_plan(mask.program, 500, 500, **options)
+    check(plan, by_blocks(BY_HEAD, 500, 500, 0)[None], 2, most)
+
+
 @st.composite
 def block_masks(draw):
     """A table of blocks of 8 by 4 for each head, and beside it whatever else."""
@@ -159,13 +169,13 @@ def test_tables_of_any_mask(mask, shape, tile_and_parts, most):
 
 def test_a_row_without_room_ends_in_a_masked_run_of_everyone(monkeypatch):
     monkeypatch.setattr(table, "MOST_RUNS_OF_ROW", 3)
-    allowed = torch.tensor([[1, 0, 1, 0, 1, 1, 0, 0], [0, 1, 1, 0, 0, 0, 0, 0]], device=DEVICE) > 0
+    allowed = torch.tensor([[1, 0, 0, 0, 1, 1, 0, 0], [1, 1, 1, 0, 0, 1, 0, 0]], device=DEVICE) > 0
     mask = stdlib.block_table(allowed, (16, 4))
     plan = make_plan(mask.program, 32, 32, tile=(32, 4), device=str(DEVICE))
     (runs,) = rows_of_table(plan, 2)
-    # First rows, last rows, both; after these one run would be left of two.
-    first, last, both_parts = 1 << 2, 2 << 2, 3 << 2
-    assert runs == [(0, 1, first | FULL), (1, 2, last | FULL), (2, 8, both_parts | MASKED)]
+    # Both consumers', the last one's, and the first one's: the next one has no room.
+    both_parts, last = 3 << 2, 2 << 2
+    assert runs == [(0, 1, both_parts | FULL), (1, 3, last | FULL), (4, 8, both_parts | MASKED)]
 
 
 STATES = st.integers(1, 4).flatmap(
