@@ -10,8 +10,9 @@ where the consumers took turns with their products besides, 0 to 4 %; and where 
 scores were started before the results of the one before were written, 0 to 5 %.
 
 Masked and full tiles share a loop: with a loop each, ptxas packed and unpacked the weights carried
-from one to the other in every tile. The first tile of a work is always masked. A mask is evaluated,
-read as bits (`mask_bits.py`), or made of the ends of rows (`row_bits.py`).
+from one to the other in every tile. The first tile of a work is always masked, but where consumers
+skip tiles: there the notes of the work say it. A mask is evaluated, read as bits (`mask_bits.py`),
+or made of the ends of rows (`row_bits.py`).
 
 Tiles that follow on each other in this way are a stretch. It ends where a work ends; in kernels
 that skip tiles, before one that has no pair for the consumer's own rows, too. There is one text for

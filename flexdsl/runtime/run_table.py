@@ -27,7 +27,8 @@ class DeviceTable:
     Attributes:
         order: [rows], for each head that the plan tells apart the numbers of its outer tiles in the
             order in which they start.
-        kinds: of each run, for consumers that skip tiles (`own_tiles.py`); None in other tables.
+        kinds: of each run, for consumers that skip tiles (`own_tiles.py`, `part_tiles.py`); None in
+            other tables.
         bits: what is remembered of the mask in its masked tiles (`mask_bits.py`).
     """
 

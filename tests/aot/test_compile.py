@@ -41,11 +41,15 @@ OF_BITS += [f"{n}@cuda:90@fp16@bits@{d}" for n in ("softcap", "relative_bias") f
 SKIPPING = [f"full@cuda:90@bf16@skipping@{d}" for d in (96, 128)]
 SKIPPING += [f"{n}@cuda:90@fp16@skipping@128" for n in ("softcap", "relative_bias")]
 OF_BITS += SKIPPING
+# Consumers that skip blocks which a captured tensor leaves out, and evaluate their mask.
+OF_BLOCKS = [f"full@cuda:90@bf16@blocks@{d}" for d in (64, 128, 256)]
+OF_BLOCKS += ["causal@cuda:90@bf16@blocks@128"]
 BITS_BACKWARD = [f"full@cuda:90@bf16@backward_bits@{d}" for d in (64, 128, 256)]
 BITS_BACKWARD += [
     f"{n}@cuda:90@fp16@backward_bits@{d}" for n in ("softcap", "relative_bias") for d in (64, 128)
 ]
 EVALUATED_BACKWARD = [f"neighborhood@cuda:90@bf16@backward@{d}" for d in (64, 128)]
+JOBS += OF_BLOCKS
 JOBS += [*OF_BITS, *(f"neighborhood@{t}@bf16@mask_bits" for t in ("cuda:90", "hip:gfx942"))]
 JOBS += [*BITS_BACKWARD, *EVALUATED_BACKWARD, "neighborhood@cuda:90@bf16@mask_bits_key"]
 JOBS += [*OF_HOPPER, *OF_HOPPER_BACKWARD]
@@ -95,7 +99,7 @@ def test_hopper_uses_its_own_instructions(compiled: dict[str, dict[str, Any]]) -
 
 
 def test_forward_in_gluon_spills_nothing(compiled: dict[str, dict[str, Any]]) -> None:
-    for job in (*OF_HOPPER, *OF_BITS):
+    for job in (*OF_HOPPER, *OF_BITS, *OF_BLOCKS):
         facts = compiled[job]
         assert facts["language"] == "gluon" and facts["wgmma"] > 0 and facts["tma_loads"] > 2
         assert facts["spills"] == 0, facts
@@ -119,7 +123,7 @@ def test_bits_take_fewer_registers_than_the_arithmetic_of_a_mask(
 
 def test_products_in_gluon_run_side_by_side(compiled: dict[str, dict[str, Any]]) -> None:
     """Where ptxas lets one product wait for another, it waits as often as it multiplies."""
-    for job in (*OF_HOPPER, *OF_BITS, *OF_HOPPER_BACKWARD, *BITS_BACKWARD):
+    for job in (*OF_HOPPER, *OF_BITS, *OF_BLOCKS, *OF_HOPPER_BACKWARD, *BITS_BACKWARD):
         facts = compiled[job]
         assert facts["language"] == "gluon" and facts["waits"] * 3 < facts["products"], facts
 

@@ -5,6 +5,7 @@ The forward pass runs as on such a GPU (`text_on_numbers.py`).
 
 from __future__ import annotations
 
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -158,6 +159,51 @@ def test_masks_read_as_bits(dims: tuple[int, int]) -> None:
         (spec,), ((_, keys),) = kernels.specs, kernels.tiles
         assert spec.mask_bits
         assert (spec.skips, keys) == ((True, 64) if dims == (128, 128) else (False, 128))
+
+
+CHOSEN = torch.rand(2, 6, 6, generator=torch.Generator().manual_seed(0)) < 0.3
+CHOSEN[:, 2] = False  # rows without any key
+CHOSEN[:, 1, 5], CHOSEN[:, 3:5, 0] = True, True
+PICKS = torch.tensor([[4, 2], [5, 3], [0, 5], [1, 1], [0, 2], [3, 1]], dtype=torch.int32)
+BLOCKS = {
+    "BigBird": stdlib.bigbird(PICKS),
+    "of each head": stdlib.block_table(CHOSEN, 64),
+    "wide ones": stdlib.block_table(CHOSEN[0, :, :3].clone(), (64, 128)),
+    "causal": stdlib.block_table(CHOSEN, 64) & stdlib.causal(),
+}
+
+
+def expect_blocks(variant: Variant, *args: Any, **options: Any) -> None:
+    """Hold a kernel against the reference of which the consumers skip blocks."""
+    kernels = expect_on_numbers(variant, *args, **options)
+    (spec,), (tile,) = kernels.specs, kernels.tiles
+    assert spec.skips and not spec.mask_bits and tile == (128, 64)
+
+
+@WITHOUT_GPU
+@pytest.mark.parametrize("dims", [(64, 64), (128, 128), (256, 256)], ids=str)
+@pytest.mark.parametrize("name", BLOCKS)
+def test_blocks_that_captured_tensors_choose(name: str, dims: tuple[int, int]) -> None:
+    """Lengths that blocks do not divide, grouped heads, and queries that begin a block later."""
+    expect_blocks(Variant(BLOCKS[name]), dims, (330, 340, 0), (2, 1))
+    if dims == (128, 128):
+        expect_blocks(Variant(BLOCKS[name]), dims, (200, 384, 64), (2, 1), seed=1)
+
+
+@WITHOUT_GPU
+@pytest.mark.parametrize("score", ["softcap", "alibi", "bounded"])
+def test_scores_of_chosen_blocks(score: str) -> None:
+    """Those that are loaded, too, and the one that needs no maximum."""
+    mod = BOUNDED["of wide range"] if score == "bounded" else VARIANTS[score].score
+    dtype = torch.bfloat16 if score == "bounded" else torch.float16
+    variant = Variant(BLOCKS["of each head"], mod)
+    expect_blocks(variant, (128, 128), (330, 340, 0), (2, 1), dtype=dtype)
+
+
+@WITHOUT_GPU
+def test_blocks_that_begin_within_a_query_tile_are_not_skipped() -> None:
+    kernels = expect_on_numbers(Variant(BLOCKS["of each head"]), (128, 128), (200, 340, 32), (2, 1))
+    assert not any(spec.skips for spec in kernels.specs) and kernels.specs
 
 
 FAULTS = {

@@ -8,8 +8,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from flexdsl import stdlib
 from flexdsl.codegen import Kernel, Language, Phase, generate_unbound, unbound_spec
 from flexdsl.codegen.unbound import GENERATORS
 from flexdsl.errors import ArgumentError
@@ -59,6 +61,8 @@ LEARNED = [
 # Whatever the mask is.
 READ_BITS = [("bits", phase, Language.GLUON) for phase in (Phase.FORWARD, Phase.BACKWARD)]
 READ_BITS += [("skipping", Phase.FORWARD, Language.GLUON)]
+# Whose consumers skip the blocks that a captured tensor leaves out.
+BLOCKS = ("blocks", Phase.FORWARD, Language.GLUON)
 # Of a score that is proven small.
 BOUNDED = ("bounded", Phase.FORWARD, Language.GLUON)
 
@@ -95,6 +99,12 @@ def test_text_of_a_kernel_that_reads_its_mask_as_bits(
     expect_text(kernel, path_of(name, phase, language), update_golden)
 
 
+def test_text_of_a_kernel_that_skips_chosen_blocks(update_golden: bool) -> None:
+    mask = stdlib.block_table(np.eye(6, dtype=bool), 64)
+    spec = replace(unbound_spec(mask.program, None, 128, 128), closed_form=None, skips=True)
+    expect_text(GENERATORS[BLOCKS[1:]](spec), path_of(*BLOCKS), update_golden)
+
+
 def test_text_of_a_kernel_without_a_maximum(update_golden: bool) -> None:
     score = VARIANTS["softcap"].score
     assert score is not None
@@ -117,7 +127,7 @@ def expect_text(kernel: Kernel, path: Path, update: bool) -> None:
 def test_no_golden_file_is_left_over() -> None:
     learned = ((*of, Language.TRITON) for of in LEARNED)
     assert set(GOLDEN.iterdir()) == {
-        path_of(*of) for of in (*KERNELS, *READ_BITS, BOUNDED, *learned)
+        path_of(*of) for of in (*KERNELS, *READ_BITS, BLOCKS, BOUNDED, *learned)
     }
 
 

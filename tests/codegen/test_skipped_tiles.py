@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 
 import flexdsl as fx
+from flexdsl import stdlib
+from flexdsl.analysis import make_plan
 from flexdsl.codegen import Kernel, KernelSpec, Language, Phase
 from flexdsl.codegen.unbound import GENERATORS
 from flexdsl.ir import Kind
@@ -46,6 +48,7 @@ MASKS = {
     "with full ones": lambda b, h, q, kv: (q // 128 + kv // 128) % 3 == 0 or q // 64 == kv // 99,
     "first rows alone": lambda b, h, q, kv: q % 128 < 64 and (q + kv) % 5 > 0,
     "last rows alone": lambda b, h, q, kv: q % 128 >= 64 and (q + kv) % 5 > 0,
+    "of some works": lambda b, h, q, kv: q // 64 % 3 == 1 and kv < 200,
     "scattered": lambda b, h, q, kv: (q // 64 * 7 + kv // 128 * 5) % 11 < 4,
 }
 
@@ -65,7 +68,7 @@ class Consumer(Nothing):
     """The functions of Gluon that a consumer calls, and what it did in each work, by its start.
 
     Attributes:
-        kept: where the words are that the tile at hand was masked by.
+        kept: where the words are that the tile at hand was masked by; 0 without words.
         words: the same of each tile of the work; None of those that were not masked.
     """
 
@@ -79,6 +82,11 @@ class Consumer(Nothing):
 
     def keep(self, scores: Any, words: Words, bit: Any, other: Any) -> Nothing:
         self.kept = words.at
+        return Nothing()
+
+    def where(self, condition: Any, a: Any, b: Any) -> Nothing:
+        if isinstance(b, float) and b == -float("inf"):  # of scores that the mask does not allow
+            self.kept = 0
         return Nothing()
 
     def softmax(self, *_: Any) -> list[Nothing]:
@@ -130,6 +138,24 @@ def table_of(name: str) -> tuple[Any, dict[str, Any]]:
 
 
 @cache
+def kernel_of_blocks() -> Kernel:
+    """The kernel that evaluates its mask; here that gives nothing."""
+    mask = stdlib.block_table(np.eye(11, dtype=bool), HALF).program
+    spec = KernelSpec(mask, None, None, 128, 128, skips=True)
+    return GENERATORS[Phase.FORWARD, Language.GLUON](spec)
+
+
+@cache
+def arguments_of_blocks(name: str) -> dict[str, Any]:
+    """The arguments of its producer, by a table that the device makes."""
+    program = as_mod(MASKS[name], Kind.MASK).program
+    plan = make_plan(program, ROWS, KEYS, tile=(BLOCK, HALF), device=str(DEVICE))
+    launch = device_plan.launch_compiled
+    table = device_plan.make_table(plan, program.values, DEVICE, launch, parts=2)
+    return sizes_of(plan) | {n: getattr(table, n).tolist() for n in (*RUNS, "kinds")}
+
+
+@cache
 def pairs(name: str) -> Any:
     """A mask pair by pair, of whole tiles; nothing past the ends."""
     mask = as_mod(MASKS[name], Kind.MASK)
@@ -146,12 +172,14 @@ def side(text: str, name: str, known: dict[str, Any], given: dict[str, Any]) -> 
     return running
 
 
-def run(text: str, arguments: dict[str, Any], stages: int, seed: int) -> list[Consumer]:
-    """Both consumers after a program has done all works."""
+def run(
+    text: str, arguments: dict[str, Any], stages: int, seed: int, width: int = BLOCK
+) -> list[Consumer]:
+    """Both consumers after a program has done all works, in tiles of `width` keys."""
     program, consumers = Program(seed), [Consumer(), Consumer()]
     given: dict[str, Any] = {n: Notes(n) for n in ("work_notes", "tile_notes")}
-    given |= {"BLOCK_M": BLOCK, "BLOCK_N": BLOCK, "STAGES": stages, "mask_words": Words()}
-    for of, rows in (("query", HALF), ("key", BLOCK), ("value", BLOCK)):
+    given |= {"BLOCK_M": BLOCK, "BLOCK_N": width, "STAGES": stages, "mask_words": Words()}
+    for of, rows in (("query", HALF), ("key", width), ("value", width)):
         given |= {f"{of}_128": rows * ROW_BYTES, f"{of}_tiles_0": Array(lambda of=of: Place(of))}
         given |= {f"{of}_ready": Array(lambda: Barrier(1)), f"{of}_free": Array(lambda: Barrier(2))}
     for group, consumer in enumerate(consumers):
@@ -197,6 +225,38 @@ def check(dense: Any, start: int, done: list[tuple[int, int | None]], bits: Any)
             np.testing.assert_array_equal(bits[at // (4 * BLOCK)], wanted)
 
 
+@pytest.mark.parametrize("name", MASKS)
+def test_consumers_that_evaluate_the_mask_compute_their_own_tiles(name: str) -> None:
+    """No others: what is full for one of them may be empty for the other one."""
+    dense, arguments = pairs(name), arguments_of_blocks(name)
+    for seed in range(12):
+        done = run(kernel_of_blocks().source, arguments, 2 + seed % 3, seed, HALF)
+        for group, consumer in enumerate(done):
+            assert sorted(consumer.works) == [q + group * HALF for q in range(0, ROWS, BLOCK)]
+            for start, tiles in consumer.works.items():
+                rows = dense[start : start + HALF]
+                live = [k for k in range(0, KEYS, HALF) if rows[:, k : k + HALF].any()]
+                assert sorted(key for key, _ in tiles) == live
+                of_rows = rows[: max(ROWS - start, 0)]
+                for key, masked in tiles:
+                    assert masked == 0 or of_rows[:, key : key + HALF].all()
+
+
+def test_works_of_which_a_consumer_has_nothing() -> None:
+    """Of the first work the first one, of the second work both, of the third work the last one."""
+    arguments = arguments_of_blocks("of some works")
+    first, last = run(kernel_of_blocks().source, arguments, 2, seed=0, width=HALF)
+    assert [len(first.works[q]) for q in (0, 128, 256)] == [0, 0, 4]
+    assert [len(last.works[q]) for q in (64, 192, 320)] == [4, 0, 0]
+
+
+def test_full_tiles_of_one_consumer_are_not_masked() -> None:
+    arguments = arguments_of_blocks("of some works")
+    first, last = run(kernel_of_blocks().source, arguments, 2, seed=0, width=HALF)
+    for tiles in (first.works[256], last.works[64]):  # masked ones come first
+        assert tiles == [(192, 0), (0, None), (64, None), (128, None)]
+
+
 def test_tiles_are_skipped() -> None:
     _, arguments = table_of("tile order")
     counts = [
@@ -220,3 +280,12 @@ def test_what_goes_wrong_without_a_line_is_found(line: str) -> None:
     with pytest.raises(AssertionError, match=message):
         for seed in range(12):
             run(text, table_of("one of two")[1], 2, seed)
+
+
+def test_places_of_works_without_a_tile_are_given_back() -> None:
+    """Consumers that have no tile of a work free the place of the work before, too."""
+    free = "        if unfreed > 0:\n            tma.store_wait(0)\n"
+    before, _, after = kernel_of_blocks().source.rpartition(free)
+    text = before + after.partition("\n")[2]
+    with pytest.raises(AssertionError, match="all wait for each other"):
+        run(text, arguments_of_blocks("none"), 2, seed=0, width=HALF)

@@ -41,7 +41,7 @@ class Nothing:
 
     __call__ = _with
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = _with
-    __rtruediv__ = __floordiv__ = __mod__ = __and__ = __rlshift__ = _with
+    __rtruediv__ = __floordiv__ = __mod__ = __and__ = __rlshift__ = __rshift__ = _with
     __eq__ = __ne__ = __lt__ = __ge__ = _with
     __getitem__ = __neg__ = _same
     __hash__ = None  # type: ignore[assignment]
