@@ -6,6 +6,8 @@ of such blocks are full or empty, whatever the numbers are. Judged by the form o
 
 from __future__ import annotations
 
+from math import gcd
+
 from flexdsl.analysis.block_grid import block_of
 from flexdsl.ir import Expr, Op, Type, walk
 
@@ -27,7 +29,7 @@ def chosen_blocks(mask: Expr, size: int) -> tuple[int, int] | None:
     chosen = [c for c in _conditions(mask) if _loads_by_position(c)]
     if not chosen:
         return None
-    rows, keys = (min(block_of(c, axis, size) for c in chosen) for axis in ("q", "kv"))
+    rows, keys = (gcd(*(block_of(c, axis, size) for c in chosen)) for axis in ("q", "kv"))
     return rows, keys
 
 

@@ -3,9 +3,9 @@
 Usage: python -m tests.aot.compile_all VARIANT@TARGET@DTYPE[@PHASE[@D or D/DV]] ...
 
 The phases "bits" and "backward_bits" are kernels of a Hopper GPU that read their mask as bits, and
-"skipping" is that of the forward pass whose consumers skip tiles. In the phase "blocks" they skip
-what a table of blocks leaves out, and evaluate it and the variant's mask. Of kernels of captured
-tensors alone, all that the score captures is learned.
+"skipping" is that of the forward pass whose consumers skip tiles. In "blocks" and "backward_blocks"
+they skip what a table of blocks leaves out, and evaluate it and the variant's mask. Of kernels of
+captured tensors alone, all that the score captures is learned.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from flexdsl.aot.specs import Job, Shape, job_of
 from flexdsl.codegen import Language, Phase, unbound_spec
 from flexdsl.codegen.unbound import GENERATORS
 from flexdsl.ir import captures_of
-from flexdsl.runtime.tuning import blocks_config
 from tests.codegen.variants import VARIANTS, Variant
 
 OF_LEARNED = ("backward_learned_query", "backward_learned_key", "backward_diagonal")
+OF_BLOCKS = {"blocks": Phase.FORWARD, "backward_blocks": Phase.BACKWARD}
 READ_BITS = {"bits": Phase.FORWARD, "skipping": Phase.FORWARD, "backward_bits": Phase.BACKWARD}
 
 
@@ -49,8 +49,8 @@ def facts(job: str) -> dict[str, object]:
     elif more and more[0] in READ_BITS:
         skips = more[0] == "skipping"
         compiled = compile_job(reading_bits(READ_BITS[more[0]], variant, shape, skips))
-    elif more and more[0] == "blocks":
-        compiled = compile_job(of_blocks(variant, shape))
+    elif more and more[0] in OF_BLOCKS:
+        compiled = compile_job(of_blocks(OF_BLOCKS[more[0]], variant, shape))
     else:
         compiled = compile_kernel(
             variant.mask,
@@ -102,17 +102,12 @@ def reading_bits(phase: Phase, variant: Variant, shape: Shape, skips: bool) -> J
     return replace(job, candidates=kernels)
 
 
-def of_blocks(variant: Variant, shape: Shape) -> Job:
-    """The forward kernel of a table of blocks of 64 and the variant's mask and score."""
+def of_blocks(phase: Phase, variant: Variant, shape: Shape) -> Job:
+    """The kernel of a table of blocks of 64 and the variant's mask and score."""
     mask = stdlib.block_table(np.eye(6, dtype=bool), 64)
     program = (mask if variant.mask is None else mask & variant.mask).program
     score = None if variant.score is None else variant.score.program
-    config = blocks_config(max(shape.head_dim, shape.value_dim))
-    spec = unbound_spec(program, score, shape.head_dim, shape.value_dim)
-    spec = replace(spec, closed_form=None, skips=True, consumers=config.consumers)
-    kernel = GENERATORS[Phase.FORWARD, config.language](spec)
-    job = job_of(Phase.FORWARD, program, score, shape)
-    return replace(job, candidates=((kernel, config),))
+    return job_of(phase, program, score, shape, blocks=True)
 
 
 def sass(cubin: bytes) -> str:

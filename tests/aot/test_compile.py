@@ -49,7 +49,8 @@ BITS_BACKWARD += [
     f"{n}@cuda:90@fp16@backward_bits@{d}" for n in ("softcap", "relative_bias") for d in (64, 128)
 ]
 EVALUATED_BACKWARD = [f"neighborhood@cuda:90@bf16@backward@{d}" for d in (64, 128)]
-JOBS += OF_BLOCKS
+BLOCKS_BACKWARD = [f"{name}@cuda:90@bf16@backward_blocks@128" for name in ("full", "causal")]
+JOBS += [*OF_BLOCKS, *BLOCKS_BACKWARD]
 JOBS += [*OF_BITS, *(f"neighborhood@{t}@bf16@mask_bits" for t in ("cuda:90", "hip:gfx942"))]
 JOBS += [*BITS_BACKWARD, *EVALUATED_BACKWARD, "neighborhood@cuda:90@bf16@mask_bits_key"]
 JOBS += [*OF_HOPPER, *OF_HOPPER_BACKWARD]
@@ -123,7 +124,14 @@ def test_bits_take_fewer_registers_than_the_arithmetic_of_a_mask(
 
 def test_products_in_gluon_run_side_by_side(compiled: dict[str, dict[str, Any]]) -> None:
     """Where ptxas lets one product wait for another, it waits as often as it multiplies."""
-    for job in (*OF_HOPPER, *OF_BITS, *OF_BLOCKS, *OF_HOPPER_BACKWARD, *BITS_BACKWARD):
+    for job in (
+        *OF_HOPPER,
+        *OF_BITS,
+        *OF_BLOCKS,
+        *OF_HOPPER_BACKWARD,
+        *BITS_BACKWARD,
+        *BLOCKS_BACKWARD,
+    ):
         facts = compiled[job]
         assert facts["language"] == "gluon" and facts["waits"] * 3 < facts["products"], facts
 

@@ -62,7 +62,7 @@ LEARNED = [
 READ_BITS = [("bits", phase, Language.GLUON) for phase in (Phase.FORWARD, Phase.BACKWARD)]
 READ_BITS += [("skipping", Phase.FORWARD, Language.GLUON)]
 # Whose consumers skip the blocks that a captured tensor leaves out.
-BLOCKS = ("blocks", Phase.FORWARD, Language.GLUON)
+BLOCKS = [("blocks", phase, Language.GLUON) for phase in (Phase.FORWARD, Phase.BACKWARD)]
 # Of a score that is proven small.
 BOUNDED = ("bounded", Phase.FORWARD, Language.GLUON)
 
@@ -99,10 +99,13 @@ def test_text_of_a_kernel_that_reads_its_mask_as_bits(
     expect_text(kernel, path_of(name, phase, language), update_golden)
 
 
-def test_text_of_a_kernel_that_skips_chosen_blocks(update_golden: bool) -> None:
+@pytest.mark.parametrize(("name", "phase", "language"), BLOCKS)
+def test_text_of_a_kernel_that_skips_chosen_blocks(
+    name: str, phase: Phase, language: Language, update_golden: bool
+) -> None:
     mask = stdlib.block_table(np.eye(6, dtype=bool), 64)
     spec = replace(unbound_spec(mask.program, None, 128, 128), closed_form=None, skips=True)
-    expect_text(GENERATORS[BLOCKS[1:]](spec), path_of(*BLOCKS), update_golden)
+    expect_text(GENERATORS[phase, language](spec), path_of(name, phase, language), update_golden)
 
 
 def test_text_of_a_kernel_without_a_maximum(update_golden: bool) -> None:
@@ -127,7 +130,7 @@ def expect_text(kernel: Kernel, path: Path, update: bool) -> None:
 def test_no_golden_file_is_left_over() -> None:
     learned = ((*of, Language.TRITON) for of in LEARNED)
     assert set(GOLDEN.iterdir()) == {
-        path_of(*of) for of in (*KERNELS, *READ_BITS, BLOCKS, BOUNDED, *learned)
+        path_of(*of) for of in (*KERNELS, *READ_BITS, *BLOCKS, BOUNDED, *learned)
     }
 
 

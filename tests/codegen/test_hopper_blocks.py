@@ -1,4 +1,4 @@
-"""Hopper's forward kernel where captured tensors choose blocks of 64 tokens, on such a GPU.
+"""Hopper's kernels where captured tensors choose blocks of 64 tokens, on such a GPU.
 
 Against dense attention in float64, whose mask is the table with its elements repeated.
 """
@@ -110,6 +110,39 @@ def test_output_of_block_tables(
         first = expect(given, mask)
         for _ in range(20):
             assert torch.equal(attention(given, mask)[0], first)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("dim", [64, 96, 128, 256])
+def test_gradients_of_block_tables(
+    dim: int, dtype: torch.dtype, lengths: tuple[int, int, int], causal: bool
+) -> None:
+    """Those of keys and values have the same bits every time."""
+    for kv_heads in (HEADS, 2):
+        given = inputs_of((dim, dim), dtype, lengths, kv_heads, causal)
+        leaves = [x.requires_grad_() for x in (given.q, given.k, given.v)]
+        d_out = torch.randn_like(given.q)
+        wanted = torch.autograd.grad(gradable(given), leaves, d_out.double())
+        out, _ = attention(given)
+        first = torch.autograd.grad(out, leaves, d_out, retain_graph=True)
+        for found, exact in zip(first, wanted, strict=True):
+            error = (found.double() - exact).norm() / exact.norm()
+            assert error < (4e-3 if dtype is torch.float16 else 2e-2)
+        for _ in range(5):
+            again = torch.autograd.grad(out, leaves, d_out, retain_graph=True)
+            assert all(map(torch.equal, again[1:], first[1:]))
+
+
+def gradable(given: Inputs) -> Tensor:
+    """The output in float64, of which rows without a key have gradients of 0."""
+    group = given.q.shape[1] // given.k.shape[1]
+    k, v = (x.double().repeat_interleave(group, 1) for x in (given.k, given.v))
+    scores = given.q.double() @ k.transpose(2, 3) * given.q.shape[3] ** -0.5
+    allowed = given.allowed()
+    return (scores.masked_fill(~allowed, -1e30).softmax(-1) * allowed) @ v
 
 
 @pytest.mark.gpu
