@@ -11,6 +11,12 @@ next one, and before it stores another. So when the first consumer stores dS of 
 has stored i - 1, and read up to i - 3; when the second one does, the first has stored i, and read
 up to i - 2. Three places are enough for dS of the first consumer, and two for the second one's.
 
+Where captured numbers choose blocks, a consumer skips tiles that have no pair for its own keys: it
+gives 0 as dS, and has its half of dQ alone. On an H200 (torch 2.11.0+cu130, triton 3.6.0,
+2026-11-27), D 128, N 16384, 16 heads, the whole backward pass without that and with it,
+microseconds: a fifth of all blocks of 64 for each head 4490 and 2864, causal 2524 and 1584, BigBird
+1198 and 1149.
+
 Keys and values never change their places. ptxas keeps the addresses of all their parts in registers
 through the whole program and spills them, unless they are made of what it cannot know: `nought`,
 which is 0. For both of them, and for the keys of dQ alone, on an H200 (torch 2.11.0+cu130, triton

@@ -223,6 +223,15 @@ def test_closed_forms_are_masked_by_the_ends_of_rows_on_hopper(mask, length):
         assert OF_ROWS in text and "read as bits" not in text
 
 
+def test_tiles_that_lie_apart_are_in_a_table_on_hopper():
+    """Though most have no mask: a kernel that finds them by a formula would mask them all."""
+    mask = stdlib.strided_heads(128, 1, 4, 4)
+    plan = fx.plan(mask, 4096, 4096, heads=4)
+    assert plan.closed_form is not None and 2 * plan.full_tiles > plan.live_tiles
+    forward, _ = explained(mask, length=4096, heads=4)
+    assert "plan table" in forward and "its mask is read as bits" in forward
+
+
 def test_a_cheap_mask_that_leaves_gaps_is_evaluated_on_hopper():
     """Of queries for each key it leaves none."""
     forward, backward = explained(fx.mask_mod(lambda b, h, q, kv: kv % 4 == 0))
@@ -244,6 +253,16 @@ def test_bits_have_a_limit(monkeypatch):
     # A table that is not needed is not taken.
     for text in explained(COSTLY["closed form of masked tiles"]):
         assert "plan closed-form" in text and "and 0 MiB is the most" in text
+
+
+def test_a_closed_form_of_many_tiles_stays_one(monkeypatch):
+    """Tiles of 128 x 128 in every direction: 25 of the first length, 36 of the second."""
+    costly = COSTLY["closed form of masked tiles"]
+    monkeypatch.setattr(mask_bits, "MOST_TILES", 25)
+    for text in explained(costly):
+        assert "plan table" in text
+    for text in explained(costly, length=641):
+        assert "plan closed-form" in text and "takes long to make of 36 tiles" in text
 
 
 @pytest.mark.parametrize(
