@@ -173,9 +173,9 @@ def _kernel_and_plan(ready: Ready) -> tuple[str, BlockPlan, tuple[int, int]]:
     sources = bind.source_of(ready.mask, Kind.MASK), bind.source_of(ready.score, Kind.SCORE)
     reading = bind.read(*sources, lengths, q.device)
     if q.device.type == "cpu":
-        from flexdsl.runtime.slabs import TILE
+        from flexdsl.runtime.slabs import TILE, tile_for
 
-        return "cpu", bind.find_plan(reading.mask, lengths, TILE), TILE
+        return "cpu", bind.find_plan(reading.mask, lengths, tile_for(reading.mask, 0)), TILE
     from flexdsl.codegen import Language, Phase
     from flexdsl.runtime import launch
     from flexdsl.runtime.call import Call

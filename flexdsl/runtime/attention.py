@@ -18,7 +18,6 @@ from flexdsl.mod import as_mod, from_program
 from flexdsl.runtime import bind, bundles, operator_compiled, reference, validate
 from flexdsl.runtime.eager import attend, autocast, requires_gradient
 from flexdsl.runtime.operator import Pair
-from flexdsl.runtime.slabs import TILE
 
 
 @overload
@@ -150,7 +149,7 @@ def _compiled(
     factor = validate.check_scale(scale, q.shape[3])
     offset = validate.check_q_offset(q_offset)
     backend = validate.check_backend(backend, q)
-    return operator_compiled.attention(mask, score, factor, offset, TILE, backend, q, k, v)
+    return operator_compiled.attention(mask, score, factor, offset, backend, q, k, v)
 
 
 def _reference(

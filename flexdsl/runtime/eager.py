@@ -14,7 +14,6 @@ from torch import Tensor
 from flexdsl.runtime import bind, operator, operator_direct, remembered, validate
 from flexdsl.runtime.bind import Source
 from flexdsl.runtime.operator import Pair
-from flexdsl.runtime.slabs import TILE
 from flexdsl.runtime.steps import warn_of_steps
 
 
@@ -65,15 +64,13 @@ def _checked(
     reading = bind.read(mask, score, lengths, q.device)
     if reading.score is not None and any(map(requires_gradient, (q, k, v))):
         warn_of_steps(reading.score)
-    tile = tile_of(backend, reading)
+    tile = tile_of(reading)
     return operator_direct.Direct(reading.mask, reading.score, factor, lengths, tile, backend)
 
 
-def tile_of(backend: str, reading: bind.Reading) -> tuple[int, int]:
-    """Rows and columns of the tiles of the plan; zeros where each kernel chooses its own."""
-    if reading.plan is not None:
-        return reading.plan.tile_shape
-    return TILE if backend == "cpu" else (0, 0)
+def tile_of(reading: bind.Reading) -> tuple[int, int]:
+    """Rows and columns of the tiles of the user's plan; zeros where an executor chooses its own."""
+    return (0, 0) if reading.plan is None else reading.plan.tile_shape
 
 
 def requires_gradient(value: Any) -> bool:

@@ -21,12 +21,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from flexdsl.analysis import BlockPlan
 from flexdsl.runtime import bundles, cpu, cpu_backward, triton_backward, triton_forward
-from flexdsl.runtime.bind import Bound
+from flexdsl.runtime.bind import Bound, find_plan
 from flexdsl.runtime.blocks import ALIGNMENT
 from flexdsl.runtime.bundled import Bundled
 from flexdsl.runtime.passes import Kernels
 from flexdsl.runtime.problem import Problem
+from flexdsl.runtime.slabs import tile_for
 
 Inputs = tuple[Tensor, Tensor, Tensor]
 _MOST_PASSES = 16  # of one kind of call
@@ -40,11 +42,18 @@ class Executor:
     backward: Callable[..., Sequence[Tensor]]
 
 
+def cpu_plan(bound: Bound) -> BlockPlan:
+    """The plan that a call on the CPU runs: the user's, or one of the executor's own tiles."""
+    if bound.plan is not None:
+        return bound.plan
+    tile = tile_for(bound.mask, bound.lengths.q_offset)
+    return find_plan(bound.mask, bound.lengths, tile)
+
+
 def _problem(bound: Bound, scale: float) -> Problem:
-    assert bound.plan is not None
-    values = bound.mask_values, bound.score_values
+    values, plan = (bound.mask_values, bound.score_values), cpu_plan(bound)
     offset = bound.lengths.q_offset
-    return Problem(bound.mask, bound.score, *values, bound.plan, scale, offset, bound.learned)
+    return Problem(bound.mask, bound.score, *values, plan, scale, offset, bound.learned)
 
 
 def _cpu_forward(

@@ -24,6 +24,7 @@ from flexdsl.runtime import bind, bundles, validate
 from flexdsl.runtime.bundled import Bundled
 from flexdsl.runtime.differences import explain_tables, with_tables
 from flexdsl.runtime.eager import autocast, tile_of
+from flexdsl.runtime.executors import cpu_plan
 from flexdsl.runtime.low_rank import explain_factors
 from flexdsl.runtime.triton_forward import steps_of
 
@@ -73,7 +74,7 @@ def explain(
     if chosen == "reference":
         return "\n".join([*head, _REFERENCE])
     learned = tuple(n for n, x in bind.captured(reading.score).items() if x.requires_grad)
-    tile = tile_of(chosen, reading)
+    tile = tile_of(reading)
     bound = bind.bind(reading.mask, reading.score, lengths, tile, learned)
     if chosen == "cpu":
         return "\n".join([*head, *_of_cpu(bound)])
@@ -92,12 +93,11 @@ backward: scores are computed again, piece by piece
 
 
 def _of_cpu(bound: bind.Bound) -> list[str]:
-    assert bound.plan is not None
-    threads = torch.get_num_threads()
+    plan, threads = cpu_plan(bound), torch.get_num_threads()
     return [
         "backend cpu: torch's matrix products over live tiles; the tensors are on the CPU",
-        indent(bound.plan.explain(), "  "),
-        f"forward: {_tiles(bound.plan)}; pieces of the plan are spread over {threads} threads",
+        indent(plan.explain(), "  "),
+        f"forward: {_tiles(plan)}; pieces of the plan are spread over {threads} threads",
         _CPU_GRADIENTS,
         *_score(bound),
     ]

@@ -96,17 +96,12 @@ def attention(
     score: Any,
     scale: float,
     q_offset: int,
-    tile: tuple[int, int],
     backend: str,
     q: Tensor,
     k: Tensor,
     v: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Output and lse of a call, as the compiler traces it.
-
-    Args:
-        tile: of the plan on the CPU.
-    """
+    """Output and lse of a call, as the compiler traces it."""
     if backend == "reference":
         _refuse_reference()
     of_mask = read(mask, Kind.MASK, q.device)
@@ -115,9 +110,8 @@ def attention(
     captures = [*of_mask.captures.values(), *of_score.captures.values()]
     numbers = torch.cat([of_mask.numbers, of_score.numbers])
     texts = of_mask.text, of_score.text
-    shape = list(tile) if backend == "cpu" else [0, 0]
     out, lse = operator.attention(
-        q, k, v, captures, numbers, *texts, scale, q_offset, shape, backend
+        q, k, v, captures, numbers, *texts, scale, q_offset, [0, 0], backend
     )
     return out, lse
 

@@ -4,6 +4,9 @@
 
 Source: the form that selected attention comes down to, for example Zaheer et al. 2020,
 https://arxiv.org/abs/2007.14062. Combine it with `causal()` for token causality.
+
+A Hopper GPU's kernels skip blocks of 64 and of multiples of it whole; of smaller or odd ones they
+compute the tiles that these are in.
 """
 
 from __future__ import annotations

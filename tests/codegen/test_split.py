@@ -168,8 +168,13 @@ SCORES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("heads", [(2, 2), (8, 2), (8, 1)], ids=str)
-@pytest.mark.parametrize("name", MASKS)
+# Groups of one head, and of four; of eight where heads are alike and where they are not.
+@pytest.mark.parametrize(
+    ("name", "heads"),
+    [(name, heads) for heads in ((2, 2), (8, 2)) for name in MASKS]
+    + [(name, (8, 1)) for name in ("causal", "documents by a table", "windows of heads")],
+    ids=str,
+)
 def test_masks(name: str, heads: tuple[int, int]) -> None:
     call = expect(MASKS[name], heads=heads, kv_len=200, batch=2)
     group = heads[0] // heads[1]

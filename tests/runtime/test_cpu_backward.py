@@ -18,7 +18,7 @@ TINY = Shape(batch=2, heads=4, kv_heads=2, q_len=5, kv_len=6, dim=3, v_dim=2)
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
-    monkeypatch.setattr("flexdsl.runtime.attention.TILE", (4, 2))
+    monkeypatch.setattr("flexdsl.runtime.slabs.TILE", (4, 2))
     monkeypatch.setattr(slabs, "LEAST_ROWS", 3)
     monkeypatch.setattr(slabs, "SLAB_SCORES", 40)
 
@@ -68,7 +68,7 @@ def test_gradients_of_captured_tensors():
 
 def test_captured_halves_are_summed_in_single_precision(monkeypatch):
     """4096 rows add 2**-14 each: in bfloat16 the sum would stop long before 0.25."""
-    monkeypatch.setattr("flexdsl.runtime.attention.TILE", (4096, 2))
+    monkeypatch.setattr("flexdsl.runtime.slabs.TILE", (4096, 2))
     monkeypatch.setattr(slabs, "LEAST_ROWS", 4096)
     bias = torch.zeros(1, dtype=torch.bfloat16, requires_grad=True)
     q = torch.zeros(1, 1, 4096, 1, dtype=torch.float32)

@@ -26,7 +26,7 @@ def check(shape: Shape, tolerance: float = 1e-12, **call):
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Tiles and slabs so small that a short sequence has many, cut in every direction."""
-    monkeypatch.setattr("flexdsl.runtime.attention.TILE", (16, 8))
+    monkeypatch.setattr("flexdsl.runtime.slabs.TILE", (16, 8))
     monkeypatch.setattr(slabs, "LEAST_ROWS", 4)
     monkeypatch.setattr(slabs, "SLAB_SCORES", 200)
 

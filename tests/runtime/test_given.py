@@ -46,7 +46,7 @@ SCORES = scores(SLOPES, TABLE)
 
 @pytest.fixture
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flexdsl.runtime.attention.TILE", (8, 8))
+    monkeypatch.setattr("flexdsl.runtime.slabs.TILE", (8, 8))
     monkeypatch.setattr(slabs, "LEAST_ROWS", 4)
     monkeypatch.setattr(slabs, "SLAB_SCORES", 100)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import flexdsl as fx
+from flexdsl import stdlib
 from flexdsl.runtime import slabs
 from support.calls import MASKS
 
@@ -59,3 +61,31 @@ def test_a_wide_slab_takes_fewer_rows_and_heads(monkeypatch):
     found = list(slabs.slabs(plan, 1, 4, 1))
     assert len(found) == 4 * 4 and all(s.rows.stop - s.rows.start == 16 for s in found)
     assert [s.heads for s in found[::4]] == [slice(n, n + 1, 1) for n in range(4)]
+
+
+CHOSEN = np.random.default_rng(0).random((5, 6)) < 0.4
+
+
+@pytest.mark.parametrize(
+    ("mask", "q_offset", "tile"),
+    [
+        (None, 0, (128, 128)),
+        (stdlib.causal(), 0, (128, 128)),
+        (stdlib.block_table(CHOSEN, 64), 0, (64, 64)),
+        (stdlib.block_table(CHOSEN, (64, 128)) & stdlib.causal(), 0, (64, 128)),
+        (stdlib.block_table(CHOSEN, 64), 128, (64, 64)),
+        (stdlib.block_table(CHOSEN, 64), 32, (128, 128)),
+        (stdlib.block_table(CHOSEN, 32), 0, (128, 128)),
+        (stdlib.block_table(CHOSEN, 256), 0, (128, 128)),
+    ],
+)
+def test_blocks_that_tables_choose_are_tiles(mask, q_offset, tile):
+    q, k, v = (torch.randn(1, 2, length, 8) for length in (100, 150, 150))
+    assert slabs.tile_for(None if mask is None else mask.program, q_offset) == tile
+    words = f"in {tile[0]} x {tile[1]} tiles"
+    assert words in fx.explain(q, k, v, mask=mask, q_offset=q_offset, backend="cpu")
+    found, wanted = (
+        fx.attention(q, k, v, mask=mask, q_offset=q_offset, backend=backend)
+        for backend in ("cpu", "reference")
+    )
+    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-5)

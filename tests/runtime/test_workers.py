@@ -64,7 +64,7 @@ def test_an_error_stops_the_work_and_is_raised():
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_attention_in_every_mode(mode, monkeypatch):
-    monkeypatch.setattr("flexdsl.runtime.attention.TILE", (8, 8))
+    monkeypatch.setattr("flexdsl.runtime.slabs.TILE", (8, 8))
     with mode():
         tensors = Shape(q_len=100, kv_len=100).tensors()
         out = fx.attention(*tensors, mask=MASKS["window"])
@@ -73,7 +73,7 @@ def test_attention_in_every_mode(mode, monkeypatch):
 
 
 def test_gradients_have_the_same_bits_each_time(monkeypatch):
-    monkeypatch.setattr("flexdsl.runtime.attention.TILE", (8, 8))
+    monkeypatch.setattr("flexdsl.runtime.slabs.TILE", (8, 8))
     shape = Shape(heads=12, kv_heads=6, q_len=64, kv_len=64)
     bias = torch.linspace(-1, 1, 127, requires_grad=True)
     inputs = [x.requires_grad_() for x in shape.tensors(torch.float32)] + [bias]
