@@ -22,7 +22,7 @@ from flexdsl.aot.specs import (
     plan_kind,
 )
 from flexdsl.aot.worker import Made
-from flexdsl.bundle.manifest import Code
+from flexdsl.bundle.manifest import Code, Reads
 from flexdsl.codegen import OF_KEYS, Phase, backward_reason, unbound_spec
 from flexdsl.codegen.hopper.module import GROUP_ROWS
 from flexdsl.ir import Program, captures_of, rename_apart
@@ -87,8 +87,9 @@ def _plan(
     phases = (Phase.FORWARD, *backward)
     jobs = [job_of(phase, mask, score, shape, learned) for phase in phases]
     jobs += _prepared_jobs(phases, mask, score, shape, learned)
-    beside = [_of_bits(job, mask, score, shape) for job in jobs if _has_bits(job, mask)]
-    beside += [_of_blocks(job, mask, score, shape) for job in jobs if _has_blocks(job, mask, shape)]
+    beside = [_reading("bits", job, mask, score, shape) for job in jobs if _has_bits(job, mask)]
+    with_blocks = [job for job in jobs if _has_blocks(job, mask, shape)]
+    beside += [_reading("blocks", job, mask, score, shape) for job in with_blocks]
     jobs += beside
     if "decode" in wanted:
         jobs += _decode_jobs(mask, score, shape)
@@ -139,19 +140,12 @@ def _decode_jobs(mask: Program | None, score: Program | None, shape: Shape) -> l
     return [*(of_rows(job, rows) for job in jobs for rows in ROWS), merge]
 
 
-def _of_bits(job: Job, mask: Program | None, score: Program | None, shape: Shape) -> Job:
-    """The kernel like that of `job` that reads the mask as bits."""
-    return job_of(job.phase, mask, score, shape, **_read_by(job), bits=True)
-
-
-def _of_blocks(job: Job, mask: Program | None, score: Program | None, shape: Shape) -> Job:
-    """The kernel like that of `job` whose consumers skip chosen blocks."""
-    return job_of(job.phase, mask, score, shape, **_read_by(job), blocks=True)
-
-
-def _read_by(job: Job) -> dict[str, bool]:
-    """What of the score the kernel of a job reads."""
-    return {"products": Phase.FACTORS in job.before, "tables": Phase.DIFFERENCES in job.before}
+def _reading(
+    reads: Reads, job: Job, mask: Program | None, score: Program | None, shape: Shape
+) -> Job:
+    """The kernel like that of `job` that reads the mask as bits, or whose consumers skip blocks."""
+    of_score = {"products": Phase.FACTORS in job.before, "tables": Phase.DIFFERENCES in job.before}
+    return job_of(job.phase, mask, score, shape, **of_score, reads=reads)
 
 
 def _has_blocks(job: Job, mask: Program | None, shape: Shape) -> bool:

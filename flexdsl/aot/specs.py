@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from flexdsl.analysis.gradient import learned_loads
 from flexdsl.aot.targets import Target
+from flexdsl.bundle.manifest import Reads
 from flexdsl.codegen import (
     Argument,
     Kernel,
@@ -131,8 +132,7 @@ def job_of(
     *,
     products: bool = False,
     tables: bool = False,
-    bits: bool = False,
-    blocks: bool = False,
+    reads: Reads = "",
 ) -> Job:
     """The kernel of `phase`, in every configuration that may be tried.
 
@@ -141,9 +141,8 @@ def job_of(
         products: those of the score are matrices, which `Phase.FACTORS` writes.
         tables: what it computes from q - kv alone is loaded from tables, which `Phase.DIFFERENCES`
             writes.
-        bits: the mask is read as bits, which a phase of `OF_BITS` writes; of one whose plan is a
-            table, in a Hopper GPU's own kernels.
-        blocks: consumers of those skip blocks that captured numbers of the mask choose.
+        reads: "bits" of the mask, which a phase of `OF_BITS` writes, or the "blocks" that captured
+            numbers of it choose; where its plan is a table, in a Hopper GPU's own kernels.
 
     Raises:
         ArgumentError: the phase is one of the Hopper kernels', which do not cover the shape.
@@ -155,7 +154,7 @@ def job_of(
         spec = KernelSpec(mask, None, None, 0, 0)
     spec = replace(spec, learned=frozenset(learned))
     mods = [p and p.expr for p in (spec.mask, spec.score)]
-    if bits:
+    if reads == "bits":
         spec = replace(spec, mask=None, mask_bits=True)
     found = configs(
         phase,
@@ -165,7 +164,7 @@ def job_of(
         *mods,
         hopper=shape.hopper,
     )
-    if blocks:
+    if reads == "blocks":
         spec = replace(spec, skips=True)
         found = (blocks_config(max(dims)),) if phase is Phase.FORWARD else found
     candidates = tuple(

@@ -86,12 +86,7 @@ def make_table(
         parts: of an outer tile; with more than one the table is for consumers that skip tiles.
     """
     grid = plan.scene.grid
-    of_parts = _of_parts(plan, parts)
-    found = states(of_parts, values, device, launch)
-    refine(found, of_parts, values, launch)
-    found, is_cut = _along_inner(found, plan)
-    if parts > 1:
-        found = part_tiles.joined(found, parts)
+    found, is_cut = _exact_states(plan, values, device, launch, parts)
     outer, inner = found.shape[2:]
     room = room_for(grid.batch * grid.heads * outer, inner)
 
@@ -122,6 +117,19 @@ def make_table(
     if parts == 1:
         return table
     return part_tiles.with_kinds(table, found, counts["merged_from"], parts)
+
+
+def _exact_states(
+    plan: BlockPlan, values: Mapping[str, Any], device: torch.device, launch: Launch, parts: int
+) -> tuple[Tensor, bool]:
+    """States [batch, heads, outer tiles, inner tiles], with whose they are where there are parts,
+    and whether the last inner tile is cut.
+    """
+    of_parts = _of_parts(plan, parts)
+    found = states(of_parts, values, device, launch)
+    refine(found, of_parts, values, launch)
+    found, is_cut = _along_inner(found, plan)
+    return (found if parts == 1 else part_tiles.joined(found, parts)), is_cut
 
 
 def _of_parts(plan: BlockPlan, parts: int) -> BlockPlan:

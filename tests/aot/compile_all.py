@@ -107,7 +107,7 @@ def of_blocks(phase: Phase, variant: Variant, shape: Shape) -> Job:
     mask = stdlib.block_table(np.eye(6, dtype=bool), 64)
     program = (mask if variant.mask is None else mask & variant.mask).program
     score = None if variant.score is None else variant.score.program
-    return job_of(phase, program, score, shape, blocks=True)
+    return job_of(phase, program, score, shape, reads="blocks")
 
 
 def sass(cubin: bytes) -> str:
