@@ -1,8 +1,9 @@
 """States and kinds of the tiles of a table on a device, for consumers that skip tiles.
 
-A query tile has some rows for each consumer, a part of it. What the states of the parts' own tiles
-say becomes one number for a tile: a state, which is of the parts that have a pair in it, and which
-ones these are. A tile that is full for some parts and empty for the others needs no mask.
+Each consumer has a part of an outer tile: some of its queries, or of its keys in the backward pass.
+What the states of the parts' own tiles say becomes one number for a tile: a state, which is of the
+parts that have a pair in it, and which ones these are. A tile that is full for some parts and empty
+for the others needs no mask.
 """
 
 from __future__ import annotations
