@@ -232,9 +232,11 @@ def _mask(phase: Phase, call: Call, plan: BlockPlan, config: Config, spec: Kerne
         return lines
     if spec.skips:
         own = f"{GROUP_ROWS} {'rows' if plan.outer == 'q' else 'keys'}"
+        block = GROUP_ROWS, GROUP_ROWS
+        live = f"{plan.with_tile(block).density:.1%} of {block[0]} x {block[1]} blocks are live"
         return [
             f"its consumers skip tiles that have no pair for their own {own}: captured tensors"
-            " choose blocks",
+            f" choose blocks, and {live}",
             "its mask is evaluated in tiles of which they have a part",
         ]
     if spec.mask is None:

@@ -163,6 +163,9 @@ def test_explain_tells_that_blocks_are_skipped():
         assert words in forward and "gluon, tile 128 x 64, 4 warps, 4 stages" in forward
         assert "mask is read as bits" not in forward
         assert words.replace("rows", "keys") in backward
+        seen = CHOSEN[:, :16, :16] if name == "of each head" else CHOSEN[:, :16, :16].tril()
+        part = f"choose blocks, and {seen.float().mean():.1%} of 64 x 64 blocks are live"
+        assert part in forward and part in backward
     for block in (64, 128):
         plan = fx.BlockPlan.from_blocks(CHOSEN[None], tile=(block, block))
         assert (words in explained(plan, length=20 * block, dim=128)[0]) == (block == 64)
