@@ -8,7 +8,7 @@ nothing on the next call, and a change of a capture in place is seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -25,6 +25,7 @@ from flexdsl.ir import Expr, Kind, Op, Program, captures_of, rename_apart, walk
 from flexdsl.mod import Mod, as_mod
 from flexdsl.runtime.heads import warn_of_heads
 from flexdsl.runtime.memory import Memory, as_tensor
+from flexdsl.runtime.problem import Passes
 
 # A mask or score as it is now; a mask that is given as a plan is the plan.
 Source = Program | BlockPlan | None
@@ -83,20 +84,6 @@ class Reading:
     mask: Program | None
     score: Program | None
     plan: BlockPlan | None
-
-
-@dataclass(eq=False, slots=True)
-class Passes:
-    """How an executor runs calls of one kind, which it finds out once.
-
-    Attributes:
-        forward: what gives output and lse of q, k and v; None before it is known.
-        backward: what gives their gradients and those of captured tensors, by what that depends on
-            beside the kind of call.
-    """
-
-    forward: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, ...]] | None
-    backward: dict[Hashable, Callable[..., Sequence[torch.Tensor]]]
 
 
 @dataclass(frozen=True, eq=False)

@@ -43,11 +43,16 @@ class Executor:
 
 
 def cpu_plan(bound: Bound) -> BlockPlan:
-    """The plan that a call on the CPU runs: the user's, or one of the executor's own tiles."""
+    """The plan that a call on the CPU runs: the user's, or one of the executor's own tiles.
+
+    Found once for a kind of call.
+    """
     if bound.plan is not None:
         return bound.plan
-    tile = tile_for(bound.mask, bound.lengths.q_offset)
-    return find_plan(bound.mask, bound.lengths, tile)
+    if bound.passes.plan is None:
+        tile = tile_for(bound.mask, bound.lengths.q_offset)
+        bound.passes.plan = find_plan(bound.mask, bound.lengths, tile)
+    return bound.passes.plan
 
 
 def _problem(bound: Bound, scale: float) -> Problem:

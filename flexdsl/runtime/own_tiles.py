@@ -4,11 +4,11 @@ A query tile has 64 rows for each consumer. Of a masked tile, some may have no p
 those tiles (`codegen/hopper/forward_consumer.py`). Which ones is what the plan of tiles of 64 rows
 says. Here that is one of the host's, and of masks without captured tensors alone: what those
 contain may change while the plan stays right. Where the device makes the table, `part_tiles.py`
-does this. Masked runs are split where their consumers
-change, and put in an order: first those of all consumers, then one of each in turn, so that all of
-them have work at a time. A neighbourhood of 13 x 13 on 96 x 96 in tiles of 8 x 8 took 279
-microseconds without skipping, 243 with each consumer's tiles together, and 238 in turn (H200, torch
-2.11.0+cu130, triton 3.6.0, 2026-11-26). Which calls take this, says `call.py`.
+does this. Masked runs are split where their consumers change, and put in an order: first those of
+all consumers, then one of each in turn, so that all of them have work at a time. A neighbourhood of
+13 x 13 on 96 x 96 in tiles of 8 x 8 took 279 microseconds without skipping, 243 with each
+consumer's tiles together, and 238 in turn (H200, torch 2.11.0+cu130, triton 3.6.0, 2026-11-26).
+Which calls take this, says `call.py`.
 """
 
 from __future__ import annotations

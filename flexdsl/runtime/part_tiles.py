@@ -8,6 +8,8 @@ for the others needs no mask.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -49,6 +51,4 @@ def with_kinds(table: DeviceTable, states: Tensor, merged_from: Tensor, parts: i
     groups = torch.where(table.starts < merged_from[row], groups, (1 << parts) - 1)
     kind = torch.where(run < table.full_ends[row], FULL, MASKED)
     kinds = (groups * kind_for(0, 1) | kind).to(torch.int32)
-    return DeviceTable(
-        *(table.offsets, table.full_ends, table.starts, table.stops, table.order), kinds=kinds
-    )
+    return replace(table, kinds=kinds)

@@ -1,13 +1,15 @@
-"""What an executor is given: one call of `attention`, checked and bound.
+"""What an executor is given: one call of `attention`, checked and bound; and what it finds out.
 
 Data only; who makes it is `bind.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from flexdsl.ir import Program
 
@@ -37,3 +39,19 @@ class Problem:
     scale: float
     q_offset: int
     learned: tuple[str, ...] = ()
+
+
+@dataclass(eq=False, slots=True)
+class Passes:
+    """How an executor runs calls of one kind, which it finds out once.
+
+    Attributes:
+        forward: what gives output and lse of q, k and v; None before it is known.
+        backward: what gives their gradients and those of captured tensors, by what that depends on
+            beside the kind of call.
+        plan: of an executor that has one for a call; None before it is known.
+    """
+
+    forward: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]] | None
+    backward: dict[Hashable, Callable[..., Sequence[Tensor]]]
+    plan: BlockPlan | None = None

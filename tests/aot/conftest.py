@@ -81,22 +81,22 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture
 def ampere(portable: Bundle, monkeypatch: pytest.MonkeyPatch) -> Emulated:
     """An emulated GPU that runs the portable kernels."""
-    return _emulated("cuda:80", portable, monkeypatch)
+    return emulated_gpu("cuda:80", portable, monkeypatch)
 
 
 @pytest.fixture
 def hopper_gpu(hopper: Bundle, monkeypatch: pytest.MonkeyPatch) -> Emulated:
     """An emulated GPU that records what it is to run."""
-    return _emulated("cuda:90", hopper, monkeypatch, runs=False)
+    return emulated_gpu("cuda:90", hopper, monkeypatch, runs=False)
 
 
 @pytest.fixture
 def grid_gpu(grid: Bundle, monkeypatch: pytest.MonkeyPatch) -> Emulated:
     """An emulated GPU that runs its kernels in Triton and records the others."""
-    return _emulated("cuda:90", grid, monkeypatch)
+    return emulated_gpu("cuda:90", grid, monkeypatch)
 
 
-def _emulated(
+def emulated_gpu(
     name: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, runs: bool = True
 ) -> Emulated:
     emulated = stand_in(bundle, monkeypatch, name, runs)

@@ -25,12 +25,12 @@ def told(launch: Launch) -> dict[str, Any]:
     return {p.argument.name: words[0] for p, words in pairs}
 
 
-def attend(bundle: Bundle) -> None:
+def attend(bundle: Bundle, keys: int = KEYS, q_offset: int = 0, **values: Any) -> None:
     """The forward and the backward pass of a call, whose plan is made for it."""
     bind.forget()
-    sizes = (2, ROWS), (2, KEYS), (2, KEYS)
+    sizes = (2, ROWS - q_offset), (2, keys), (2, keys)
     leaves = [torch.zeros(1, *s, 128, dtype=torch.bfloat16, requires_grad=True) for s in sizes]
-    out = fx.load(bundle.folder)(*leaves)
+    out = fx.load(bundle.folder, **values)(*leaves, q_offset=q_offset)
     torch.autograd.grad(out.sum(), leaves)
 
 

@@ -15,13 +15,13 @@ from flexdsl.aot.targets import parse_target
 from flexdsl.bundle.describe import describe
 from flexdsl.bundle.files import Bundle, open_bundle
 from flexdsl.codegen import Kernel
-from flexdsl.runtime import bind
-from tests.aot.conftest import _emulated
+from tests.aot.conftest import emulated_gpu
 from tests.aot.emulation import Emulated, tensor_at
-from tests.aot.test_bits_of_bundles import phases, told
+from tests.aot.test_bits_of_bundles import attend, phases, told
 
-ROWS, KEYS, HALF = 300, 450, 64
+HALF = 64
 TABLE = torch.rand(2, 5, 8, generator=torch.Generator().manual_seed(1)) < 0.4
+CALL: dict[str, Any] = {"keys": 450, "allowed": TABLE}
 PLANNED = [(phase, "none") for phase in ("plan_states", "plan_refine", "plan_counts", "plan_runs")]
 
 
@@ -37,20 +37,11 @@ def chosen(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture
 def gpu(chosen: Bundle, monkeypatch: pytest.MonkeyPatch) -> Emulated:
     """It runs kernels in Triton, as those that make plans, and records the others."""
-    return _emulated("cuda:90", chosen, monkeypatch)
-
-
-def attend(bundle: Bundle, q_offset: int = 0) -> None:
-    """The forward and the backward pass of a call, whose plan is made for it."""
-    bind.forget()
-    sizes = (2, ROWS - q_offset), (2, KEYS), (2, KEYS)
-    leaves = [torch.zeros(1, *s, 128, dtype=torch.bfloat16, requires_grad=True) for s in sizes]
-    out = fx.load(bundle.folder, allowed=TABLE)(*leaves, q_offset=q_offset)
-    torch.autograd.grad(out.sum(), leaves)
+    return emulated_gpu("cuda:90", chosen, monkeypatch)
 
 
 def test_both_passes_skip_blocks(chosen: Bundle, gpu: Emulated) -> None:
-    attend(chosen)
+    attend(chosen, **CALL)
     assert phases(gpu) == [
         *PLANNED,
         ("forward", "blocks"),
@@ -64,7 +55,7 @@ def test_both_passes_skip_blocks(chosen: Bundle, gpu: Emulated) -> None:
 @pytest.mark.parametrize("phase", ["forward", "backward"])
 def test_consumers_are_told_of_their_own_blocks(phase: str, chosen: Bundle, gpu: Emulated) -> None:
     """Every block that the table allows is in a run that is for those who have it, and no other."""
-    attend(chosen)
+    attend(chosen, **CALL)
     (launch,) = (found for found in gpu.launches if found.code.phase == phase)
     assert launch.code.tile == ((128, 64) if phase == "forward" else (64, 128))
     table = TABLE if phase == "forward" else TABLE.mT  # by outer blocks
@@ -93,10 +84,10 @@ def runs_of(given: dict[str, Any], outer_tiles: int) -> list[tuple[int, int, int
 def test_where_queries_begin_within_a_block_the_mask_is_looked_at(
     chosen: Bundle, gpu: Emulated
 ) -> None:
-    attend(chosen, q_offset=HALF)
+    attend(chosen, q_offset=HALF, **CALL)
     assert ("forward", "blocks") in phases(gpu) and ("backward", "blocks") in phases(gpu)
     gpu.launches.clear()
-    attend(chosen, q_offset=HALF // 2)
+    attend(chosen, q_offset=HALF // 2, **CALL)
     assert not any("blocks" in plan for _, plan in phases(gpu))
 
 

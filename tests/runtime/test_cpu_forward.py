@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flexdsl as fx
-from flexdsl.runtime import slabs
+from flexdsl.runtime import executors, slabs
 from flexdsl.runtime.reference import dense_attention
 from support.calls import MASKS, SCORES, Shape, assert_near, oracle
 
@@ -203,3 +203,12 @@ def _largest_allocation(function) -> int:
     finally:
         torch.set_num_threads(threads)
     return max(event.self_cpu_memory_usage for event in profile.events())
+
+
+def test_a_plan_is_looked_for_once_for_a_kind_of_call(monkeypatch):
+    found, find = [], executors.find_plan
+    monkeypatch.setattr(executors, "find_plan", lambda *of: found.append(of) or find(*of))
+    mask = fx.mask_mod(lambda b, h, q, kv: q >= kv)
+    for _ in range(3):
+        fx.attention(*Shape(q_len=20, kv_len=20).tensors(), mask=mask)
+    assert len(found) == 1
