@@ -1,4 +1,4 @@
-"""What to change so that a plan of a table becomes a closed form, or has more full tiles.
+"""What to change so that a plan becomes a closed form, or has fewer tiles and more full ones.
 
 Advice with figures was tried: the changed mask is planned for the same lengths, and the figures are
 of that plan. Nothing is changed here.
@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from flexdsl.analysis.orders import advice_on_order
 from flexdsl.analysis.table import OF_FORM
 from flexdsl.analysis.truth import flatten
 from flexdsl.analysis.values import substitute
-from flexdsl.ir import Capture, DType, Expr, Op, Program, apply, const, load, print_expr, var, walk
+from flexdsl.ir import Capture, DType, Expr, Op, Program, apply, const, load, print_expr, var
 
 if TYPE_CHECKING:
     from flexdsl.analysis.plan import BlockPlan
@@ -24,12 +25,15 @@ Q, KV = var("q"), var("kv")
 
 
 def advice(plan: BlockPlan) -> Iterator[str]:
-    """What to change, a paragraph each; nothing for a closed form, or a plan made on a device."""
-    if plan.mask is None or plan.table is None or plan.table.made == OF_FORM:
+    """What to change, a paragraph each; nothing for a plan made on a device."""
+    if plan.mask is None or plan.device is not None:
         return
-    found = [*_offsets_of_sorted(plan, plan.mask), *_patches_of_window(plan, plan.mask)]
+    found = list(advice_on_order(plan, plan.mask))
+    is_table = plan.table is not None and plan.table.made != OF_FORM
+    if is_table:
+        found += _offsets_of_sorted(plan, plan.mask)
     yield from found
-    if not found:
+    if is_table and not found:
         yield (
             "a closed form needs conditions that compare kv with numbers of q, b and h alone,"
             " such as low(q) <= kv and kv < high(q); and one of a remainder at most, such as"
@@ -73,63 +77,3 @@ def _compared_with_itself(part: Expr) -> Capture | None:
     if a.attribute != b.attribute or {a.args[-1], b.args[-1]} != {Q, KV}:
         return None
     return a.attribute if isinstance(a.attribute, Capture) else None
-
-
-def _patches_of_window(plan: BlockPlan, mask: Program) -> Iterator[str]:
-    """A window over a grid of tokens, row after row: what tokens in patches would make of it."""
-    width = _width_of_grid(mask.expr)
-    if width is None or plan.q_offset or plan.q_len != plan.kv_len or plan.q_len % width:
-        return
-    size = max(plan.tile_shape)
-    patch = _patch(size, width, plan.q_len // width)
-    if patch is None or any(size % n for n in plan.tile_shape):
-        return
-    changed = replace(mask, expr=_in_patches(mask.expr, width, patch))
-    other = plan.with_mask(changed)
-    if (other.live_tiles, -other.full_tiles) >= (plan.live_tiles, -plan.full_tiles):
-        return
-    straddle = f"straddle rows of {width}" if size > width else f"are pieces of rows of {width}"
-    yield (
-        f"row-major 2-D window: tiles of {size} tokens {straddle}; with the tokens in patches of"
-        f" {patch[0]} x {patch[1]}, one patch after the other, {other.live_tiles} tiles are live"
-        f" (now {plan.live_tiles}), {_share(other):.0%} of them full (now {_share(plan):.0%});"
-        f" stdlib.TileOrder(({plan.q_len // width}, {width}), {patch}) orders tokens so, and"
-        " mask.in_order(order) the mask"
-    )
-
-
-def _share(plan: BlockPlan) -> float:
-    return plan.full_tiles / plan.live_tiles if plan.live_tiles else 0.0
-
-
-def _width_of_grid(expr: Expr) -> int | None:
-    """w where q and kv stand in `x // w` and `x % w` only, both of them in each."""
-    coordinates = {n for n in walk(expr) if n.op in (Op.FLOORDIV, Op.MOD) and n.args[0] in (Q, KV)}
-    widths = {n.args[1] for n in coordinates}
-    if len(coordinates) != 4 or len(widths) != 1:
-        return None
-    rest = substitute(expr, dict.fromkeys(coordinates, const(0)))
-    width = widths.pop().attribute
-    if rest.variables & {"q", "kv"} or not isinstance(width, int) or width < 2:
-        return None
-    return width
-
-
-def _patch(size: int, width: int, rows: int) -> tuple[int, int] | None:
-    """Height and width of the squarest patch of `size` tokens that the grid is made of."""
-    shapes = ((n, size // n) for n in range(2, size + 1) if size % n == 0)
-    fitting = [(n, m) for n, m in shapes if rows % n == 0 and width % m == 0]
-    return min(fitting, key=lambda shape: abs(shape[0] - shape[1]), default=None)
-
-
-def _in_patches(expr: Expr, width: int, patch: tuple[int, int]) -> Expr:
-    """The mask where position n is the token of patch n // size, row by row of patches."""
-    height, breadth = patch
-    size, across = height * breadth, width // breadth
-    new: dict[Expr, Expr] = {}
-    for x in (Q, KV):
-        number, inside = apply(Op.FLOORDIV, x, const(size)), apply(Op.MOD, x, const(size))
-        for op, n, steps in ((Op.FLOORDIV, height, breadth), (Op.MOD, breadth, breadth)):
-            corner = apply(Op.MUL, apply(op, number, const(across)), const(n))
-            new[apply(op, x, const(width))] = apply(Op.ADD, corner, apply(op, inside, const(steps)))
-    return substitute(expr, new)

@@ -4,6 +4,8 @@
     (x * 96 + c) % 96  -> c
     x // 128 // 6      -> x // 768
     x % 128 % 16       -> x % 16
+    (x * 96 + y) % 96  -> y % 96
+    x // 128 % 6 * 128 + x % 128 -> x % 768
 
 Coordinates that are flattened to an index and taken apart again (a grid in another token order)
 come out as they went in. What bounds a term is its own form, as of `y % 6 * 16`: the ranges of
@@ -32,8 +34,24 @@ def simplify_quotient(op: Op, dividend: Expr, divisor: Expr, make: Make) -> Expr
     n = _constant(divisor)
     if n is None or n < 1:
         return None
-    simpler = _of_digits(op, dividend, n, make)
-    return _of_quotient(op, dividend, n, make) if simpler is None else simpler
+    ways = [_of_digits, _of_quotient, *([_without_multiples] if op is Op.MOD else [])]
+    found = (way(op, dividend, n, make) for way in ways)
+    return next((simpler for simpler in found if simpler is not None), None)
+
+
+def join_digits(a: Expr, b: Expr, make: Make) -> Expr | None:
+    """What `a + b` simplifies to where they are digits of one index that stand side by side."""
+    for high, low in ((a, b), (b, a)):
+        n = _constant(low.args[1]) if low.op is Op.MOD else None
+        if n is None or n < 1 or high.op is not Op.MUL or _factor(high) != n:
+            continue
+        digits = next(x for x in high.args if _constant(x) is None)
+        m = _constant(digits.args[1]) if digits.op is Op.MOD else None
+        above = digits.args[0] if m is not None and m > 0 else digits
+        if above is not make(Op.FLOORDIV, low.args[0], _index(n)):
+            continue
+        return make(Op.MOD, low.args[0], _index(m * n)) if m else low.args[0]
+    return None
 
 
 def _of_quotient(op: Op, dividend: Expr, n: int, make: Make) -> Expr | None:
@@ -48,7 +66,7 @@ def _of_quotient(op: Op, dividend: Expr, n: int, make: Make) -> Expr | None:
 
 def _of_digits(op: Op, dividend: Expr, n: int, make: Make) -> Expr | None:
     """Terms that `n` divides, and a rest that is less than `n`."""
-    terms = list(_terms(dividend))
+    terms = list(_terms(dividend, 1, make))
     whole = [t for t in terms if _factor(t) % n == 0]
     rest = [t for t in terms if _factor(t) % n != 0]
     bounds = [bounds_by_form(t) for t in rest]
@@ -60,12 +78,40 @@ def _of_digits(op: Op, dividend: Expr, n: int, make: Make) -> Expr | None:
     return _sum([_divided(t, n, make) for t in whole], make)
 
 
-def _terms(expr: Expr) -> Iterator[Expr]:
-    if expr.op is Op.ADD:
-        yield from _terms(expr.args[0])
-        yield from _terms(expr.args[1])
+def _without_multiples(op: Op, dividend: Expr, n: int, make: Make) -> Expr | None:
+    """The remainder of a sum or difference without the terms that `n` divides."""
+    terms = list(_signed(dividend, False))
+    rest = [(t, negative) for t, negative in terms if _factor(t) % n != 0]
+    if len(rest) == len(terms):
+        return None
+    added, taken = (
+        _sum([t for t, negative in rest if negative is sign], make) for sign in (False, True)
+    )
+    return make(Op.MOD, make(Op.SUB, added, taken), _index(n))
+
+
+def _signed(expr: Expr, negative: bool) -> Iterator[tuple[Expr, bool]]:
+    """The terms of a sum or difference, and which are subtracted."""
+    if expr.op in (Op.ADD, Op.SUB):
+        yield from _signed(expr.args[0], negative)
+        yield from _signed(expr.args[1], negative ^ (expr.op is Op.SUB))
     else:
-        yield expr
+        yield expr, negative
+
+
+def _terms(expr: Expr, factor: int, make: Make) -> Iterator[Expr]:
+    """The terms of a sum, those of sums that are multiplied by a constant too."""
+    if expr.op is Op.ADD:
+        for a in expr.args:
+            yield from _terms(a, factor, make)
+    elif expr.op is Op.MUL and (own := _factor(expr)) != 1:
+        other = next((x for x in expr.args if _constant(x) is None), None)
+        if other is None:
+            yield make(Op.MUL, expr, _index(factor))
+        else:
+            yield from _terms(other, factor * own, make)
+    else:
+        yield make(Op.MUL, expr, _index(factor))
 
 
 def _sum(terms: list[Expr], make: Make) -> Expr:

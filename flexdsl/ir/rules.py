@@ -12,7 +12,7 @@ from collections.abc import Callable
 from flexdsl.errors import TypeMismatchError
 from flexdsl.ir.expr import Expr, intern
 from flexdsl.ir.ops import NEGATED, OPS, Op
-from flexdsl.ir.quotients import simplify_quotient
+from flexdsl.ir.quotients import join_digits, simplify_quotient
 from flexdsl.ir.scalar import SCALAR
 from flexdsl.ir.types import Type
 
@@ -127,7 +127,7 @@ def _add(op: Op, args: Args, make: Make) -> Expr | None:
             return y
     if a.type is Type.INDEX and b.op is Op.CONST and a.op is Op.ADD and a.args[1].op is Op.CONST:
         return make(Op.ADD, a.args[0], make(Op.ADD, a.args[1], b))
-    return None
+    return join_digits(a, b, make) if a.type is Type.INDEX else None
 
 
 def _sub(op: Op, args: Args, make: Make) -> Expr | None:

@@ -4,7 +4,7 @@
 
 Source: attention-gym's dilated_sliding_window.py, https://github.com/meta-pytorch/attention-gym,
 after Beltagy et al. 2020. The width counts tokens, not keys: `longformer(w, dilation=d)` is
-`dilated_window(w * d, d)`.
+`dilated_window(w * d, d)`. In `TileOrder(tokens, 128, dilation=d)` most of its tiles are full.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ It knows nothing of masks; `tile_order.py` says which order and why.
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 from ..arguments import refuse
@@ -18,14 +19,14 @@ def to_tiles(x: Any, dim: int, grid: TiledGrid) -> Any:
     lead, rest = _around(x, dim, grid.tokens + grid.extra, "tokens of the grid and the extra")
     at, axes = len(lead), len(grid.shape)
     y = _slice(x, at, 0, grid.tokens).reshape(*lead, *grid.shape, *rest)
-    whole = [n * t for n, t in zip(grid.counts, grid.tile, strict=True)]
-    if whole != list(grid.shape):
-        larger = _zeros(x, (*lead, *whole, *rest))
+    if grid.whole != grid.shape:
+        larger = _zeros(x, (*lead, *grid.whole, *rest))
         larger[_corner(at, grid.shape)] = y
         y = larger
-    split = [n for pair in zip(grid.counts, grid.tile, strict=True) for n in pair]
-    order = [*range(0, 2 * axes, 2), *range(1, 2 * axes, 2)]
-    y = _permuted(y.reshape(*lead, *split, *rest), at, order)
+    # An index on an axis is (tile, place in the tile, class); of an order the class is first.
+    parts = zip(grid.counts, grid.tile, grid.dilation, strict=True)
+    order = [axis for first in (2, 0, 1) for axis in range(first, 3 * axes, 3)]
+    y = _permuted(y.reshape(*lead, *chain.from_iterable(parts), *rest), at, order)
     return _with_extra(y.reshape(*lead, grid.places, *rest), x, at, grid.extra)
 
 
@@ -33,10 +34,10 @@ def to_rows(x: Any, dim: int, grid: TiledGrid) -> Any:
     """The inverse of `to_tiles`: the padding is cut off."""
     lead, rest = _around(x, dim, grid.places + grid.extra, "places of the order")
     at, axes = len(lead), len(grid.shape)
-    order = [axis for pair in zip(range(axes), range(axes, 2 * axes), strict=True) for axis in pair]
-    y = _slice(x, at, 0, grid.places).reshape(*lead, *grid.counts, *grid.tile, *rest)
-    whole = [n * t for n, t in zip(grid.counts, grid.tile, strict=True)]
-    y = _permuted(y, at, order).reshape(*lead, *whole, *rest)
+    order = [axis for i in range(axes) for axis in (axes + i, 2 * axes + i, i)]
+    y = _slice(x, at, 0, grid.places)
+    y = y.reshape(*lead, *grid.dilation, *grid.counts, *grid.tile, *rest)
+    y = _permuted(y, at, order).reshape(*lead, *grid.whole, *rest)
     y = y[_corner(at, grid.shape)].reshape(*lead, grid.tokens, *rest)
     return _with_extra(y, x, at, grid.extra)
 

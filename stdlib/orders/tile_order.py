@@ -1,10 +1,14 @@
 """Token orders in which a neighbourhood of a grid is a dense tile of the attention matrix.
 
-    place in the order = (tile, row-major) * volume + (place in the tile, row-major)
+    place in the order = ((class, row-major) * tiles + (tile, row-major)) * volume
+                         + (place in the tile, row-major)
+    index on an axis   = (tile * tokens of a tile + place in the tile) * dilation + class
 
 Source: the tile-major order of Zhang et al. 2025, "Fast Video Generation with Sliding Tile
 Attention", https://arxiv.org/abs/2502.04507, for any mask on a grid. Row-major, a window of w x w
-tokens lies in w far stretches of keys; tile-major, in a few whole tiles.
+tokens lies in w far stretches of keys; tile-major, in a few whole tiles. A dilated mask sees tokens
+of one class alone, those of equal remainders on each axis: class after class, as NATTEN partitions
+tokens (https://github.com/SHI-Labs/NATTEN), its keys stand together too.
 """
 
 from __future__ import annotations
@@ -28,26 +32,32 @@ class TileOrder:
     Attributes:
         shape: tokens on each axis, row-major before.
         tile: tokens of a tile on each axis; their product is best the block of the kernel, 128.
+        dilation: classes of tokens on each axis.
         length: places in the order, padding and extra tokens included.
     """
 
-    def __init__(self, shape: Any, tile: Any, *, extra: int = 0) -> None:
+    def __init__(self, shape: Any, tile: Any, *, dilation: Any = 1, extra: int = 0) -> None:
         """Take the tokens on each of 1 to 3 axes, and those of a tile; one number for all.
 
         Args:
             shape, tile: tokens of the grid and of a tile.
+            dilation: positions from one token of a class to the next on each axis, as those of a
+                dilated mask; 1 for tokens of one class.
             extra: tokens after the grid, text for example, which stay after it as they are.
 
         Raises:
-            ArgumentError: not as many numbers as axes, or a tile is longer than its axis.
+            ArgumentError: not as many numbers as axes; on an axis, more classes than tokens, or a
+                tile that is longer than the largest class.
         """
-        self._grid = tiled_grid(shape, tile, extra)
+        self._grid = tiled_grid(shape, tile, dilation, extra)
         self.shape, self.tile, self.extra = self._grid.shape, self._grid.tile, self._grid.extra
+        self.dilation = self._grid.dilation
         self.length = self._grid.places + self.extra
 
     def __repr__(self) -> str:
+        dilation = f", dilation={self.dilation}" if max(self.dilation) > 1 else ""
         extra = f", extra={self.extra}" if self.extra else ""
-        return f"TileOrder({self.shape}, {self.tile}{extra})"
+        return f"TileOrder({self.shape}, {self.tile}{dilation}{extra})"
 
     def apply(self, x: Any, dim: int = -2) -> Any:
         """`x` with the tokens of dimension `dim` in this order; zeros where there is padding.

@@ -16,39 +16,50 @@ from ..arguments import integer_at_least, integers_at_least, refuse
 from .grid import Grid, grid
 
 
-def tiled_grid(shape: Any, tile: Any, extra: Any) -> TiledGrid:
+def tiled_grid(shape: Any, tile: Any, dilation: Any, extra: Any) -> TiledGrid:
     """The grid of those numbers.
 
     Raises:
-        ArgumentError: not as many numbers as axes, or a tile is longer than its axis.
+        ArgumentError: not as many numbers as axes; on an axis, more classes than tokens, or a tile
+            that is longer than the largest class.
     """
     rows = grid(shape)
     parts = tuple(integers_at_least(1, "tile", tile, len(rows.shape)))
-    for axis, (size, part) in enumerate(zip(rows.shape, parts, strict=True)):
-        if part > size:
-            raise refuse(f"tile[{axis}] is {part}, but the grid has {size} tokens there")
-    return TiledGrid(rows.shape, parts, integer_at_least(0, "extra", extra))
+    steps = tuple(integers_at_least(1, "dilation", dilation, len(rows.shape)))
+    for axis, (size, part, step) in enumerate(zip(rows.shape, parts, steps, strict=True)):
+        if step > size:
+            raise refuse(f"dilation[{axis}] is {step}, but the grid has {size} tokens there")
+        if part > (most := -(-size // step)):
+            of = f" of each of {step} classes" if step > 1 else ""
+            raise refuse(f"tile[{axis}] is {part}, but the grid has {most} tokens{of} there")
+    return TiledGrid(rows.shape, parts, steps, integer_at_least(0, "extra", extra))
 
 
 @dataclass(frozen=True)
 class TiledGrid:
-    """A grid in tiles, the last ones padded, and tokens after it that stay in their order.
-
-    It never changes.
+    """A grid in tiles, the last ones padded, and tokens after it as they are; it never changes.
 
     Attributes:
         shape, tile: tokens on each axis, of the grid and of a tile.
+        dilation: classes of tokens on each axis, those of equal remainders; a tile has one of them.
         extra: tokens after the grid.
     """
 
     shape: tuple[int, ...]
     tile: tuple[int, ...]
+    dilation: tuple[int, ...]
     extra: int
 
     @cached_property
     def counts(self) -> tuple[int, ...]:
-        """Tiles on each axis."""
-        return tuple(-(-s // t) for s, t in zip(self.shape, self.tile, strict=True))
+        """Tiles of each class on each axis."""
+        steps = map(prod, zip(self.tile, self.dilation, strict=True))
+        return tuple(-(-n // step) for n, step in zip(self.shape, steps, strict=True))
+
+    @cached_property
+    def whole(self) -> tuple[int, ...]:
+        """Places on each axis."""
+        return tuple(map(prod, zip(self.counts, self.tile, self.dilation, strict=True)))
 
     @cached_property
     def tokens(self) -> int:
@@ -58,34 +69,32 @@ class TiledGrid:
     @cached_property
     def places(self) -> int:
         """Number of places in the tiles, without the extra ones."""
-        return prod(self.counts) * prod(self.tile)
-
-    @cached_property
-    def _ragged(self) -> tuple[bool, ...]:
-        return tuple(s % t > 0 for s, t in zip(self.shape, self.tile, strict=True))
+        return prod(self.whole)
 
     def coordinates(self, place: Any) -> tuple[Any, ...]:
         """The grid's coordinates at a place; beyond the grid where there is padding."""
-        volume = prod(self.tile)
-        tiles, inside = Grid(self.counts)(place // volume), Grid(self.tile)(place % volume)
-        return tuple(n * t + i for n, t, i in zip(tiles, self.tile, inside, strict=True))
+        volume, of_class = prod(self.tile), prod(self.counts)
+        tile, inside = place // volume, Grid(self.tile)(place % volume)
+        classes: list[Any] = [0] * len(self.shape)
+        if max(self.dilation) > 1:
+            classes, tile = list(Grid(self.dilation)(tile // of_class)), tile % of_class
+            classes[0] %= self.dilation[0]  # by its form it is then a digit, too
+        parts = zip(Grid(self.counts)(tile), self.tile, inside, self.dilation, classes, strict=True)
+        return tuple((n * t + i) * step + c for n, t, i, step, c in parts)
 
     def original(self, place: Any) -> Any:
         """The row-major index of the token at a place; of padding, that of the token nearest."""
-        found = tuple(
-            fx.minimum(x, size - 1) if ragged else x
-            for x, size, ragged in zip(
-                self.coordinates(place), self.shape, self._ragged, strict=True
-            )
-        )
+        axes = zip(self.coordinates(place), self.shape, self.whole, strict=True)
+        found = (fx.minimum(x, size - 1) if n > size else x for x, size, n in axes)
+        nearest = Grid(self.shape).index(*found)
         # A branch, not `where`: on either side of it what is asked about the index is simple.
         if self.extra and place >= self.places:
             return place - (self.places - self.tokens)
-        return Grid(self.shape).index(*found)
+        return nearest
 
     def has_token(self, place: Any) -> Any:
         """Is there a token at a place, not padding?"""
         found: Any = True
-        for x, size, ragged in zip(self.coordinates(place), self.shape, self._ragged, strict=True):
-            found = found and (not ragged or x < size)
+        for x, size, n in zip(self.coordinates(place), self.shape, self.whole, strict=True):
+            found = found and (n == size or x < size)
         return found or (self.extra > 0 and place >= self.places)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -148,6 +149,47 @@ def test_advice_on_the_order_of_tokens(
     ordered = fx.plan(mask, length, length, tile=(tile, tile))
     assert (ordered.live_tiles, ordered.full_tiles) == (live, full)
     assert f"(now {plan.live_tiles}), {full / live:.0%} of them full" in text
+
+
+OF_CLASSES = {
+    "window": (stdlib.dilated_window(256, 2), "2: with tokens of equal ones together, in tiles of"),
+    "strided": (stdlib.strided(32), "32: with tokens of equal ones together, in tiles of 16"),
+    "frames": (stdlib.timesformer_spatial(8), "8: with tokens of equal ones together, in tiles"),
+    "grid": (stdlib.grid_2d((32, 32), (4, 8)), "8 x 4: with tokens of equal ones together, in pat"),
+    "rows of a grid": (
+        fx.mask_mod(lambda b, h, q, kv: (q // 32 - kv // 32) % 4 == 0 and q % 32 >= kv % 32),
+        "4 x 1: with tokens of equal ones together, in patches of 4 x 4",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OF_CLASSES)
+def test_advice_on_classes_of_tokens(name: str) -> None:
+    """Its figures are those of the order that it names."""
+    mask, begins = OF_CLASSES[name]
+    plan = fx.plan(mask, 1024, 1024, tile=(16, 16))
+    text = plan.explain()
+    assert f"to change: remainders by {begins}" in text
+    named = re.search(r"stdlib\.TileOrder\((.*?)\) orders tokens so", text)
+    assert named is not None
+    order = eval(f"TileOrder({named[1]})", {"TileOrder": stdlib.TileOrder})
+    other = fx.plan(mask.in_order(order), 1024, 1024, tile=(16, 16))
+    assert other.pairs == plan.pairs and other.live_tiles < plan.live_tiles
+    assert f"{other.live_tiles} tiles are live (now {plan.live_tiles})" in text
+    assert f"{other.full_tiles / other.live_tiles:.0%} of them full (now " in text
+
+
+@pytest.mark.parametrize(
+    ("mask", "length"),
+    [
+        (stdlib.dilated_window(64, 3), 1024),  # classes of other lengths
+        (stdlib.dilated_window(64, 2), 1032),  # no whole tiles
+        (stdlib.causal() & fx.mask_mod(lambda b, h, q, kv: (q + kv) % 2 == 0), 16),  # one tile
+    ],
+)
+def test_no_advice_on_classes_that_are_no_better(mask: fx.Mod, length: int) -> None:
+    plan = fx.plan(mask, length, length, tile=(16, 16))
+    assert "remainders by" not in plan.explain()
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,12 @@ CALLS = [
     (lambda: stdlib.approximate(ZEROS, energy=1.5), "energy is 1.5"),
     (lambda: stdlib.TileOrder((8, 8), 16), r"tile\[0\] is 16, but the grid has 8"),
     (lambda: stdlib.TileOrder((8, 8), (2, 2, 2)), "tile is .*2 integers"),
+    (lambda: stdlib.TileOrder((8, 8), 1, dilation=9), r"dilation\[0\] is 9, but the grid has 8"),
+    (lambda: stdlib.TileOrder((8, 8), 2, dilation=(2, 0)), r"dilation\[1\] is 0"),
+    (
+        lambda: stdlib.TileOrder((8, 9), 4, dilation=(2, 3)),
+        r"tile\[1\] is 4, but the grid has 3 tokens of each of 3 classes there",
+    ),
     (lambda: stdlib.TileOrder((8, 8), 4).apply(np.zeros((60, 2))), "must have 64 entries"),
     (lambda: stdlib.TileOrder((7, 8), 4).undo(np.zeros((56, 2))), "must have 64 entries"),
     (lambda: stdlib.grid((0, 3)), r"shape\[0\] is 0"),

@@ -15,8 +15,9 @@ from flexdsl import stdlib
 @st.composite
 def orders(draw: st.DrawFn) -> fx.stdlib.TileOrder:
     shape = draw(st.lists(st.integers(1, 9), min_size=1, max_size=3))
-    tile = [draw(st.integers(1, n)) for n in shape]
-    return stdlib.TileOrder(shape, tile, extra=draw(st.integers(0, 3)))
+    dilation = [draw(st.sampled_from([1, 1, min(2, n), min(3, n)])) for n in shape]
+    tile = [draw(st.integers(1, -(-n // d))) for n, d in zip(shape, dilation, strict=True)]
+    return stdlib.TileOrder(shape, tile, dilation=dilation, extra=draw(st.integers(0, 3)))
 
 
 @given(orders())
@@ -48,8 +49,18 @@ def test_a_tile_stands_together():
     assert [order.coordinates(p) for p in (0, 3, 6, 23)] == [(0, 0), (1, 0), (0, 3), (3, 5)]
 
 
+def test_a_class_stands_together():
+    order = stdlib.TileOrder((4, 6), (2, 3), dilation=(1, 2))
+    rows = order.apply(np.arange(24), dim=0).reshape(4, 2, 3)
+    assert rows[0].tolist() == [[0, 2, 4], [6, 8, 10]]
+    assert rows[1].tolist() == [[12, 14, 16], [18, 20, 22]]
+    assert rows[2].tolist() == [[1, 3, 5], [7, 9, 11]]
+    assert [order.coordinates(p) for p in (0, 3, 6, 23)] == [(0, 0), (1, 0), (2, 0), (3, 5)]
+    assert repr(order) == "TileOrder((4, 6), (2, 3), dilation=(1, 2))"
+
+
 def test_gradients_go_through():
-    order = stdlib.TileOrder((5, 7), (2, 4), extra=2)
+    order = stdlib.TileOrder((5, 7), (2, 4), dilation=(2, 1), extra=2)
     x = torch.randn(2, 3, 37, 4, requires_grad=True)
     weights = torch.randn(2, 3, order.length, 4)
     (order.apply(x) * weights).sum().backward()
@@ -64,11 +75,8 @@ GRIDS = [
 ]
 
 
-@pytest.mark.parametrize(("shape", "tile", "kernel"), GRIDS)
-def test_a_mask_in_order_is_the_mask_of_the_permuted_tokens(shape, tile, kernel):
-    order = stdlib.TileOrder(shape, tile) if not isinstance(shape, int) else None
-    order = order or stdlib.TileOrder([shape], tile)
-    mask = stdlib.neighborhood(shape, kernel)
+def in_either_order(mask, order):
+    """Hold a mask in order against the permuted dense one, and its plan against itself."""
     tokens = int(np.prod(order.shape))
     dense = fx.plan(mask, tokens, tokens).to_dense(tokens=True)[0, 0]
     expected = order.apply(order.apply(dense, dim=0), dim=1)
@@ -80,6 +88,44 @@ def test_a_mask_in_order_is_the_mask_of_the_permuted_tokens(shape, tile, kernel)
     real = [p for p in range(n) if order.has_token(p)]
     assert (found[real] == expected[real]).all()
     assert not found[:, sorted(set(range(n)) - set(real))].any()
+
+
+@pytest.mark.parametrize(("shape", "tile", "kernel"), GRIDS)
+def test_a_mask_in_order_is_the_mask_of_the_permuted_tokens(shape, tile, kernel):
+    order = stdlib.TileOrder([shape] if isinstance(shape, int) else shape, tile)
+    in_either_order(stdlib.neighborhood(shape, kernel), order)
+
+
+DILATED = {
+    "window": (stdlib.dilated_window(9, 3), (24, 4, 3)),
+    "window, padded": (stdlib.dilated_window(9, 3), (25, 4, 3)),
+    "neighborhood": (stdlib.neighborhood((8, 12), 3, dilation=(2, 3)), ((8, 12), (4, 2), (2, 3))),
+    "one axis": (stdlib.neighborhood((7, 9), 3, dilation=(1, 2)), ((7, 9), (4, 2), (1, 2))),
+    "grid": (stdlib.grid_2d((8, 6), (4, 2)), ((8, 6), (4, 2), (2, 3))),
+    "other classes": (stdlib.neighborhood((8, 12), 3), ((8, 12), (2, 2), (2, 3))),
+    "video": (stdlib.neighborhood((4, 5, 6), 2, dilation=2), ((4, 5, 6), (2, 2, 3), 2)),
+}
+
+
+@pytest.mark.parametrize("name", DILATED)
+def test_a_mask_in_an_order_of_classes(name):
+    mask, (shape, tile, dilation) = DILATED[name]
+    in_either_order(mask, stdlib.TileOrder(shape, tile, dilation=dilation))
+
+
+def test_dilated_masks_have_fewer_live_tiles_in_an_order_of_classes():
+    grid, window = stdlib.grid_2d((64, 64), (8, 8)), stdlib.dilated_window(512, 2)
+    classes = stdlib.TileOrder((64, 64), 8, dilation=8), stdlib.TileOrder(4096, 128, dilation=2)
+    plans = [
+        [fx.plan(m, 4096, 4096, tile=(64, 64)) for m in (mask, mask.in_order(order))]
+        for mask, order in zip((grid, window), classes, strict=True)
+    ]
+    (rows, tiles), (line, halves) = plans
+    assert (rows.live_tiles, rows.full_tiles) == (512, 0)
+    assert (tiles.live_tiles, tiles.full_tiles) == (64, 64)
+    assert line.full_tiles == 0 and halves.full_tiles > 0.7 * halves.live_tiles
+    assert halves.live_tiles < 0.6 * line.live_tiles
+    assert halves.pairs == line.pairs and tiles.pairs == rows.pairs
 
 
 def test_a_user_s_mask_in_grid_coordinates_is_analysed_in_either_order():
