@@ -4,8 +4,8 @@
 
 Source: Child et al. 2019, "Generating Long Sequences with Sparse Transformers",
 https://arxiv.org/abs/1904.10509. The other half of its heads is `sliding_window(stride)`. Its code
-adds -1e9 where this mask excludes. In `TileOrder(tokens, tile, dilation=stride)` it is causal inside
-of each class of equal remainders, and its keys stand together.
+adds -1e9 where this mask excludes. In `TileOrder(tokens, tile, dilation=stride)` keys of equal
+remainders stand together, and it is causal among them.
 
 Claim (the paper's): cost O(n sqrt(n)) at the quality of dense attention.
 """
