@@ -48,7 +48,7 @@ def join_digits(a: Expr, b: Expr, make: Make) -> Expr | None:
         digits = next(x for x in high.args if _constant(x) is None)
         m = _constant(digits.args[1]) if digits.op is Op.MOD else None
         above = digits.args[0] if m is not None and m > 0 else digits
-        if above is not make(Op.FLOORDIV, low.args[0], _index(n)):
+        if above is not make(Op.FLOORDIV, low.args[0], _index(n)) or n * (m or 1) >= 2**31:
             continue
         return make(Op.MOD, low.args[0], _index(m * n)) if m else low.args[0]
     return None
