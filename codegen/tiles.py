@@ -30,6 +30,7 @@ _RESERVED = frozenset(
     head first_row d_weights d_scores lse lse_row logsumexp lse_log2 delta member
     lse_log2_of_row delta_of_row
     lse_log2_rows delta_rows d_modified first_key key_of_sum at out_tile value_tile
+    excess d_lse_of_row has_keys
     diagonal diagonals first last backward_diagonal difference column live
     plan_states states rows columns of_head place q_low q_high kv_low kv_high state
     block_extremes box_extremes range_members both_sides complement zero one inside ROWS COLUMNS
@@ -40,7 +41,7 @@ _RESERVED = frozenset(
     """.split()  # noqa: SIM905
 )
 _NUMBERED = (
-    *("query_tile", "key_tile", "value_tile", "out_tile", "sum"),
+    *("query_tile", "key_tile", "value_tile", "out_tile", "sum", "mean"),
     *("query_factors_tile", "key_factors_tile"),
     *("d_out_tile", "d_query_tile", "d_key_tile", "d_value_tile"),
 )

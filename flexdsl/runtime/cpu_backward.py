@@ -42,24 +42,22 @@ class _Incoming:
     Attributes:
         lse: [N, G, Lq], 0 where a row is empty, so that exp(-inf - lse) is 0 there.
         dout: [N, G, Lq, Dv].
-        delta: [N, G, Lq], sum(dout * out) - dlse: what is subtracted of each row of d(weights).
+        dlse: [N, G, Lq], or None for zero.
     """
 
     lse: Tensor
     dout: Tensor
-    delta: Tensor
+    dlse: Tensor | None
 
 
-def backward(
-    space: Workspace, out: Tensor, lse: Tensor, dout: Tensor | None, dlse: Tensor | None
-) -> Gradients:
+def backward(space: Workspace, lse: Tensor, dout: Tensor | None, dlse: Tensor | None) -> Gradients:
     """All gradients of a call.
 
     Args:
-        out, lse: what the forward gave, [B, Hq, Lq, Dv] and [B, Hq, Lq].
+        lse: what the forward gave, [B, Hq, Lq].
         dout, dlse: gradients of the loss by them, or None for zero.
     """
-    incoming = _incoming(space, out, lse, dout, dlse)
+    incoming = _incoming(space, lse, dout, dlse)
     learned = learned_captures(space.problem)
     total = Gradients(
         torch.zeros_like(space.q, dtype=space.dtype),
@@ -89,19 +87,19 @@ def backward(
     return total
 
 
-def _incoming(
-    space: Workspace, out: Tensor, lse: Tensor, dout: Tensor | None, dlse: Tensor | None
-) -> _Incoming:
+def _incoming(space: Workspace, lse: Tensor, dout: Tensor | None, dlse: Tensor | None) -> _Incoming:
     count = space.q.shape[0]
-    out, lse = split_heads(out, count), split_heads(lse, count)
+    lse = split_heads(lse, count)
     empty = lse == -math.inf
-    dout = torch.zeros_like(out) if dout is None else split_heads(dout, count)
+    if dout is None:
+        dout = torch.zeros(*lse.shape, space.v.shape[-1], dtype=space.dtype)
+    else:
+        dout = split_heads(dout, count).to(space.dtype)
     # Whatever comes back for an empty row, NaN included, ends there.
-    dout = dout.to(space.dtype).masked_fill(empty.unsqueeze(-1), 0.0)
-    delta = (dout * out).sum(-1)
+    dout = dout.masked_fill(empty.unsqueeze(-1), 0.0)
     if dlse is not None:
-        delta = delta - split_heads(dlse, count).masked_fill(empty, 0.0)
-    return _Incoming(lse.masked_fill(empty, 0.0), dout, delta)
+        dlse = split_heads(dlse, count).masked_fill(empty, 0.0)
+    return _Incoming(lse.masked_fill(empty, 0.0), dout, dlse)
 
 
 def _backward_slab(
@@ -125,7 +123,12 @@ def _backward_slab(
 
     dscores = buffers[1][: flat.numel()].view(flat.shape)
     torch.bmm(dout, gather(space.v, slab).transpose(1, 2), out=dscores)
-    dscores.sub_(incoming.delta[index].flatten(1, 2).unsqueeze(-1)).mul_(flat)
+    # The slab has all keys of its rows. sum(dout * out) is this sum, but for the rounding of out.
+    dscores.mul_(flat)
+    delta = dscores.sum(-1)
+    if incoming.dlse is not None:
+        delta.sub_(incoming.dlse[index].flatten(1, 2))
+    dscores.addcmul_(flat, delta.unsqueeze(-1), value=-1.0)
     draw = modified.pull_back(dscores.view(weights.shape), result.captures).reshape(flat.shape)
     dqueries = torch.bmm(draw, gather(space.k, slab)).mul_(space.problem.scale)
     result.q[index] = dqueries.view(*weights.shape[:3], -1)

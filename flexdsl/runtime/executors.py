@@ -79,7 +79,7 @@ def _cpu_backward(
 ) -> list[Tensor]:
     space = cpu.workspace(_problem(bound, scale), *inputs)
     with torch.no_grad():
-        sums = cpu_backward.backward(space, out, lse, d_out, d_lse)
+        sums = cpu_backward.backward(space, lse, d_out, d_lse)
     return _fitted(bound, inputs, (sums.q, sums.k, sums.v, *sums.captures.values()))
 
 
