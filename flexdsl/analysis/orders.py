@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import islice, product
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from flexdsl.analysis.plan import BlockPlan
 
 Q, KV = var("q"), var("kv")
-_MOST_TILES = 1 << 22  # of a plan for which another one is made
+_MOST_TILES = 1 << 22  # of a plan for which others are made
+_MOST_ORDERS = 16  # that are tried
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ class _Order:
         width = self.shape[-1]
         straddle = f"straddle rows of {width}" if size > width else f"are pieces of rows of {width}"
         return (
-            f"row-major 2-D window: tiles of {size} tokens {straddle}; with the tokens in patches"
-            f" of {tile}, one patch after the other"
+            f"row-major {len(self.tile)}-D window: tiles of {size} tokens {straddle}; with the"
+            f" tokens in patches of {tile}, one patch after the other"
         )
 
 
@@ -73,9 +74,8 @@ def advice_on_order(plan: BlockPlan, mask: Program) -> Iterator[str]:
         return
     if plan.q_tiles * plan.kv_tiles > _MOST_TILES:
         return
-    best, orders = None, _orders(mask.expr, plan.q_len, size)
-    live, full = plan.live_tiles, plan.full_tiles
-    for order, expr in orders:
+    best, live, full = None, plan.live_tiles, plan.full_tiles
+    for order, expr in islice(_orders(mask.expr, plan.q_len, size), _MOST_ORDERS):
         other = plan.with_mask(replace(mask, expr=expr))
         if (other.live_tiles, -other.full_tiles) < (live, -full):
             best, live, full = order, other.live_tiles, other.full_tiles
@@ -90,34 +90,91 @@ def advice_on_order(plan: BlockPlan, mask: Program) -> Iterator[str]:
 
 def _orders(expr: Expr, length: int, size: int) -> Iterator[tuple[_Order, Expr]]:
     """Orders that may be better, and the mask for tokens that stand so."""
-    width = _width_of_grid(expr)
-    if width is None:
-        for step in _divisors(expr, {Q, KV}):
-            if length % (size * step) == 0:
-                order = _Order((length,), (size,), (step,))
-                yield order, substitute(expr, {x: order.coordinates(x)[0] for x in (Q, KV)})
-    elif length % width == 0:
-        axes = [{_by(op, x, width): x for x in (Q, KV)} for op in (Op.FLOORDIV, Op.MOD)]
-        steps = ([1, *_divisors(expr, set(axis))] for axis in axes)
-        for dilation in product(*steps):
-            tile = _patch((length // width, width), dilation, size)
-            if tile is not None:
-                order = _Order((length // width, width), tile, dilation)
-                new = {n: order.coordinates(x)[i] for i, a in enumerate(axes) for n, x in a.items()}
-                yield order, substitute(expr, new)
+    grids = list(_grids(expr, length))
+    for step in [] if grids else _divisors(expr, {Q, KV}):
+        if length % (size * step) == 0:
+            order = _Order((length,), (size,), (step,))
+            yield order, substitute(expr, {x: order.coordinates(x)[0] for x in (Q, KV)})
+    for shape, axes in grids:
+        plain, *dilations = product(*(_steps(expr, axis) for axis in axes))
+        # A mask that is dilated on several axes is to have its classes on all of them.
+        dilations.sort(key=lambda steps: -sum(step > 1 for step in steps))
+        for dilation in (plain, *dilations):
+            for tile in _patches(shape, dilation, size):
+                order = _Order(shape, tile, dilation)
+                yield order, substitute(expr, dict(_moved(order, axes)))
 
 
-def _width_of_grid(expr: Expr) -> int | None:
-    """w where q and kv stand in `x // w` and `x % w` only, both of them in each."""
-    coordinates = {n for n in walk(expr) if n.op in (Op.FLOORDIV, Op.MOD) and n.args[0] in (Q, KV)}
-    widths = {n.args[1] for n in coordinates}
-    if len(coordinates) != 4 or len(widths) != 1:
-        return None
-    rest = substitute(expr, dict.fromkeys(coordinates, const(0)))
-    width = widths.pop().attribute
-    if rest.variables & {"q", "kv"} or not isinstance(width, int) or width < 2:
-        return None
-    return width
+def _steps(expr: Expr, axis: dict[Expr, _Coordinate]) -> list[int]:
+    """Dilations of an axis that may be better; 1 for none is the first."""
+    rests = [c.number for c in axis.values() if c.rest]
+    return list(dict.fromkeys([1, *_divisors(expr, set(axis)), *rests]))
+
+
+def _moved(order: _Order, axes: _Axes) -> Iterator[tuple[Expr, Expr]]:
+    """Each coordinate, and what it is of the token at the same place in an order."""
+    at = {x: order.coordinates(x) for x in (Q, KV)}
+    for number, axis in enumerate(axes):
+        for node, coordinate in axis.items():
+            yield node, coordinate.of(at[coordinate.position][number])
+
+
+@dataclass(frozen=True, slots=True)
+class _Coordinate:
+    """What a node is: a coordinate of a position divided by a number, or the rest of that."""
+
+    position: Expr
+    number: int = 1
+    rest: bool = False
+
+    def of(self, coordinate: Expr) -> Expr:
+        """The same of another coordinate."""
+        return _by(Op.MOD if self.rest else Op.FLOORDIV, coordinate, self.number)
+
+
+_Axes = list[dict[Expr, _Coordinate]]
+
+
+def _grids(expr: Expr, length: int) -> Iterator[tuple[tuple[int, ...], _Axes]]:
+    """Grids of whose coordinates the mask is made, of 3 axes or of 2, and their nodes by axis."""
+    widths = [(width,) for width in _divisors_of(expr, {Q, KV})]
+    planes = (
+        (height, width)
+        for (width,) in widths
+        for height in _divisors_of(expr, {_by(Op.FLOORDIV, x, width) for x in (Q, KV)})
+    )
+    for inner in (*planes, *widths):
+        shape = (length // prod(inner), *inner)
+        axes = _coordinates(expr, shape)
+        rest = substitute(expr, {n: const(0) for axis in axes for n in axis})
+        whole = prod(shape) == length and min(shape) > 1
+        if whole and all(axes) and not rest.variables & {"q", "kv"}:
+            yield shape, axes
+
+
+def _coordinates(expr: Expr, shape: tuple[int, ...]) -> _Axes:
+    """The nodes that are coordinates, by axis. A first one is a quotient alone."""
+    found: _Axes = [{} for _ in shape]
+    strides = [prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    for node, x in product(walk(expr), (Q, KV)):
+        number = node.args[1].attribute if node.op in (Op.FLOORDIV, Op.MOD) else None
+        if not isinstance(number, int) or number < 1:
+            continue
+        if node.op is Op.FLOORDIV and node.args[0] is x and number % strides[0] == 0:
+            found[0][node] = _Coordinate(x, number // strides[0])
+        for axis, (size, stride) in enumerate(zip(shape, strides, strict=True)):
+            of_axis = node.op is Op.MOD and node.args[0] is _by(Op.FLOORDIV, x, stride)
+            if of_axis and size % number == 0:
+                whole = axis > 0 and number == size
+                found[axis][node] = _Coordinate(x) if whole else _Coordinate(x, number, True)
+    return found
+
+
+def _divisors_of(expr: Expr, dividends: set[Expr]) -> list[int]:
+    """n of the remainders of these by n, the largest first."""
+    nodes = (n for n in walk(expr) if n.op is Op.MOD and n.args[0] in dividends)
+    numbers = {n.args[1].attribute for n in nodes}
+    return sorted((n for n in numbers if isinstance(n, int) and n > 1), reverse=True)
 
 
 def _divisors(expr: Expr, positions: set[Expr]) -> list[int]:
@@ -133,20 +190,25 @@ def _divisors(expr: Expr, positions: set[Expr]) -> list[int]:
     return list(found)
 
 
-def _patch(shape: tuple[int, int], dilation: tuple[int, ...], size: int) -> tuple[int, int] | None:
-    """The squarest patch of `size` tokens that the grid is made of; of classes, a half or quarter.
+def _patches(shape: tuple[int, ...], dilation: tuple[int, ...], size: int) -> list[tuple[int, ...]]:
+    """The two squarest patches of `size` tokens, longest on the last axis, that fit into a grid.
 
-    A class may have fewer tokens than `size`.
+    Of classes, which may have fewer tokens, patches may be of a half or a quarter.
     """
-    rows, columns = (n // step for n, step in zip(shape, dilation, strict=True))
     if any(n % step for n, step in zip(shape, dilation, strict=True)):
-        return None
+        return []
+    counts = [n // step for n, step in zip(shape, dilation, strict=True)]
     for volume in (size, size // 2, size // 4) if max(dilation) > 1 else (size,):
-        shapes = ((n, volume // n) for n in range(2, volume + 1) if volume % n == 0)
-        fitting = [(n, m) for n, m in shapes if rows % n == 0 and columns % m == 0]
-        if fitting:
-            return min(fitting, key=lambda shape: abs(shape[0] - shape[1]))
-    return None
+        parts = (
+            [n for n in range(1, volume + 1) if volume % n == count % n == 0] for count in counts
+        )
+        tiles = [t for t in product(*parts) if prod(t) == volume and t[-1] < volume]
+        if tiles:
+            alike: dict[tuple[int, ...], tuple[int, ...]] = {}
+            for tile in sorted(tiles, key=lambda t: (sum(t), t != tuple(sorted(t)))):
+                alike.setdefault(tuple(sorted(tile)), tile)
+            return list(alike.values())[:2]
+    return []
 
 
 def _by(op: Op, x: Expr, n: int) -> Expr:

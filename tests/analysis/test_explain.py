@@ -151,25 +151,31 @@ def test_advice_on_the_order_of_tokens(
     assert f"(now {plan.live_tiles}), {full / live:.0%} of them full" in text
 
 
-OF_CLASSES = {
-    "window": (stdlib.dilated_window(256, 2), "2: with tokens of equal ones together, in tiles of"),
-    "strided": (stdlib.strided(32), "32: with tokens of equal ones together, in tiles of 16"),
-    "frames": (stdlib.timesformer_spatial(8), "8: with tokens of equal ones together, in tiles"),
-    "grid": (stdlib.grid_2d((32, 32), (4, 8)), "8 x 4: with tokens of equal ones together, in pat"),
+ORDERS = {
+    "window": (stdlib.dilated_window(256, 2), "remainders by 2: "),
+    "strided": (stdlib.strided(32), "remainders by 32: "),
+    "frames": (stdlib.timesformer_spatial(8), "remainders by 8: "),
+    "grid": (stdlib.grid_2d((32, 32), (4, 8)), "remainders by 8 x 4: "),
     "rows of a grid": (
         fx.mask_mod(lambda b, h, q, kv: (q // 32 - kv // 32) % 4 == 0 and q % 32 >= kv % 32),
-        "4 x 1: with tokens of equal ones together, in patches of 4 x 4",
+        "remainders by 4 x 1: ",
+    ),
+    "neighborhood": (stdlib.neighborhood((32, 32), 5, dilation=2), "remainders by 2 x 2: "),
+    "columns": (stdlib.neighborhood((32, 32), 5, dilation=(1, 4)), "remainders by 1 x 4: "),
+    "video": (stdlib.neighborhood((2, 8, 64), (2, 5, 5)), "row-major 3-D window: tiles of 16"),
+    "dilated video": (
+        stdlib.neighborhood((4, 8, 32), (2, 3, 3), dilation=(2, 2, 2)),
+        "remainders by 2 x 2 x 2: ",
     ),
 }
 
 
-@pytest.mark.parametrize("name", OF_CLASSES)
-def test_advice_on_classes_of_tokens(name: str) -> None:
-    """Its figures are those of the order that it names."""
-    mask, begins = OF_CLASSES[name]
+@pytest.mark.parametrize("name", ORDERS)
+def test_advice_on_an_order_has_the_figures_of_that_order(name: str) -> None:
+    mask, begins = ORDERS[name]
     plan = fx.plan(mask, 1024, 1024, tile=(16, 16))
     text = plan.explain()
-    assert f"to change: remainders by {begins}" in text
+    assert f"to change: {begins}" in text
     named = re.search(r"stdlib\.TileOrder\((.*?)\) orders tokens so", text)
     assert named is not None
     order = eval(f"TileOrder({named[1]})", {"TileOrder": stdlib.TileOrder})
