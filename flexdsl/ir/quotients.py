@@ -84,10 +84,13 @@ def _without_multiples(op: Op, dividend: Expr, n: int, make: Make) -> Expr | Non
     rest = [(t, negative) for t, negative in terms if _factor(t) % n != 0]
     if len(rest) == len(terms):
         return None
-    added, taken = (
-        _sum([t for t, negative in rest if negative is sign], make) for sign in (False, True)
-    )
-    return make(Op.MOD, make(Op.SUB, added, taken), _index(n))
+    parts = ([t for t, negative in rest if negative is sign] for sign in (False, True))
+    added, taken = (_sum(terms, make) if terms else None for terms in parts)
+    if added is None and taken is not None:
+        # Not 0 less that: the 0 would be left out again.
+        return make(Op.MOD, make(Op.NEG, taken), _index(n))
+    whole = _index(0) if added is None else added
+    return make(Op.MOD, whole if taken is None else make(Op.SUB, whole, taken), _index(n))
 
 
 def _signed(expr: Expr, negative: bool) -> Iterator[tuple[Expr, bool]]:

@@ -23,6 +23,9 @@ CASES = {
     "(kv + 1) // 8 % 4 * 8 + (kv + 1) % 8": "(kv + 1) % 32",
     "(q * 16 - kv * 32 + h) % 16": "h % 16",
     "(h - (q * 16 + kv)) % 16": "(h - kv) % 16",
+    "(q * 16 - kv) % 16": "-kv % 16",
+    "(16 - kv % 3) % 16": "-(kv % 3) % 16",
+    "(q * 16 - kv * 32 + h % 3) % 16": "h % 3",
     # Digits of other indices, or not side by side.
     "q // 128 % 6 * 128 + kv % 128": "q // 128 % 6 * 128 + kv % 128",
     "q // 128 % 6 * 128 + q % 64": "q // 128 % 6 * 128 + q % 64",
@@ -49,6 +52,18 @@ trees = st.recursive(
         st.tuples(st.sampled_from([Op.FLOORDIV, Op.MOD]), x, st.integers(1, 12)),
     ),
     max_leaves=6,
+)
+
+
+sizes = st.integers(1, 12)
+# Digits of an index that stand side by side, in a quotient or a remainder of both.
+digits = st.builds(
+    lambda x, n, m, op, k: (
+        op,
+        (Op.ADD, (Op.MUL, (Op.MOD, (Op.FLOORDIV, x, n), m), n), (Op.MOD, x, n)),
+        k,
+    ),
+    *(trees, sizes, sizes, st.sampled_from([Op.FLOORDIV, Op.MOD]), sizes),
 )
 
 
@@ -80,7 +95,7 @@ def value(tree, variables):
     return a % b
 
 
-@given(trees, st.integers(0, 300), st.integers(0, 300))
+@given(trees | digits, st.integers(0, 300), st.integers(0, 300))
 def test_the_value_stays(tree, q, kv):
     variables = {"q": q, "kv": kv}
     assert int(evaluate(built(tree), variables, {})) == value(tree, variables)
