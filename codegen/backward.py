@@ -26,7 +26,7 @@ from flexdsl.ir import Expr, const, var
 from .factors import dims_of_scores, score_products
 from .forward import write_queries, write_query_tile, write_scores
 from .kernel import Argument, Kernel, KernelSpec, Role, pieces
-from .learned import Sum, sums_of, write_additions, write_d_lse, write_stores, write_zeros
+from .learned import Sum, sums_of, write_additions, write_stores, write_zeros
 from .loops import KEYS, QUERIES, Loop, write_loops
 from .lower import Lowering, Scope
 from .module import write_module
@@ -102,9 +102,9 @@ def _of_queries(title: str, entry: str, spec: KernelSpec, results: dict[str, int
     dv = spec.value_dim
     tensors = {**dims_of_scores(spec), "value": dv, "d_out": dv, **results}
     sums = sums_of(spec, Reduction.QUERY, Reduction.PAIR)
-    by_rows = any(item.is_of_row for item in sums)
     fixed = arguments_of(tensors, (*SHARED_SIZES, "all_heads", "q_tiles"))
-    fixed += (Argument("d_lse", Role.ROWS, "d_lse"),) if by_rows else ()
+    if any(item.is_of_row for item in sums):
+        fixed += (Argument("d_lse", Role.ROWS, "d_lse"),)
     lowering = Lowering(names_of_kernel(fixed), spec.clamped, spec.wide)
     body = Block(1)
     write_query_tile(body, spec, lowering)
@@ -120,8 +120,6 @@ def _of_queries(title: str, entry: str, spec: KernelSpec, results: dict[str, int
     body.line()
     for tensor, dim in results.items():
         _store(body, tensor, "b, h, q_start", "BLOCK_M", dim, _scale(spec))
-    if by_rows:
-        write_d_lse(body, "head * q_len + row")
     write_stores(body, sums, lowering, "head * q_len + row", "row < q_len")
     return _kernel(title, entry, spec, fixed, lowering, body)
 

@@ -93,17 +93,6 @@ def write_additions(
             block.line(f"{item.mean} += tl.sum(weights{times}, 1)")
 
 
-def write_d_lse(block: Block, at: str) -> None:
-    """Write the loads of the gradients by the logsumexp of rows, 0 for a row without a key.
-
-    Args:
-        at: the source of their places.
-    """
-    rows = 'tl.load(lse_log2_rows + row, mask=row < q_len, other=float("inf"))'
-    block.line(f'has_keys = {rows} < float("inf")')
-    block.line(f"d_lse_of_row = tl.load(d_lse + {at}, mask=has_keys, other=0.0)")
-
-
 def write_stores(block: Block, sums: list[Sum], lowering: Lowering, at: str, inside: str) -> None:
     """Write the stores of the sums of rows or keys.
 
@@ -111,11 +100,20 @@ def write_stores(block: Block, sums: list[Sum], lowering: Lowering, at: str, ins
         at: the source of their places, from the start of the buffer.
         inside: the source of the bool that is true inside the axis.
     """
+    if any(item.is_of_row for item in sums):
+        _write_d_lse(block, at)
     for item in sums:
         if item.load.reduction is not Reduction.PAIR:
             pointer = lowering.argument(Role.SUMS, str(item.number), 0, f"sums_{item.number}")
             more = f" + (d_lse_of_row - excess) * {item.mean}" if item.is_of_row else ""
             block.line(f"tl.store({pointer} + {at}, {item.name}{more}, mask={inside})")
+
+
+def _write_d_lse(block: Block, at: str) -> None:
+    """Write the loads of the gradients by the logsumexp of rows, 0 for a row without a key."""
+    rows = 'tl.load(lse_log2_rows + row, mask=row < q_len, other=float("inf"))'
+    block.line(f'has_keys = {rows} < float("inf")')
+    block.line(f"d_lse_of_row = tl.load(d_lse + {at}, mask=has_keys, other=0.0)")
 
 
 def _offset(item: Sum, lowering: Lowering, scope: Scope) -> str:

@@ -45,7 +45,7 @@ def join_digits(a: Expr, b: Expr, make: Make) -> Expr | None:
         n = _constant(low.args[1]) if low.op is Op.MOD else None
         if n is None or n < 1 or high.op is not Op.MUL or _factor(high) != n:
             continue
-        digits = next(x for x in high.args if _constant(x) is None)
+        digits = _multiplied(high)
         m = _constant(digits.args[1]) if digits.op is Op.MOD else None
         above = digits.args[0] if m is not None and m > 0 else digits
         if above is not make(Op.FLOORDIV, low.args[0], _index(n)) or n * (m or 1) >= 2**31:
@@ -84,13 +84,12 @@ def _without_multiples(op: Op, dividend: Expr, n: int, make: Make) -> Expr | Non
     rest = [(t, negative) for t, negative in terms if _factor(t) % n != 0]
     if len(rest) == len(terms):
         return None
-    parts = ([t for t, negative in rest if negative is sign] for sign in (False, True))
-    added, taken = (_sum(terms, make) if terms else None for terms in parts)
-    if added is None and taken is not None:
-        # Not 0 less that: the 0 would be left out again.
-        return make(Op.MOD, make(Op.NEG, taken), _index(n))
-    whole = _index(0) if added is None else added
-    return make(Op.MOD, whole if taken is None else make(Op.SUB, whole, taken), _index(n))
+    added, taken = ([t for t, negative in rest if negative is sign] for sign in (False, True))
+    if added or not taken:
+        whole = make(Op.SUB, _sum(added, make), _sum(taken, make))
+    else:  # not 0 less that: the 0 would be left out again
+        whole = make(Op.NEG, _sum(taken, make))
+    return make(Op.MOD, whole, _index(n))
 
 
 def _signed(expr: Expr, negative: bool) -> Iterator[tuple[Expr, bool]]:
@@ -107,12 +106,8 @@ def _terms(expr: Expr, factor: int, make: Make) -> Iterator[Expr]:
     if expr.op is Op.ADD:
         for a in expr.args:
             yield from _terms(a, factor, make)
-    elif expr.op is Op.MUL and (own := _factor(expr)) != 1:
-        other = next((x for x in expr.args if _constant(x) is None), None)
-        if other is None:
-            yield make(Op.MUL, expr, _index(factor))
-        else:
-            yield from _terms(other, factor * own, make)
+    elif expr.op is Op.MUL and _factor(expr) != 1:
+        yield from _terms(_multiplied(expr), factor * _factor(expr), make)
     else:
         yield make(Op.MUL, expr, _index(factor))
 
@@ -127,14 +122,17 @@ def _factor(term: Expr) -> int:
     return next((v for v in values if v is not None), 1)
 
 
+def _multiplied(product: Expr) -> Expr:
+    """What the constant of a product multiplies."""
+    return next(x for x in product.args if _constant(x) is None)
+
+
 def _divided(term: Expr, n: int, make: Make) -> Expr:
     """`term / n`, where n divides the term's factor."""
     value = _constant(term)
     if value is not None:
         return _index(value // n)
-    a, b = term.args
-    factor, other = (a, b) if _constant(a) is not None else (b, a)
-    return make(Op.MUL, other, _index(_factor(factor) // n))
+    return make(Op.MUL, _multiplied(term), _index(_factor(term) // n))
 
 
 def bounds_by_form(expr: Expr) -> Bounds | None:

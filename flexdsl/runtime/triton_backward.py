@@ -164,9 +164,7 @@ def _hopper(
     made = [_gradient("query", q.shape, q.dtype, zeroed=within)]
     for name, x in (("key", k), ("value", v)):
         made.append(_gradient(name, (q.shape[0], heads, *x.shape[2:]), x.dtype))
-    parts = [range(q.shape[0] * heads)]
-    if members < 3 and not _has_table(call):
-        parts = _halves(parts[0], kv_tiles)
+    parts = _parts_of_heads(call, q.shape[0] * heads, kv_tiles, members)
     of_part = (len(parts[0]), q_tiles)
     inside: dict[Slot, Slot] = {}
     if within:
@@ -205,6 +203,16 @@ def _steps_of_heads(
     return [*steps, *map(Step, of_learned)]
 
 
+def _parts_of_heads(call: Call, heads: int, kv_tiles: int, members: int) -> list[range]:
+    """Two halves of the heads of a launch if each has work for long, since its end is lost time.
+
+    More than two query heads for each are parts small enough.
+    """
+    is_long = members < 3 and heads // 2 * kv_tiles >= _ENOUGH
+    half = (heads + 1) // 2 if is_long and not _has_table(call) else heads
+    return [range(start, min(start + half, heads)) for start in range(0, heads, half)]
+
+
 def _has_table(call: Call) -> bool:
     """Is the plan of the kernel a table, of which some works can be much longer than others?
 
@@ -215,14 +223,6 @@ def _has_table(call: Call) -> bool:
     """
     config = configs(Phase.BACKWARD, 90, call.tensors["query"].shape[3], 2, hopper=True)[0]
     return call.plan(Phase.BACKWARD, config).closed_form is None
-
-
-def _halves(heads: range, kv_tiles: int) -> list[range]:
-    """Two halves of the heads of a launch if each has work for long, since its end is lost time."""
-    if len(heads) // 2 * kv_tiles < _ENOUGH:
-        return [heads]
-    middle = (len(heads) + 1) // 2
-    return [heads[:middle], heads[middle:]]
 
 
 def _gradient(name: str, shape: Sequence[int], dtype: torch.dtype, *, zeroed: bool = False) -> Made:
